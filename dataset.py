@@ -1,0 +1,333 @@
+"""Step 1 of 4: from the WFDB records to labelled segments with both splits.
+
+reads   data/mitdb/*.{hea,dat,atr}  python dataset.py --download [--source DIR_OR_URL]
+writes  data/segments.npz           one 720-sample segment a beat, its label, record and splits
+
+With --simulated everything lies below simulated/ instead, and comes from `python synthetic.py`.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+import wfdb
+from tqdm import tqdm
+
+import config
+import download
+from config import UserError
+from preprocess import (bandpass, cut_segments, inside, longest_flat_run, normalise, rr_intervals_s)
+
+FORMAT = "ecg-segments-1"
+DIGESTS = config.ROOT / "mitdb_sha256.txt"
+AAMI_OF = {symbol: aami for aami, symbols in config.AAMI.items() for symbol in symbols}
+ROW_COLUMNS = ("y", "symbol", "aami", "record", "sample", "offset_mv", "scale_mv", "rr_before_s",
+               "rr_after_s", "split_beat", "split_patient")
+
+
+# --- records ------------------------------------------------------------------------------------
+
+def verify(database):
+    """Digest of every file of the database, {name: sha256}.
+
+    Raises UserError naming the first missing or altered file and the command that mends it.
+    """
+    folder = config.records_dir(database)
+    listed = folder / "SHA256SUMS.txt" if database.simulated else DIGESTS
+    remedy = "python synthetic.py" if database.simulated else "python dataset.py --download"
+    if not listed.exists():
+        raise UserError(f"{listed}: missing. Make it with: {remedy}")
+    digests = download.read_digests(listed)
+    wrong = download.damaged(folder, digests)
+    if wrong:
+        state = "altered or truncated" if (folder / wrong[0]).exists() else "missing"
+        raise UserError(f"{folder / wrong[0]}: {state} ({len(wrong)} of {len(digests)} files are not "
+                        f"as in {listed.name}). Fetch what is missing or damaged with: {remedy}")
+    return digests
+
+
+def read_lead(path, leads):
+    """(signal_mv (n,) float64, fs_hz, lead) of the first of `leads` the record at `path` has.
+
+    Raises UserError for an unreadable record, one without the lead, NaN, or a flat line.
+    """
+    try:
+        header = wfdb.rdheader(str(path))
+        names = list(header.sig_name or [])
+        lead = next((name for name in leads if name in names), None)
+        if lead is None:
+            raise UserError(f"{path}.hea: has the leads {names}, expected one of {list(leads)}. "
+                            "Add the lead to LEADS in config.py or leave the record out.")
+        signal = wfdb.rdrecord(str(path), channels=[names.index(lead)]).p_signal[:, 0]
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: not a readable WFDB record ({error}). Fetch it again with: "
+                        "python dataset.py --download") from error
+    if header.sig_len is not None and len(signal) != header.sig_len:
+        raise UserError(f"{path}.dat: {len(signal)} samples, the header promises {header.sig_len}. "
+                        "Fetch it again with: python dataset.py --download")
+    return signal, float(header.fs), lead
+
+
+def check_signal(path, signal_mv, fs_hz, lead):
+    """Raise UserError for a rate other than FS_HZ, NaN, or a stretch flat for over FLAT_MAX_S."""
+    if fs_hz != config.FS_HZ:
+        raise UserError(f"{path}: sampled at {fs_hz:g} Hz, expected {config.FS_HZ} Hz (FS_HZ). "
+                        "Resample the record or leave it out.")
+    missing = np.flatnonzero(~np.isfinite(signal_mv))
+    if len(missing):
+        raise UserError(f"{path}: {len(missing)} samples of {lead} are missing (NaN), the first at "
+                        f"{missing[0] / fs_hz:.1f} s. Repair the record or leave it out.")
+    start, length = longest_flat_run(signal_mv)
+    if length > config.FLAT_MAX_S * fs_hz:
+        raise UserError(f"{path}: {lead} is flat for {length / fs_hz:.1f} s from {start / fs_hz:.1f} s "
+                        f"(more than FLAT_MAX_S = {config.FLAT_MAX_S:g}): a disconnected lead. "
+                        "Choose another lead or leave the record out.")
+
+
+def read_beats(path):
+    """(samples (k,), symbols (k,)) of the beats in the record's .atr; what is no beat is dropped."""
+    try:
+        notes = wfdb.rdann(str(path), "atr")
+    except (OSError, ValueError, IndexError, TypeError, KeyError) as error:
+        raise UserError(f"{path}.atr: not a readable annotation file ({error}). Fetch it again with: "
+                        "python dataset.py --download") from error
+    keep = np.array([s in AAMI_OF for s in notes.symbol], bool)
+    if not keep.any():
+        raise UserError(f"{path}.atr: none of its {len(keep)} annotations is a beat "
+                        f"(expected symbols {' '.join(AAMI_OF)}). Leave the record out or fetch it again.")
+    return np.asarray(notes.sample)[keep], np.asarray(notes.symbol)[keep]
+
+
+def read_record(path):
+    """One WFDB record to the columns of segments.npz, as a dict of arrays with one row a beat."""
+    signal_mv, fs_hz, lead = read_lead(path, config.LEADS)
+    check_signal(path, signal_mv, fs_hz, lead)
+    samples, symbols = read_beats(path)
+    rr_before_s, rr_after_s = rr_intervals_s(samples, fs_hz)
+    keep = inside(samples, len(signal_mv), config.WINDOW_SIZE)
+    if not keep.any():
+        raise UserError(f"{path}: no beat has a whole segment of {config.WINDOW_SIZE} samples around it. "
+                        "Leave the record out.")
+    filtered = bandpass(signal_mv, fs_hz, config.BAND_HZ, config.FILTER_ORDER)
+    x, offset_mv, scale_mv = normalise(cut_segments(filtered, samples[keep], config.WINDOW_SIZE))
+    aami = np.array([AAMI_OF[s] for s in symbols[keep]])
+    return {"x": x, "y": (aami != config.NORMAL_CLASS).astype(np.int8), "symbol": symbols[keep],
+            "aami": aami, "record": np.full(len(x), path.name), "sample": samples[keep].astype(np.int64),
+            "offset_mv": offset_mv, "scale_mv": scale_mv,
+            "rr_before_s": rr_before_s[keep].astype(np.float32),
+            "rr_after_s": rr_after_s[keep].astype(np.float32)}
+
+
+def read_records(database):
+    """All records, in parallel over the cores, to one dict of arrays in the records' order."""
+    paths = [config.records_dir(database) / name for name in database.records]
+    work = joblib.Parallel(n_jobs=config.THREADS or joblib.cpu_count(), return_as="generator")
+    tables = list(tqdm(work(joblib.delayed(read_record)(path) for path in paths), total=len(paths),
+                       desc="records", disable=None))
+    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+def split_beats(y, seed, train_fraction, validation_fraction):
+    """Random split of beats: (n,) of "train", "validation", "test" and "unused".
+
+    The same patients are in all parts, as in the published work. Abnormal beats that fall into
+    the training share are unused: training holds normal beats only.
+    """
+    order = np.random.default_rng(seed).permutation(len(y))
+    train_end = int(train_fraction * len(y))
+    validation_end = int((train_fraction + validation_fraction) * len(y))
+    split = np.empty(len(y), "U10")
+    split[order[:train_end]] = "train"
+    split[order[train_end:validation_end]] = "validation"
+    split[order[validation_end:]] = "test"
+    split[(split == "train") & (y != 0)] = "unused"
+    return split
+
+
+def split_patients(y, record, database):
+    """Split by patient, same values: nobody is in two parts, records in no part are unused."""
+    split = np.full(len(y), "unused", "U10")
+    split[np.isin(record, database.train) & (y == 0)] = "train"
+    split[np.isin(record, database.validation)] = "validation"
+    split[np.isin(record, database.test)] = "test"
+    return split
+
+
+# --- the artefact -------------------------------------------------------------------------------
+
+@dataclass
+class Segments:
+    """data/segments.npz: x (n, 720) float32 at mean 0 and deviation 1, and one row a beat.
+
+    x * scale_mv + offset_mv is the filtered signal in mV. `y` is 0 normal, 1 abnormal; `sample`
+    the R peak in the record; RR times are NaN at a record's ends.
+    """
+
+    x: np.ndarray
+    rows: dict
+    meta: dict
+
+    def part(self, protocol, name):
+        """(k,) row numbers of one part ("train", "validation", "test") of a protocol."""
+        return np.flatnonzero(self.rows[f"split_{protocol}"] == name)
+
+
+def segments_id(database, digests):
+    """Digest of all that determines the segments: files, settings, format; same on every machine."""
+    what = [FORMAT, database.title, sorted(digests.items()), config.snapshot(config.SEGMENT_SETTINGS),
+            [list(part) for part in (database.train, database.validation, database.test)]]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def save_segments(path, table, meta):
+    """Write the artefact under a temporary name, then rename: it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        with open(part, "wb") as file:
+            np.savez(file, meta=np.array(json.dumps(meta)), **table)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_npz(path, command):
+    """{name: array} of an .npz, never unpickled; UserError naming `command` if missing or damaged."""
+    if not path.exists():
+        raise UserError(f"{path}: missing. Make it with: {command}")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path}: damaged or not an .npz of plain arrays ({error}). Delete it and make it "
+                        f"again with: {command}") from error
+
+
+def read_segments(database):
+    """The stored segments, whatever settings they were made with (see load_segments)."""
+    path, command = config.segments_path(database), command_of(database, "--force")
+    table = load_npz(path, command_of(database))
+    try:
+        meta = json.loads(str(table.pop("meta")))
+        sound = meta["format"] == FORMAT and all(len(table[c]) == len(table["x"]) for c in ROW_COLUMNS)
+    except (KeyError, ValueError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path}: not a segments file of this project (format {FORMAT}). "
+                        f"Make it again with: {command}")
+    return Segments(table.pop("x"), table, meta)
+
+
+def load_segments(database):
+    """The segments, sure to be made with today's settings; UserError saying which differ if not."""
+    segments = read_segments(database)
+    differ = config.changed(segments.meta["settings"], config.SEGMENT_SETTINGS)
+    splits = {"train": database.train, "validation": database.validation, "test": database.test}
+    differ += [f"{part} patients changed" for part, names in splits.items()
+               if segments.meta["patients"][part] != list(names)]
+    if differ:
+        raise UserError(f"{config.segments_path(database)}: made with other settings "
+                        f"({'; '.join(differ)}). Make it again with: {command_of(database)}")
+    return segments
+
+
+def command_of(database, *flags, script="dataset.py"):
+    """The command line a person types to run a script on this database."""
+    return " ".join(["python", script, *flags, *(["--simulated"] if database.simulated else [])])
+
+
+def build(database, digests):
+    """Read, cut, split and save; returns the Segments."""
+    table = read_records(database)
+    table["split_beat"] = split_beats(table["y"], config.SPLIT_SEED, config.TRAIN_FRACTION,
+                                      config.VALIDATION_FRACTION)
+    table["split_patient"] = split_patients(table["y"], table["record"], database)
+    meta = {"format": FORMAT, "database": database.title, "simulated": database.simulated,
+            "id": segments_id(database, digests), "settings": config.snapshot(config.SEGMENT_SETTINGS),
+            "patients": {"train": list(database.train), "validation": list(database.validation),
+                         "test": list(database.test)},
+            "versions": {"numpy": np.__version__, "wfdb": wfdb.__version__}}
+    save_segments(config.segments_path(database), table, meta)
+    return Segments(table.pop("x"), table, meta)
+
+
+def up_to_date(database, digests):
+    """The stored Segments if their content is what a build would give today, else None."""
+    try:
+        segments = load_segments(database)
+    except UserError:
+        return None
+    return segments if segments.meta["id"] == segments_id(database, digests) else None
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+def count_table(segments):
+    """Beats per class, per split and record, as text."""
+    classes, rows = list(config.AAMI), segments.rows
+    head = f"{'':22s}" + "".join(f"{c:>9s}" for c in classes) + f"{'all':>9s}"
+
+    def line(name, where):
+        counts = Counter(rows["aami"][where].tolist())
+        return f"{name:22s}" + "".join(f"{counts[c]:9,d}" for c in classes) + f"{sum(counts.values()):9,d}"
+
+    lines = [head]
+    for protocol in config.PROTOCOLS:
+        lines += [line(f"{protocol} {part}", segments.part(protocol, part))
+                  for part in ("train", "validation", "test", "unused")]
+    lines += [line(f"record {name}", rows["record"] == name) for name in dict.fromkeys(rows["record"])]
+    lines += [line("all records", slice(None))]
+    return "\n".join(lines)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--download", action="store_true", help="fetch and verify the database, then stop")
+    parser.add_argument("--source", help="with --download: folder, mirror address or zip to take it from")
+    parser.add_argument("--simulated", action="store_true", help="use the simulated database")
+    parser.add_argument("--force", action="store_true", help="build even if the segments are up to date")
+    args = parser.parse_args(argv)
+    if args.source and not args.download:
+        parser.error("--source goes with --download")
+    if args.download and args.simulated:
+        parser.error("the simulated database is not downloaded: python synthetic.py")
+    return args
+
+
+def fetch(source):
+    """Download or copy the MIT-BIH database, every file verified."""
+    download.fetch_database(config.records_dir(config.MITDB), download.read_digests(DIGESTS),
+                            download.choose_sources(source), config.DOWNLOAD_CONNECTIONS,
+                            config.DOWNLOAD_TIMEOUT_S, config.DOWNLOAD_RETRIES)
+    print("next: python dataset.py")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    config.check()
+    if args.download:
+        return fetch(args.source)
+    database = config.SIMULATED if args.simulated else config.MITDB
+    path = config.segments_path(database)
+    digests = verify(database)
+    print(f"{database.title}: {len(digests)} files verified")
+    segments = None if args.force else up_to_date(database, digests)
+    if segments:
+        print(f"{path}: up to date, not built again (--force builds it)")
+    else:
+        segments = build(database, digests)
+        print(f"wrote {path}: {len(segments.x):,d} segments")
+    print(count_table(segments))
+    print(f"next: {command_of(database, script='train_mitbih.py')}")
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,254 @@
+"""Step 3 of 4: score the test split, once, and report with intervals.
+
+reads   data/segments.npz             python dataset.py
+        checkpoints/beat.pt           python train_mitbih.py  (threshold chosen on validation)
+writes  results/beat/scores.npz       the score of each test beat, what the pictures need
+        results/beat/metrics.json     everything a table shows
+        evaluation_plots/beat/*.png   by visualize.py
+"""
+
+import argparse
+import json
+import os
+from collections import Counter
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+
+import config
+import metrics
+import report
+import scoring
+import visualize
+from config import UserError
+from dataset import command_of, load_npz, load_segments
+from train_mitbih import device_of, read_checkpoint, stale, stamp_of
+
+STRIP_S = 30
+EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score beat of each is drawn
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+def by_group(scores, y, groups, names, flagged):
+    """{name: {"n", "auroc", "sensitivity"}} of each abnormal group against all normal beats."""
+    result, normal = {}, y == 0
+    for name in names:
+        here = (groups == name) & ~normal
+        rows = here | normal
+        value = metrics.auroc(*metrics.Ranking(scores[rows], y[rows]).counts()) if here.any() else None
+        result[name] = {"n": int(here.sum()), "auroc": value,
+                        "sensitivity": float(flagged[here].mean()) if here.any() else None}
+    return result
+
+
+def by_symbol(scores, symbol, flagged):
+    """{symbol: {"n", "flagged", "median"}}, most frequent first."""
+    return {s: {"n": n, "flagged": float(flagged[symbol == s].mean()),
+                "median": float(np.median(scores[symbol == s]))}
+            for s, n in Counter(symbol.tolist()).most_common()}
+
+
+def by_record(scores, y, record):
+    """{record: {"n_normal", "n_abnormal", "auroc" or None}}"""
+    own = metrics.auroc_by_record(scores, y, record)
+    return {name: {"n_normal": int((y[record == name] == 0).sum()),
+                   "n_abnormal": int((y[record == name] == 1).sum()), "auroc": value}
+            for name, value in own.items()}
+
+
+def figures_of(scores, rows, threshold):
+    """Everything about one score of the test beats: (metrics.json's entry, bands for scores.npz)."""
+    y, flagged = rows["y"], scores >= threshold
+    figures, bands = metrics.with_intervals(scores, y, rows["record"], threshold,
+                                            config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
+    abnormal = [c for c in config.AAMI if c != config.NORMAL_CLASS]
+    entry = {"threshold": threshold, **figures, "confusion": metrics.confusion(y, flagged),
+             "by_class": by_group(scores, y, rows["aami"], abnormal, flagged),
+             "by_symbol": by_symbol(scores, rows["symbol"], flagged),
+             "by_record": by_record(scores, y, rows["record"])}
+    return entry, bands
+
+
+# --- what the pictures need ---------------------------------------------------------------------
+
+def examples(scores, rows, x, recon):
+    """One beat a symbol, the one of median score: nobody picked it. Signals in mV."""
+    chosen = []
+    for symbol in EXAMPLE_SYMBOLS:
+        here = np.flatnonzero(rows["symbol"] == symbol)
+        if len(here):
+            chosen.append(here[np.argsort(scores[here])[len(here) // 2]])
+    chosen = np.array(chosen, int)
+    scale, offset = rows["scale_mv"][chosen, None], rows["offset_mv"][chosen, None]
+    return {"example_row": chosen, "example_signal": x[chosen] * scale + offset,
+            "example_recon": recon[chosen] * scale + offset}
+
+
+def choose_strip(rows):
+    """(record, first sample) of the 30 s with most different symbols, then most beats of both classes."""
+    best = (0, 0, "", 0)
+    length = STRIP_S * config.FS_HZ
+    for name in dict.fromkeys(rows["record"].tolist()):
+        here = rows["record"] == name
+        window = rows["sample"][here] // length
+        for k in np.unique(window):
+            y, symbols = rows["y"][here][window == k], rows["symbol"][here][window == k]
+            best = max(best, (len(set(symbols.tolist())), int(min(y.sum(), (1 - y).sum())), name, int(k)))
+    return best[2], best[3] * length
+
+
+def strip(segments, test, scores):
+    """30 seconds of a record, stitched from its segments, with all its beats; scores of test beats."""
+    rows = {k: v[test] for k, v in segments.rows.items()}
+    record, start = choose_strip(rows)
+    half, length = config.WINDOW_SIZE // 2, STRIP_S * config.FS_HZ
+    signal = np.full(length + 4 * half, np.nan, np.float32)  # two half windows of margin a side
+    all_rows, near = segments.rows, segments.rows["sample"] - start
+    for k in np.flatnonzero((all_rows["record"] == record) & (near >= -half) & (near < length + half)):
+        at = near[k] + half
+        signal[at:at + 2 * half] = segments.x[k] * all_rows["scale_mv"][k] + all_rows["offset_mv"][k]
+    shown = np.flatnonzero((all_rows["record"] == record) & (near >= 0) & (near < length))
+    score_of = np.full(len(near), np.nan, np.float32)
+    score_of[test] = scores
+    return {"strip_signal": signal[2 * half:2 * half + length], "strip_start": np.array(start),
+            "strip_record": np.array(record), "strip_sample": all_rows["sample"][shown],
+            "strip_symbol": all_rows["symbol"][shown], "strip_score": score_of[shown],
+            "strip_in_test": np.isin(shown, test)}
+
+
+def latent_plane(z):
+    """First two principal components of z (n, d), and their share of the variance."""
+    pca = PCA(2, random_state=0).fit(z)
+    return {"latent_2d": pca.transform(z).astype(np.float32), "latent_explained": pca.explained_variance_ratio_}
+
+
+# --- artefacts ----------------------------------------------------------------------------------
+
+def write_json(path, value):
+    """Whole or not at all; NaN becomes null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def save_scores(path, table):
+    """scores.npz, whole or not at all."""
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        with open(part, "wb") as file:
+            np.savez_compressed(file, **table)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def origin_of(stored):
+    """What makes the results stale when it changes."""
+    return {"weights": stored["weights"], "segments_id": stored["segments_id"],
+            "score_settings": stored["score_settings"],
+            "evaluation_settings": config.snapshot(config.EVALUATION_SETTINGS)}
+
+
+def up_to_date(folder, origin):
+    """The stored metrics if they are of this checkpoint with today's settings, else None."""
+    try:
+        stored = report.load_metrics(folder)
+        load_npz(folder / "scores.npz", "")
+    except UserError:
+        return None
+    return stored if stored["origin"] == origin else None
+
+
+def load_detector(database, protocol, seed, segments):
+    """(model, stored) of the checkpoint, sure to belong to these segments and today's settings."""
+    path = config.checkpoint_path(database, protocol, seed)
+    flags = ["--protocol", protocol] + (["--seed", str(seed)] if seed != config.SEED else [])
+    command = command_of(database, *flags, script="train_mitbih.py")
+    model, stored = read_checkpoint(path, command)
+    why = stale(stored, stamp_of(segments, protocol, seed))
+    why += config.changed(stored["score_settings"], config.SCORE_SETTINGS)
+    if why:
+        raise UserError(f"{path}: made with other settings ({'; '.join(why)}). Make it again with: {command}")
+    return model, stored
+
+
+def evaluate(segments, model, stored, protocol, device):
+    """Score the test split; returns (metrics.json's content, scores.npz's content)."""
+    test = segments.part(protocol, "test")
+    rows, x = {k: v[test] for k, v in segments.rows.items()}, segments.x[test]
+    scores, recon, z = scoring.score(model, stored["fitted"], x, device)
+    table = {k: rows[k] for k in ("record", "sample", "symbol", "aami")} | {"label": rows["y"]}
+    table |= {"fs_hz": np.array(config.FS_HZ), "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
+    entries = {}
+    for name in config.SCORES:
+        values = scores[name]
+        entry, bands = figures_of(values, rows, stored["thresholds"][name])
+        entries[name] = {"title": scoring.TITLES[name], **entry}
+        table |= {f"{band}_{name}": curve for band, curve in bands.items()}
+        table[f"score_{name}"] = values.astype(np.float32)
+    default = scores[config.DEFAULT_SCORE]
+    table |= examples(default, rows, x, recon) | strip(segments, test, default) | latent_plane(z)
+    n_abnormal = int(rows["y"].sum())
+    result = {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
+              "protocol": protocol, "seed": stored["seed"], "default_score": config.DEFAULT_SCORE,
+              "n": {"test": len(test), "normal": len(test) - n_abnormal, "abnormal": n_abnormal,
+                    "records": len(np.unique(rows["record"]))},
+              "published": config.PUBLISHED, "scores": entries, "origin": origin_of(stored),
+              "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
+    return result, table
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
+    parser.add_argument("--seed", type=int, default=config.SEED, help="the checkpoint of another seed")
+    parser.add_argument("--simulated", action="store_true", help="use the simulated database")
+    parser.add_argument("--force", action="store_true", help="score again even if the results are up to date")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=config.THREADS, help="0: one a core")
+    args = parser.parse_args(argv)
+    if args.threads < 0 or args.seed < 0:
+        parser.error("--threads and --seed are whole numbers from 0")
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    config.check()
+    database = config.SIMULATED if args.simulated else config.MITDB
+    device = device_of(args.device)
+    torch.set_num_threads(args.threads or os.cpu_count())
+    segments = load_segments(database)
+    model, stored = load_detector(database, args.protocol, args.seed, segments)
+    folder = config.results_dir(database, args.protocol, args.seed)
+    result = None if args.force else up_to_date(folder, origin_of(stored))
+    if result:
+        print(f"{folder / 'metrics.json'}: up to date, not scored again (--force scores)")
+    else:
+        result, table = evaluate(segments, model.to(device), stored, args.protocol, device)
+        write_json(folder / "metrics.json", result)
+        save_scores(folder / "scores.npz", table)
+        print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")
+    print(report.terminal_table(result, report.load_seeds(database, args.protocol)))
+    if args.seed == config.SEED:
+        plots = config.plots_dir(database, args.protocol)
+        visualize.draw_all(folder, plots)
+        print(f"wrote {len(visualize.FIGURES)} pictures to {plots}/")
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,122 @@
+"""Figures of merit and their 95 % intervals over records: pure functions over arrays.
+
+Abnormal (1) is the positive class; a beat is flagged where score >= threshold. Beats of one
+record resemble each other, so intervals come from resampling records, not beats (Efron &
+Tibshirani 1993, percentile bootstrap): a record drawn k times weighs k.
+"""
+
+import numpy as np
+
+GRID = np.linspace(0, 1, 101)  # where the bands of the curves are stored
+MIN_BEATS = 5                  # of each class, for a record to have a ROC-AUC of its own
+
+
+def confusion(y, flagged):
+    """{"tn", "fp", "fn", "tp"} of y (n,) and flagged (n,) bool."""
+    y = np.asarray(y, bool)
+    return {"tn": int((~y & ~flagged).sum()), "fp": int((~y & flagged).sum()),
+            "fn": int((y & ~flagged).sum()), "tp": int((y & flagged).sum())}
+
+
+def rates(tn, fp, fn, tp):
+    """{"accuracy", "sensitivity", "specificity", "ppv", "f1"} of counts or arrays of counts.
+
+    NaN where a rate has no denominator.
+    """
+    tn, fp, fn, tp = (np.asarray(v, float) for v in (tn, fp, fn, tp))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {"accuracy": (tp + tn) / (tn + fp + fn + tp), "sensitivity": tp / (tp + fn),
+                "specificity": tn / (tn + fp), "ppv": tp / (tp + fp), "f1": 2 * tp / (2 * tp + fp + fn)}
+
+
+class Ranking:
+    """Beats sorted by falling score, so that areas and curves of any weighting take one pass."""
+
+    def __init__(self, scores, y):
+        order = np.argsort(-np.asarray(scores), kind="stable")
+        ranked = np.asarray(scores)[order]
+        self.order = order
+        self.y = np.asarray(y, np.float64)[order]
+        self.ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # last of equal scores
+
+    def counts(self, weights=None):
+        """Cumulated (true positives, false positives) at each distinct score, falling."""
+        weights = np.ones(len(self.y)) if weights is None else weights[self.order]
+        positive = weights * self.y
+        return np.cumsum(positive)[self.ends], np.cumsum(weights - positive)[self.ends]
+
+
+def auroc(tp, fp):
+    """Area under the ROC curve from Ranking.counts; NaN where one class is missing."""
+    if not (tp[-1] > 0 and fp[-1] > 0):
+        return float("nan")
+    return float(np.trapezoid(np.append(0, tp), np.append(0, fp)) / (tp[-1] * fp[-1]))
+
+
+def auprc(tp, fp):
+    """Average precision, sum of precision x rise of recall; NaN where one class is missing."""
+    if not (tp[-1] > 0 and fp[-1] > 0):
+        return float("nan")
+    flagged = tp + fp
+    precision = np.divide(tp, flagged, out=np.ones_like(tp), where=flagged > 0)
+    return float((np.diff(tp, prepend=0) * precision).sum() / tp[-1])
+
+
+def roc_at(tp, fp):
+    """Sensitivity at the false-positive rates of GRID."""
+    return np.interp(GRID, np.append(0, fp) / fp[-1], np.append(0, tp) / tp[-1])
+
+
+def precision_at(tp, fp):
+    """Precision at the recalls of GRID."""
+    precision = tp / np.maximum(tp + fp, 1e-12)
+    return np.interp(GRID, tp / tp[-1], precision)
+
+
+def auroc_by_record(scores, y, record):
+    """{record: ROC-AUC, or None with fewer than MIN_BEATS beats of a class}."""
+    result = {}
+    for name in dict.fromkeys(np.asarray(record).tolist()):
+        rows = record == name
+        enough = MIN_BEATS <= y[rows].sum() <= rows.sum() - MIN_BEATS
+        result[name] = auroc(*Ranking(scores[rows], y[rows]).counts()) if enough else None
+    return result
+
+
+def with_intervals(scores, y, record, threshold, resamples, seed):
+    """All figures of one score with intervals.
+
+    scores, y, record (n,) -> ({name: {"value", "low", "high"}}, {band name: (101,) array}) for
+    auroc, auprc, auroc_record_mean and the rates at the threshold; bands of both curves.
+    """
+    names, codes = np.unique(record, return_inverse=True)
+    ranking, flagged = Ranking(scores, y), scores >= threshold
+    per_record = [confusion(y[codes == k], flagged[codes == k]) for k in range(len(names))]
+    table = {key: np.array([c[key] for c in per_record]) for key in ("tn", "fp", "fn", "tp")}
+    own = auroc_by_record(scores, y, record)
+    own = np.array([np.nan if own[n] is None else own[n] for n in names.tolist()])
+
+    def figures(times):
+        tp, fp = ranking.counts(times[codes].astype(float))
+        values = {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp)}
+        weight = np.where(np.isnan(own), 0, times)
+        values["auroc_record_mean"] = (float((weight * np.nan_to_num(own)).sum() / weight.sum())
+                                       if weight.sum() else float("nan"))
+        values |= {k: float(v) for k, v in rates(**{k: (v * times).sum() for k, v in table.items()}).items()}
+        both = tp[-1] > 0 and fp[-1] > 0
+        return values, (roc_at(tp, fp), precision_at(tp, fp)) if both else None
+
+    point, _ = figures(np.ones(len(names)))
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    drawn, curves = zip(*(figures(times) for times in draws))
+    intervals = {key: {"value": value, **_interval([d[key] for d in drawn])} for key, value in point.items()}
+    curves = np.array([c for c in curves if c is not None])
+    low, high = np.percentile(curves, (2.5, 97.5), axis=0)
+    return intervals, {"roc_tpr_low": low[0], "roc_tpr_high": high[0],
+                       "pr_precision_low": low[1], "pr_precision_high": high[1]}
+
+
+def _interval(values):
+    low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (np.nan, np.nan)
+    return {"low": float(low), "high": float(high)}

@@ -1,0 +1,74 @@
+"""Signal to segments: small pure functions over arrays. No files, no settings of their own.
+
+Settings arrive as arguments; signals are one lead in mV, positions are in samples.
+"""
+
+import numpy as np
+from scipy.signal import butter, sosfiltfilt
+
+
+def bandpass(signal_mv, fs_hz, band_hz, order):
+    """Zero-phase Butterworth band-pass.
+
+    signal_mv (n,) -> (n,) float64. Run forwards and backwards, so the R peak stays where the
+    annotation has it and the effective order doubles.
+    """
+    sos = butter(order, band_hz, btype="bandpass", fs=fs_hz, output="sos")
+    return sosfiltfilt(sos, signal_mv)
+
+
+def longest_flat_run(signal_mv):
+    """(start, length) in samples of the longest stretch of one constant value; NaN is never flat."""
+    edges = np.flatnonzero(np.diff(signal_mv) != 0) + 1
+    bounds = np.concatenate(([0], edges, [len(signal_mv)]))
+    k = int(np.argmax(np.diff(bounds)))
+    return int(bounds[k]), int(bounds[k + 1] - bounds[k])
+
+
+def inside(samples, n_samples, window_size):
+    """(k,) bool: which R peaks lie far enough from both ends for a whole segment."""
+    half = window_size // 2
+    samples = np.asarray(samples)
+    return (samples >= half) & (samples + half <= n_samples)
+
+
+def cut_segments(signal, samples, window_size):
+    """One window around each R peak, the peak at index window_size // 2.
+
+    signal (n,), samples (k,) -> (k, window_size) copy.
+    Raises ValueError where a window reaches over an end (select with `inside` first).
+    """
+    if not np.all(inside(samples, len(signal), window_size)):
+        raise ValueError("a segment reaches over the end of the signal")
+    windows = np.lib.stride_tricks.sliding_window_view(signal, window_size)
+    return windows[np.asarray(samples, int) - window_size // 2]
+
+
+def normalise(segments_mv):
+    """Each segment to mean 0 and standard deviation 1, so that neither electrode gain nor the size
+    of a patient's heart decides; no segment's values depend on another's.
+
+    segments_mv (k, w) -> (x (k, w) float32, offset_mv (k,), scale_mv (k,)), with
+    segments_mv == x * scale_mv + offset_mv up to float32 rounding.
+    """
+    offset = segments_mv.mean(axis=1)
+    scale = np.maximum(segments_mv.std(axis=1), 1e-6)  # 1 nV: a flat segment becomes zeros, not NaN
+    x = (segments_mv - offset[:, None]) / scale[:, None]
+    return x.astype(np.float32), offset.astype(np.float32), scale.astype(np.float32)
+
+
+def rr_intervals_s(samples, fs_hz):
+    """Time to the beat before and after, in s: samples (k,) -> (k,), (k,); NaN at the ends."""
+    gaps = np.diff(samples) / fs_hz
+    return np.append(np.nan, gaps), np.append(gaps, np.nan)
+
+
+def beat_weights(window_size, sigma_samples, floor):
+    """(window_size,) weights of mean 1: a Gaussian on the R peak plus `floor` everywhere.
+
+    The error of a whole segment punishes a normal beat for its premature neighbour; weighting
+    the beat itself does not.
+    """
+    t = np.arange(window_size) - window_size // 2
+    weights = floor + np.exp(-0.5 * (t / sigma_samples) ** 2)
+    return weights / weights.mean()

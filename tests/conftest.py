@@ -1,0 +1,96 @@
+"""Shared fixtures: a small simulated database, a project folder of its own, the real database."""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import config  # noqa: E402
+import dataset  # noqa: E402
+import synthetic  # noqa: E402
+
+SMALL = dict(records=("s01", "s02", "s07", "s08", "s10", "s11"), train=("s01", "s02"),
+             validation=("s07", "s08"), test=("s10", "s11"))
+QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "LATENT_REFERENCES": 100, "BOOTSTRAP_RESAMPLES": 100, "THREADS": 1}
+
+
+@pytest.fixture(scope="session")
+def small_database(tmp_path_factory):
+    """Root of a simulated database of six records of 90 s; read-only: copy before you spoil it."""
+    root = tmp_path_factory.mktemp("small")
+    database = dataclasses.replace(config.SIMULATED, root=root, **SMALL)
+    synthetic.write_database(config.records_dir(database), database.records, duration_s=90, seed=1)
+    return root
+
+
+@pytest.fixture
+def small(small_database, tmp_path, monkeypatch):
+    """config.SIMULATED at a private copy of the small database, with quick settings."""
+    database = dataclasses.replace(config.SIMULATED, root=tmp_path / "simulated", **SMALL)
+    shutil.copytree(small_database, database.root)
+    monkeypatch.setattr(config, "SIMULATED", database)
+    for name, value in QUICK.items():
+        monkeypatch.setattr(config, name, value)
+    return database
+
+
+@pytest.fixture
+def segments(small):
+    """Segments of the small database, built and loaded."""
+    dataset.main(["--simulated"])
+    return dataset.load_segments(small)
+
+
+class Project:
+    """A copy of the scripts in a folder of its own, run as a user would: edit config.py, run."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        for path in [*ROOT.glob("*.py"), ROOT / "mitdb_sha256.txt"]:
+            shutil.copy(path, folder)
+
+    def set(self, **values):
+        path = self.folder / "config.py"
+        text = path.read_text()
+        for name, value in values.items():
+            text, n = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value!r}", text)
+            assert n == 1, name
+        path.write_text(text)
+
+    def start(self, *command):
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, *command], cwd=self.folder, env=env, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *command):
+        process = self.start(*command)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Project in an empty folder with quick settings."""
+    made = Project(tmp_path)
+    made.set(**QUICK)
+    return made
+
+
+@pytest.fixture(scope="session")
+def mitdb():
+    """Folder of the real MIT-BIH database: $ECG_MITDB, which must then exist, or data/mitdb."""
+    named = os.environ.get("ECG_MITDB")
+    folder = Path(named).resolve() if named else ROOT / "data" / "mitdb"
+    if named and not (folder / "100.dat").exists():
+        pytest.fail(f"ECG_MITDB={named}: no MIT-BIH database there")
+    if not (folder / "234.dat").exists():
+        pytest.skip("no MIT-BIH database: python dataset.py --download, or set ECG_MITDB")
+    return folder

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+
+import models
+
+
+def published(model):
+    """The published network from torch's own one-dimensional layers, with this model's weights."""
+    down = [layer for k in range(4) for layer in (model.down[k], model.down_norm[k], nn.ReLU())]
+    up = []
+    for k in range(4):
+        up += [model.up[k]] + ([model.up_norm[k], nn.ReLU()] if k < 3 else [])
+    return nn.Sequential(*down, nn.Flatten(), model.to_latent, model.from_latent,
+                         nn.Unflatten(1, (128, 45)), *up)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return models.ConvAutoencoder(720, 32)
+
+
+def test_parameter_count_is_the_published_one(model):
+    assert models.n_parameters(model) == 583_361
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_forward_and_gradients_equal_torch_1d_layers(model, training):
+    x = torch.randn(8, 1, 720)
+    reference = published(model).train(training)
+    expected = reference(x)
+    (expected**2).mean().backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    recon = model.train(training)(x)
+    (recon**2).mean().backward()
+    torch.testing.assert_close(recon, expected, rtol=1e-4, atol=1e-5)
+    for p, g in zip(model.parameters(), gradients):
+        torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-5)
+
+
+def test_running_statistics_are_updated_like_batchnorm1d(model):
+    x = torch.randn(16, 1, 720)
+    model.train()(x)
+    conv = model.down[0](x)
+    torch.testing.assert_close(model.down_norm[0].running_mean, 0.1 * conv.mean((0, 2)), rtol=1e-4, atol=1e-6)
+
+
+def test_lengths(model):
+    assert model.encode(torch.zeros(2, 1, 720)).shape == (2, 32)
+    assert model.decode(torch.zeros(2, 32)).shape == (2, 1, 720)
+    small = models.ConvAutoencoder(160, 4)
+    assert small(torch.zeros(3, 1, 160)).shape == (3, 1, 160)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        models.ConvAutoencoder(721, 32)
+
+
+def test_reconstruct_does_not_depend_on_the_batch_size(model):
+    x = np.random.default_rng(0).normal(size=(37, 720)).astype(np.float32)
+    one, z_one = models.reconstruct(model, x, 37, "cpu")
+    many, z_many = models.reconstruct(model, x, 5, "cpu")
+    torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(z_one, z_many, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoint_round_trip(model, tmp_path):
+    path = tmp_path / "deep" / "a.pt"
+    models.save_checkpoint(path, model, note="x", history=[{"epoch": 0}])
+    again, stored = models.load_checkpoint(path)
+    assert models.weights_digest(again) == models.weights_digest(model)
+    assert stored["note"] == "x" and stored["history"] == [{"epoch": 0}] and not again.training
+    with torch.no_grad():
+        again.to_latent.bias[0] += 1
+    assert models.weights_digest(again) != models.weights_digest(model)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("unpickled!",))
+
+
+@pytest.mark.parametrize("spoil", ["truncate", "foreign", "pickle", "other weights"])
+def test_spoilt_checkpoints_are_refused_by_name_and_not_unpickled(model, tmp_path, spoil, capsys):
+    path = tmp_path / "a.pt"
+    models.save_checkpoint(path, model)
+    if spoil == "truncate":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif spoil == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    elif spoil == "pickle":
+        torch.save({"format": models.FORMAT, "evil": Evil()}, path)
+    else:
+        small = models.ConvAutoencoder(160, 4)
+        torch.save({"format": models.FORMAT, "model_args": model.model_args,
+                    "state_dict": small.state_dict()}, path)
+    with pytest.raises(ValueError, match="a.pt"):
+        models.load_checkpoint(path)
+    assert "unpickled!" not in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError):
+        models.load_checkpoint(tmp_path / "none.pt")
+
+
+def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    models.save_checkpoint(path, model, note="old")
+    monkeypatch.setattr(models.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError):
+        models.save_checkpoint(path, model, note="new")
+    assert models.load_checkpoint(path)[1]["note"] == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]

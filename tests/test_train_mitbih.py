@@ -1,0 +1,206 @@
+import csv
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import config
+import dataset
+import evaluate
+import models
+import train_mitbih
+from config import UserError
+from preprocess import beat_weights
+
+SEGMENTS_FIELDS = ("x", "rows")
+
+
+def checkpoint(database, protocol="beat", seed=config.SEED):
+    return models.load_checkpoint(config.checkpoint_path(database, protocol, seed))
+
+
+def rewrite(database, segments):
+    """Store changed segments under the same identity, as if the data had always been so."""
+    dataset.save_segments(config.segments_path(database), {"x": segments.x, **segments.rows}, segments.meta)
+
+
+@pytest.fixture
+def trained(small, segments):
+    train_mitbih.main(["--simulated"])
+    return small
+
+
+def test_checkpoint_history_and_message(trained, capsys):
+    model, stored = checkpoint(trained)
+    assert models.n_parameters(model) == 583_361 and stored["protocol"] == "beat"
+    assert stored["simulated"] and "SIMULATED" in stored["database"]
+    with open(config.results_dir(trained, "beat", config.SEED) / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == config.MAX_EPOCHS and rows[0].keys() == set(train_mitbih.HISTORY)
+    losses = [float(r["validation_loss"]) for r in rows]
+    assert losses[-1] < losses[0]
+    best = max(k for k, r in enumerate(rows) if r["kept"] == "1")
+    assert losses[best] == min(losses)
+    train_mitbih.main(["--simulated"])
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_kept_weights_have_the_lowest_validation_loss(trained, segments):
+    model, stored = checkpoint(trained)
+    rows = segments.part("beat", "validation")
+    x = torch.from_numpy(segments.x[rows[segments.rows["y"][rows] == 0]])
+    weights = beat_weights(720, config.BEAT_SIGMA_S * config.FS_HZ, config.LOSS_FLOOR)
+    with torch.no_grad():
+        loss = np.average((model(x[:, None])[:, 0] - x).numpy() ** 2, axis=1, weights=weights).mean()
+    assert loss == pytest.approx(min(r["validation_loss"] for r in stored["history"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("protocol", config.PROTOCOLS)
+def test_no_test_or_abnormal_beat_can_influence_training_or_threshold(small, segments, protocol):
+    train_mitbih.main(["--simulated", "--protocol", protocol])
+    model, stored = checkpoint(small, protocol)
+    rng = np.random.default_rng(0)
+    hidden = np.isin(segments.rows[f"split_{protocol}"], ("test", "unused"))
+    assert (segments.rows["y"][hidden] == 1).any() and hidden.sum() > 50
+    segments.x[hidden] = rng.normal(0, 50, segments.x[hidden].shape)
+    segments.rows["y"][hidden] = 1 - segments.rows["y"][hidden]
+    segments.rows["symbol"][hidden] = "?"
+    rewrite(small, segments)
+    train_mitbih.main(["--simulated", "--protocol", protocol, "--force"])
+    again, other = checkpoint(small, protocol)
+    assert models.weights_digest(again) == models.weights_digest(model)
+    assert other["thresholds"] == stored["thresholds"]
+    assert torch.equal(other["fitted"]["references"], stored["fitted"]["references"])
+
+
+def test_abnormal_validation_beats_move_thresholds_but_not_weights_or_scores(small, segments):
+    train_mitbih.main(["--simulated"])
+    model, stored = checkpoint(small)
+    rows = segments.part("beat", "validation")
+    abnormal = rows[segments.rows["y"][rows] == 1]
+    segments.x[abnormal] = np.random.default_rng(0).normal(0, 50, segments.x[abnormal].shape)
+    rewrite(small, segments)
+    train_mitbih.main(["--simulated", "--force"])
+    again, other = checkpoint(small)
+    assert models.weights_digest(again) == models.weights_digest(model)
+    assert other["fitted"]["log_mean"] == stored["fitted"]["log_mean"]
+    assert other["thresholds"] != stored["thresholds"]
+
+
+def test_seeds_differ_and_repeat(small, segments):
+    digests = []
+    for argv in (["--seed", "1"], ["--seed", "2"], ["--seed", "1", "--force"]):
+        train_mitbih.main(["--simulated", *argv])
+        digests.append(models.weights_digest(checkpoint(small, seed=int(argv[1]))[0]))
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_resumed_run_ends_with_the_same_weights(small, segments, monkeypatch, capsys):
+    train_mitbih.main(["--simulated"])
+    whole = models.weights_digest(checkpoint(small)[0])
+    config.checkpoint_path(small, "beat", config.SEED).unlink()
+    real, calls = train_mitbih.train_epoch, []
+
+    def stops_in_the_second_epoch(run, *rest):
+        calls.append(len(run.history))
+        if len(run.history) == 1:
+            run.model.to_latent.weight.data.zero_()  # work in progress, lost with the kill
+            raise KeyboardInterrupt
+        return real(run, *rest)
+
+    monkeypatch.setattr(train_mitbih, "train_epoch", stops_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train_mitbih.main(["--simulated"])
+    assert not config.checkpoint_path(small, "beat", config.SEED).exists()
+    monkeypatch.setattr(train_mitbih, "train_epoch", real)
+    train_mitbih.main(["--simulated", "--resume"])
+    assert "going on after epoch 0" in capsys.readouterr().out and calls == [0, 1]
+    assert models.weights_digest(checkpoint(small)[0]) == whole
+    assert not list(config.checkpoint_path(small, "beat", 0).parent.glob("*.resume.pt"))
+
+
+def test_resume_refuses_other_settings(small, segments, monkeypatch):
+    monkeypatch.setattr(train_mitbih, "fit_scores", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_mitbih.main(["--simulated"])
+    monkeypatch.setattr(config, "LEARNING_RATE", 1e-3)
+    with pytest.raises(UserError, match="LEARNING_RATE: 0.002 then, 0.001 now"):
+        train_mitbih.main(["--simulated", "--resume"])
+
+
+def test_early_stopping_after_patience(small, segments, monkeypatch):
+    monkeypatch.setattr(config, "MAX_EPOCHS", 9)
+    monkeypatch.setattr(config, "PATIENCE", 2)
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.1])
+    monkeypatch.setattr(train_mitbih, "validation_loss", lambda *a: next(losses))
+    train_mitbih.main(["--simulated"])
+    history = checkpoint(small)[1]["history"]
+    assert [r["kept"] for r in history] == [1, 1, 0, 0]
+
+
+def test_non_finite_loss_stops_with_epoch_and_learning_rate(small, segments, monkeypatch):
+    monkeypatch.setattr(config, "LEARNING_RATE", 1.0)
+    monkeypatch.setattr(train_mitbih, "weighted_loss",
+                        lambda model, x, w: model(x.unsqueeze(1)).sum() * float("nan"))
+    with pytest.raises(UserError, match=r"nan in epoch 0, step 0, at learning rate 0\.04.*LEARNING_RATE"):
+        train_mitbih.main(["--simulated"])
+    assert not config.checkpoint_path(small, "beat", config.SEED).exists()
+
+
+def test_changed_score_settings_fit_anew_without_training(trained, monkeypatch, capsys):
+    model, stored = checkpoint(trained)
+    monkeypatch.setattr(config, "NEIGHBOURS", 1)
+    with pytest.raises(UserError, match="NEIGHBOURS: 3 then, 1 now.*train_mitbih.py"):
+        evaluate.main(["--simulated"])
+    monkeypatch.setattr(train_mitbih, "train", lambda *a: pytest.fail("trained"))
+    train_mitbih.main(["--simulated"])
+    again, other = checkpoint(trained)
+    assert models.weights_digest(again) == models.weights_digest(model)
+    assert other["fitted"]["neighbours"] == 1 and "not" not in capsys.readouterr().err
+
+
+def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
+    monkeypatch.setattr(config, "LOSS_FLOOR", 0.5)
+    with pytest.raises(UserError, match="LOSS_FLOOR: 0.1 then, 0.5 now"):
+        evaluate.main(["--simulated"])
+    train_mitbih.main(["--simulated"])
+    assert "epoch 0" in capsys.readouterr().out
+
+
+def test_unknown_device_is_named(small, segments):
+    with pytest.raises(UserError, match="--device nonsense"):
+        train_mitbih.main(["--simulated", "--device", "nonsense"])
+
+
+def test_killed_process_resumes_to_the_same_weights(project, small_database):
+    """The real thing: SIGKILL in the middle, then --resume, against a run left alone."""
+    import shutil
+    shutil.copytree(small_database, project.folder / "simulated")
+    names = "records=('s01','s02','s07','s08','s10','s11'), train=('s01','s02'), validation=('s07','s08')"
+    with open(project.folder / "config.py", "a") as file:
+        pass
+    text = (project.folder / "config.py").read_text()
+    text = text.replace('DATABASES = {', 'import dataclasses\nSIMULATED = dataclasses.replace(SIMULATED, '
+                        f"{names}, test=('s10','s11'))\nDATABASES = {{")
+    (project.folder / "config.py").write_text(text)
+    project.set(MAX_EPOCHS=6)
+    assert project.run("dataset.py", "--simulated")[0] == 0
+    process = project.start("train_mitbih.py", "--simulated")
+    resume = project.folder / "simulated" / "checkpoints" / "beat.resume.pt"
+    deadline = time.time() + 60
+    while not resume.exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    checkpoint = resume.with_name("beat.pt")
+    assert resume.exists() and not checkpoint.exists()
+    code, out, err = project.run("train_mitbih.py", "--simulated", "--resume")
+    assert code == 0, err
+    assert "going on after epoch" in out
+    resumed = models.load_checkpoint(checkpoint)[1]
+    code, _, err = project.run("train_mitbih.py", "--simulated", "--force")
+    assert code == 0, err
+    whole = models.load_checkpoint(checkpoint)[1]
+    assert resumed["weights"] == whole["weights"] and len(whole["history"]) == 6
