@@ -28,7 +28,7 @@ SEED = 0                      # initial weights and order of batches of the ship
 SEEDS = (0, 1, 2)             # `make reproduce` trains all of them; tables give median and range
 LATENT_DIM = 32
 BATCH_SIZE = 256
-MAX_EPOCHS = 8                # one cosine cycle of the learning rate over all of them
+MAX_EPOCHS = 6                # one cosine cycle of the learning rate over all of them
 PATIENCE = 3                  # epochs without a better validation loss before stopping
 LEARNING_RATE = 2e-3          # peak; warm-up over the first WARMUP_FRACTION of all steps
 WARMUP_FRACTION = 0.15
@@ -108,6 +108,14 @@ DATABASES = {"mitdb": MITDB, "simulated": SIMULATED}
 
 class UserError(RuntimeError):
     """Something the user can mend: the message names the thing, what was expected and the remedy."""
+
+    exit_status = 1
+
+
+class Unreachable(UserError):
+    """No source of the real data delivered anything: `make` then goes on with simulated data."""
+
+    exit_status = 3
 
 
 # What each artefact depends on: a change of one of these makes it stale.
@@ -238,7 +246,8 @@ def run(main):
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
     except BrokenPipeError:  # the reader of our output, `head` for example, has left
         sys.stderr.close()
     except OSError as error:

@@ -401,7 +401,8 @@ def fetch_database(folder, digests, sources, connections, timeout_s, retries, ba
     sources: (name, address) in the order to ask; an address is a folder, a zip, a URL with the
     files below it, or the URL of a zip (ends in .zip or holds /get-zip/).
     timeout_s [s] without a byte; `retries` a file and source; waits base_wait_s x 1, 2, 4 ... [s].
-    Raises config.UserError when files are missing in the end or the folder cannot be written.
+    Raises config.UserError when files are missing in the end or the folder cannot be written;
+    its subclass config.Unreachable when not one file came, or was there, from the default sources.
     """
     job = Job(Path(folder), digests, connections, timeout_s, retries, base_wait_s)
     _prepare(job.folder)
@@ -417,7 +418,9 @@ def fetch_database(folder, digests, sources, connections, timeout_s, retries, ba
                 problems.append(_problem(name, address, failed))
                 missing = list(failed)
     if missing:
-        raise config.UserError(_advice(job.folder, len(missing), len(digests), problems))
+        nothing = len(missing) == len(digests) and sources is SOURCES
+        raise (config.Unreachable if nothing else config.UserError)(
+            _advice(job.folder, len(missing), len(digests), problems))
     parts = ", ".join([*fetched, f"{kept} already there"])
     print(f"{len(digests)} of {len(digests)} files verified ({parts})", flush=True)
 

@@ -203,7 +203,7 @@ def confusion_matrix(ax, run):
                 fontsize=13, color="white" if share > 50 else "black")
     ax.set_xticks((0, 1), ("below threshold", "flagged"))
     ax.set_yticks((0, 1), [f"{word}\nn = {run.metrics['n'][word]:,}" for word in ("normal", "abnormal")])
-    ax.set(xlabel=f"{run.entry['title']}, threshold {run.threshold:.4g} (beats, % of the row)",
+    ax.set(xlabel=f"{run.entry['title']}:\nthreshold {run.threshold:.4g} (beats, % of the row)",
            ylabel="expert's annotation (beats)")
     ax.set_title("\n".join(f"{name} {estimate(run.entry[name])}" for name in ("sensitivity", "specificity")))
 
@@ -224,9 +224,9 @@ def score_by_symbol(ax, run):
         ax.axvline(across[-1] + 0.5, color=GREY, linewidth=0.5)
     ax.axhline(run.threshold, **DASHED, label=f"threshold {run.threshold:.4g}")
     ax.set_xticks(range(len(symbols)), [f"{s}\n{rows[s]['n']:,}\n{rows[s]['flagged']:.1%}" for s in symbols])
-    ax.set(yscale=run.scale, ylabel=run.label, xlabel="annotated symbol  /  n beats  /  flagged (%)")
-    ax.set_title("Score of each kind of beat, by AAMI class", pad=18)
-    ax.figure.legend(loc="outside lower center", title=run.n)
+    ax.set(yscale=run.scale, ylabel=run.label.replace(" (", "\n("),
+           xlabel="annotated symbol  /  n beats  /  flagged (%)")
+    ax.figure.legend(loc="outside lower center", title=f"bold letters: AAMI class;  {run.n}")
 
 
 def auroc_by_record(ax, run):
@@ -296,7 +296,7 @@ def strip(run):
             ax.text(beats[i], filled.max(), f"{run.scores['strip_symbol'][i]}\n", ha="center")
         ax.set(xlim=(left, left + 10), ylabel="signal (mV)", xlabel="time in the record (s)", ymargin=0.3)
     axes[0].set_title(f"Record {run.scores['strip_record']} from {clock(run.scores['strip_start'], run)}, "
-                      f"the expert's symbols above;  score: {run.entry['title']}, threshold {run.threshold:.4g}")
+                      f"expert's symbols above;  score: {run.entry['title']}, threshold {run.threshold:.4g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -324,7 +324,7 @@ def draw_all(results_dir, plots_dir):
             canvas.draw()
         # 256 colours: a third of the size; the median cut would turn the colour of a rare class grey
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE).save(
             plots_dir / f".{name}.tmp", format="PNG", optimize=True, dpi=(150, 150))
         os.replace(plots_dir / f".{name}.tmp", plots_dir / name)
     return [plots_dir / name for name in FIGURES]

@@ -1,0 +1,79 @@
+import subprocess
+import sys
+
+import pytest
+
+import config
+
+NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE", True), ("LEADS", "MLII"),
+            ("LEADS", ()), ("BAND_HZ", (40.0, 0.5)), ("BAND_HZ", (0.5, 200.0)), ("BAND_HZ", (0, 40.0)),
+            ("FILTER_ORDER", 0), ("FLAT_MAX_S", -1), ("SPLIT_SEED", -1), ("TRAIN_FRACTION", 1.2),
+            ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5), ("SEEDS", (1, 2)), ("SEEDS", (0, 0)), ("LATENT_DIM", 0),
+            ("BATCH_SIZE", 1), ("MAX_EPOCHS", 0), ("PATIENCE", 0), ("LEARNING_RATE", 0), ("LEARNING_RATE", float("nan")),
+            ("WARMUP_FRACTION", 1), ("WEIGHT_DECAY", -1), ("BEAT_SIGMA_S", 0), ("LOSS_FLOOR", -0.1),
+            ("SCORE_SIGMA_S", 0), ("LATENT_REFERENCES", 2), ("NEIGHBOURS", 0), ("DEFAULT_SCORE", "best"),
+            ("BOOTSTRAP_RESAMPLES", 10), ("BOOTSTRAP_SEED", None), ("PROTOCOL", "both"), ("THREADS", -1),
+            ("DOWNLOAD_CONNECTIONS", 50), ("DOWNLOAD_TIMEOUT_S", 0), ("DOWNLOAD_RETRIES", -1)]
+
+
+def test_shipped_settings_are_sound():
+    config.check()
+
+
+@pytest.mark.parametrize("name, value", NONSENSE)
+def test_each_setting_is_checked_with_the_remedy(name, value, monkeypatch):
+    monkeypatch.setattr(config, name, value)
+    with pytest.raises(config.UserError) as caught:
+        config.check()
+    message = str(caught.value)
+    assert f"{name} = {value!r}" in message and "expected" in message and "Edit" in message
+
+
+def test_every_editable_setting_has_a_rule():
+    rules = {name for name, _, _ in config._rules()}
+    constants = {n for n in vars(config) if n.isupper()}
+    fixed = {"ROOT", "PROTOCOLS", "AAMI", "NORMAL_CLASS", "PUBLISHED", "SCORES", "MITDB", "SIMULATED", "DATABASES",
+             "SEGMENT_SETTINGS", "TRAINING_SETTINGS", "SCORE_SETTINGS", "EVALUATION_SETTINGS"}
+    assert constants - fixed == rules
+
+
+def test_a_patient_in_two_parts_is_refused(monkeypatch):
+    import dataclasses
+    spoilt = dataclasses.replace(config.MITDB, validation=("100",))
+    monkeypatch.setitem(config.DATABASES, "mitdb", spoilt)
+    with pytest.raises(config.UserError, match="in two parts: .'100'"):
+        config.check()
+
+
+def test_changed_names_both_values():
+    stored = config.snapshot(("BATCH_SIZE", "BAND_HZ"))
+    assert config.changed(stored, ("BATCH_SIZE", "BAND_HZ")) == []
+    stored["BATCH_SIZE"] = 128
+    assert config.changed(stored, ("BATCH_SIZE",)) == [f"BATCH_SIZE: 128 then, {config.BATCH_SIZE} now"]
+
+
+@pytest.mark.parametrize("script, settings, words", [
+    ("dataset.py", {"BAND_HZ": (40, 1)}, ["BAND_HZ", "rising"]),
+    ("train_mitbih.py", {}, ["segments.npz: missing", "python dataset.py"]),
+    ("visualize.py", {}, ["metrics.json", "python evaluate.py"]),
+    ("dataset.py", {}, ["missing", "python dataset.py --download"])])
+def test_scripts_end_with_one_line_and_status_1(project, script, settings, words):
+    project.set(**settings)
+    code, _, err = project.run(script)
+    assert code == 1 and "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_folder_that_cannot_be_written(project, small_database):
+    """A file stands where the folder should be: the message names it, and nothing is lost."""
+    (project.folder / "simulated").mkdir()
+    (project.folder / "simulated" / "data").write_text("in the way")
+    code, _, err = project.run("synthetic.py", "--duration-s", "30")
+    assert code == 1 and "Traceback" not in err and "data" in err
+    assert (project.folder / "simulated" / "data").read_text() == "in the way"
+
+
+def test_config_imports_nothing_heavy():
+    code = "import sys, config; assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=config.ROOT)

@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+import config
+import dataset
+import evaluate
+import models
+import report
+import train_mitbih
+import visualize
+from config import UserError
+
+
+@pytest.fixture
+def evaluated(small, segments):
+    train_mitbih.main(["--simulated"])
+    evaluate.main(["--simulated"])
+    return small
+
+
+def results(database, protocol="beat"):
+    folder = config.results_dir(database, protocol, config.SEED)
+    with np.load(folder / "scores.npz", allow_pickle=False) as stored:
+        return report.load_metrics(folder), dict(stored)
+
+
+def test_figures_equal_scikit_learn_on_the_stored_scores(evaluated):
+    result, table = results(evaluated)
+    y = table["label"]
+    assert result["n"] == {"test": len(y), "normal": int((y == 0).sum()), "abnormal": int(y.sum()),
+                           "records": len(set(table["record"]))}
+    for name, figures in result["scores"].items():
+        s = table[f"score_{name}"]
+        assert figures["auroc"]["value"] == pytest.approx(roc_auc_score(y, s), abs=1e-6)
+        assert figures["auprc"]["value"] == pytest.approx(average_precision_score(y, s), abs=1e-6)
+        flagged = s >= np.float32(figures["threshold"])
+        assert figures["f1"]["value"] == pytest.approx(f1_score(y, flagged), abs=1e-6)
+        assert sum(figures["confusion"].values()) == len(y)
+        rows = (table["aami"] == "V") | (y == 0)
+        assert figures["by_class"]["V"]["auroc"] == pytest.approx(roc_auc_score(y[rows], s[rows]), abs=1e-6)
+        assert figures["auroc"]["low"] <= figures["auroc"]["value"] <= figures["auroc"]["high"]
+
+
+def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated, segments):
+    _, table = results(evaluated)
+    test = segments.part("beat", "test")
+    np.testing.assert_array_equal(table["sample"], segments.rows["sample"][test])
+    model, _ = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
+    recon, _ = models.reconstruct(model, segments.x[test], 64, "cpu")
+    mse = ((recon.numpy() - segments.x[test]) ** 2).mean(1)
+    np.testing.assert_allclose(table["score_mse"], mse, rtol=1e-4)
+
+
+def test_threshold_is_the_stored_one(evaluated):
+    result, _ = results(evaluated)
+    _, stored = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
+    assert {n: s["threshold"] for n, s in result["scores"].items()} == stored["thresholds"]
+
+
+def test_strip_is_the_filtered_signal_of_the_record(evaluated, segments):
+    _, table = results(evaluated)
+    path = config.records_dir(evaluated) / str(table["strip_record"])
+    signal, fs, _ = dataset.read_lead(path, config.LEADS)
+    filtered = dataset.bandpass(signal, fs, config.BAND_HZ, config.FILTER_ORDER)
+    start, got = int(table["strip_start"]), table["strip_signal"]
+    expected = filtered[start:start + len(got)]
+    covered = np.isfinite(got[:len(expected)])
+    assert covered.mean() > 0.8 and len(got) == 30 * 360
+    np.testing.assert_allclose(got[:len(expected)][covered], expected[covered], atol=2e-5)
+    row = table["example_row"][0]
+    peak = table["sample"][row]
+    own, _, _ = dataset.read_lead(config.records_dir(evaluated) / str(table["record"][row]), config.LEADS)
+    mv = dataset.bandpass(own, fs, config.BAND_HZ, config.FILTER_ORDER)[peak - 360:peak + 360]
+    np.testing.assert_allclose(table["example_signal"][0], mv, atol=2e-5)
+
+
+def test_pictures_table_and_simulated_marks(evaluated, capsys):
+    plots = config.plots_dir(evaluated, "beat")
+    assert sorted(p.name for p in plots.iterdir()) == sorted(visualize.FIGURES)
+    (config.results_dir(evaluated, "beat", 0) / "metrics.json").stat()
+    evaluate.main(["--simulated"])
+    out = capsys.readouterr().out
+    assert "up to date, not scored again" in out and "SIMULATED DATA" in out and "combined" in out
+
+
+def test_results_of_another_checkpoint_are_scored_again(evaluated, monkeypatch, capsys):
+    train_mitbih.main(["--simulated", "--force"])
+    monkeypatch.setattr(config, "BOOTSTRAP_SEED", 5)
+    evaluate.main(["--simulated"])
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_checkpoint_of_other_segments_is_refused(evaluated, monkeypatch):
+    monkeypatch.setattr(config, "SPLIT_SEED", 7)
+    dataset.main(["--simulated"])
+    with pytest.raises(UserError, match="SPLIT_SEED: 42 then, 7 now.*train_mitbih.py --protocol beat --simulated"):
+        evaluate.main(["--simulated"])
+
+
+def test_missing_and_damaged_checkpoint_name_the_command(small, segments):
+    with pytest.raises(UserError, match="beat.pt: missing.*python train_mitbih.py --protocol beat --simulated"):
+        evaluate.main(["--simulated"])
+    path = config.checkpoint_path(small, "beat", config.SEED)
+    path.parent.mkdir()
+    path.write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(UserError, match="beat.pt.*Delete it"):
+        evaluate.main(["--simulated"])
+
+
+def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
+    for seed in ("1", "2"):
+        train_mitbih.main(["--simulated", "--seed", seed])
+        evaluate.main(["--simulated", "--seed", seed])
+    assert "ROC-AUC, 3 seeds" in capsys.readouterr().out or len(report.load_seeds(evaluated, "beat")) == 3
+    path = config.results_dir(evaluated, "beat", 2) / "metrics.json"
+    other = json.loads(path.read_text())
+    other["origin"]["segments_id"] = "another"
+    path.write_text(json.dumps(other))
+    runs = report.load_seeds(evaluated, "beat")
+    assert set(runs) == {0, 1}
+    values = [100 * run["scores"]["mse"]["auroc"]["value"] for run in runs.values()]
+    text = report.spread(runs, "mse", "auroc")
+    assert text == f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def test_damaged_metrics_name_the_command(evaluated):
+    folder = config.results_dir(evaluated, "beat", config.SEED)
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match="metrics.json.*python evaluate.py --force"):
+        report.load_metrics(folder)

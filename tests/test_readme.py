@@ -1,0 +1,84 @@
+"""The README's commands, table, files and settings are those of the code and the saved results."""
+
+import re
+
+import pytest
+
+import config
+import dataset
+import evaluate
+import report
+import synthetic
+import train_mitbih
+import visualize
+
+TEXT = (config.ROOT / "README.md").read_text()
+PARSERS = {"dataset.py": dataset, "train_mitbih.py": train_mitbih, "evaluate.py": evaluate,
+           "visualize.py": visualize, "report.py": report, "synthetic.py": synthetic}
+
+
+def test_results_are_those_saved():
+    block = TEXT[TEXT.index(report.BEGIN):TEXT.index(report.END) + len(report.END)]
+    assert block == report.readme_block(config.MITDB)
+
+
+def test_every_python_command_parses():
+    commands = set(re.findall(r"`python ([a-z_]+\.py)([^`]*)`", TEXT))
+    assert {"dataset.py", "train_mitbih.py", "evaluate.py"} <= {script for script, _ in commands}
+    for script, arguments in commands:
+        PARSERS[script].parse_args(arguments.split())
+
+
+def test_the_four_published_commands_are_there():
+    for command in ("dataset.py --download", "dataset.py", "train_mitbih.py", "evaluate.py"):
+        assert f"`python {command}`" in TEXT
+
+
+def test_make_targets_exist():
+    makefile = (config.ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^    |`)(?:ECG_MITDB=DIR )?make ([a-z]+)", TEXT, re.M):
+        assert re.search(rf"(?m)^{target}:", makefile), target
+
+
+def test_files_and_settings_exist():
+    for name in re.findall(r"(?m)^\| `([a-z_]+\.py|tests/)` \|", TEXT):
+        assert (config.ROOT / name).exists(), name
+    listed = set(re.findall(r"(?m)^\| `([a-z_]+\.py)` \|", TEXT))
+    assert listed == {p.name for p in config.ROOT.glob("*.py")}
+    settings = TEXT[TEXT.index("## Settings"):TEXT.index("## Method")]
+    for name in re.findall(r"`([A-Z_]{4,})`", settings):
+        assert hasattr(config, name), name
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXT):
+        assert (config.ROOT / target).exists(), target
+
+
+def test_numbers_of_the_method_are_those_of_the_settings():
+    assert "0.5 to 40 Hz" in TEXT and config.BAND_HZ == (0.5, 40.0)
+    assert f"{config.LATENT_REFERENCES:,d} normal training beats" in TEXT
+    assert f"bottleneck of {config.LATENT_DIM}" in TEXT
+    assert "three nearest" in TEXT and config.NEIGHBOURS == 3
+    assert f"({', '.join(config.MITDB.validation)})" in TEXT
+    assert f"seeds {', '.join(map(str, config.SEEDS[:-1]))} and {config.SEEDS[-1]}" in TEXT
+
+
+@pytest.mark.parametrize("protocol", config.PROTOCOLS)
+def test_shipped_checkpoints_are_the_ones_of_the_shipped_results(protocol):
+    path = config.checkpoint_path(config.MITDB, protocol, config.SEED)
+    model, stored = train_mitbih.read_checkpoint(path, "")
+    result = report.load_metrics(config.results_dir(config.MITDB, protocol, config.SEED))
+    assert result["origin"] == evaluate.origin_of(stored)
+    assert stored["weights"] == train_mitbih.weights_digest(model) and not stored["simulated"]
+    assert config.changed(stored["training_settings"], config.TRAINING_SETTINGS) == []
+    assert config.changed(stored["segment_settings"], config.SEGMENT_SETTINGS) == []
+    assert config.changed(stored["score_settings"], config.SCORE_SETTINGS) == []
+    assert set(report.load_seeds(config.MITDB, protocol)) == set(config.SEEDS)
+
+
+def test_headline_of_the_beat_protocol_reaches_the_published_one():
+    """Checkpoint and threshold chosen on validation; median over the seeds of the default score."""
+    runs = report.load_seeds(config.MITDB, "beat")
+    values = sorted(run["scores"][run["default_score"]]["auroc"]["value"] for run in runs.values())
+    assert values[len(values) // 2] >= config.PUBLISHED["auroc"]
