@@ -30,7 +30,7 @@ data: $(INSTALLED)
 real: $(INSTALLED)
 	$(RUN) dataset.py
 	for p in $(PROTOCOLS); do $(RUN) train_mitbih.py --protocol $$p --resume && \
-	  $(RUN) evaluate.py --protocol $$p || exit 1; done
+	  $(RUN) evaluate.py --protocol $$p --baselines || exit 1; done
 
 simulated: $(INSTALLED)
 	$(RUN) synthetic.py
@@ -45,6 +45,7 @@ reproduce: data
 	  for s in $$($(RUN) -c "import config as c; print(*[s for s in c.SEEDS if s != c.SEED], c.SEED)"); do \
 	    $(RUN) train_mitbih.py --protocol $$p --seed $$s --force && \
 	    $(RUN) evaluate.py --protocol $$p --seed $$s --force || exit 1; done; done
+	for p in $(PROTOCOLS); do $(RUN) evaluate.py --protocol $$p --baselines || exit 1; done
 	$(RUN) report.py --write
 
 test: $(INSTALLED)

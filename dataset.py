@@ -9,8 +9,8 @@ With --simulated everything lies below simulated/ instead, and comes from `pytho
 import argparse
 import hashlib
 import json
-import os
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 import config
 import download
 from config import UserError
+from files import whole_file
 from preprocess import (bandpass, cut_segments, inside, longest_flat_run, normalise, rr_intervals_s)
 
 FORMAT = "ecg-segments-1"
@@ -188,15 +189,9 @@ def segments_id(database, digests):
 
 
 def save_segments(path, table, meta):
-    """Write the artefact under a temporary name, then rename: it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        with open(part, "wb") as file:
-            np.savez(file, meta=np.array(json.dumps(meta)), **table)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write columns (name -> array, x among them) and meta as one .npz."""
+    with whole_file(path) as part, open(part, "wb") as file:
+        np.savez(file, meta=np.array(json.dumps(meta)), **table)
 
 
 def load_npz(path, command):
@@ -206,7 +201,7 @@ def load_npz(path, command):
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged or not an .npz of plain arrays ({error}). Delete it and make it "
                         f"again with: {command}") from error
 

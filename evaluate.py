@@ -7,23 +7,24 @@ writes  results/beat/scores.npz       the score of each test beat, what the pict
         evaluation_plots/beat/*.png   by visualize.py
 """
 
-import argparse
 import json
-import os
 from collections import Counter
 
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
+from tqdm import tqdm
 
+import baselines
 import config
 import metrics
 import report
 import scoring
 import visualize
 from config import UserError
-from dataset import command_of, load_npz, load_segments
-from train_mitbih import device_of, read_checkpoint, stale, stamp_of
+from dataset import command_of, load_npz
+from files import whole_file
+from stages import parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
 
 STRIP_S = 30
 EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score beat of each is drawn
@@ -124,17 +125,55 @@ def latent_plane(z):
     return {"latent_2d": pca.transform(z).astype(np.float32), "latent_explained": pca.explained_variance_ratio_}
 
 
+# --- baselines ----------------------------------------------------------------------------------
+
+def baseline_origin(segments):
+    """What the baselines' scores depend on: no checkpoint among it."""
+    return {"segments_id": segments.meta["id"], "sigma_s": config.SCORE_SIGMA_S}
+
+
+def stored_baselines(folder, segments):
+    """(thresholds, test scores) saved by an earlier run on the same segments, or None."""
+    try:
+        stored, table = report.load_metrics(folder), load_npz(folder / "scores.npz", "")
+        same = stored["baseline_origin"] == baseline_origin(segments)
+        names = list(stored["baselines"]) if same else []
+        return ({n: stored["baselines"][n]["threshold"] for n in names},
+                {n: table[f"baseline_{n}"] for n in names}) if names else None
+    except (UserError, KeyError):
+        return None
+
+
+def fresh_baselines(segments, protocol):
+    """Fit all baselines on the normal training beats; thresholds by the same rule on validation."""
+    train, validation, test = (segments.part(protocol, part) for part in ("train", "validation", "test"))
+    scores = baselines.score_all(segments, train, np.concatenate([validation, test]),
+                                 config.SCORE_SIGMA_S * config.FS_HZ,
+                                 lambda detectors: tqdm(detectors, desc="baselines", disable=None))
+    n, y = len(validation), segments.rows["y"][validation]
+    return ({name: scoring.threshold_at_best_f1(s[:n], y) for name, s in scores.items()},
+            {name: s[n:].astype(np.float32) for name, s in scores.items()})
+
+
+def add_baselines(result, table, thresholds, scores, segments):
+    """Put the baselines' figures, and the default score's paired difference to each, into the results."""
+    rows = {k: table[k] for k in ("record", "symbol", "aami")} | {"y": table["label"]}
+    default = table[f"score_{config.DEFAULT_SCORE}"]
+    result["baseline_origin"], result["baselines"] = baseline_origin(segments), {}
+    for name, values in scores.items():
+        entry, _ = figures_of(values, rows, thresholds[name])
+        entry["default_minus_it"] = metrics.paired_difference(
+            default, values, rows["y"], rows["record"], config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
+        result["baselines"][name] = {"title": baselines.BASELINES[name], **entry}
+        table[f"baseline_{name}"] = values
+
+
 # --- artefacts ----------------------------------------------------------------------------------
 
 def write_json(path, value):
     """Whole or not at all; NaN becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
+    with whole_file(path) as part:
         part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _plain(value):
@@ -147,13 +186,8 @@ def _plain(value):
 
 def save_scores(path, table):
     """scores.npz, whole or not at all."""
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        with open(part, "wb") as file:
-            np.savez_compressed(file, **table)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, open(part, "wb") as file:
+        np.savez_compressed(file, **table)
 
 
 def origin_of(stored):
@@ -213,33 +247,26 @@ def evaluate(segments, model, stored, protocol, device):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
-    parser.add_argument("--seed", type=int, default=config.SEED, help="the checkpoint of another seed")
-    parser.add_argument("--simulated", action="store_true", help="use the simulated database")
+    parser = stage_parser(__doc__)
+    parser.add_argument("--baselines", action="store_true", help="add detectors without a network to the results")
     parser.add_argument("--force", action="store_true", help="score again even if the results are up to date")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=config.THREADS, help="0: one a core")
-    args = parser.parse_args(argv)
-    if args.threads < 0 or args.seed < 0:
-        parser.error("--threads and --seed are whole numbers from 0")
-    return args
+    return parsed(parser, argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    config.check()
-    database = config.SIMULATED if args.simulated else config.MITDB
-    device = device_of(args.device)
-    torch.set_num_threads(args.threads or os.cpu_count())
-    segments = load_segments(database)
+    database, device, segments = prepare(args)
     model, stored = load_detector(database, args.protocol, args.seed, segments)
     folder = config.results_dir(database, args.protocol, args.seed)
     result = None if args.force else up_to_date(folder, origin_of(stored))
-    if result:
+    if result and (not args.baselines or "baselines" in result):
         print(f"{folder / 'metrics.json'}: up to date, not scored again (--force scores)")
     else:
         result, table = evaluate(segments, model.to(device), stored, args.protocol, device)
+        compared = (None if args.force and args.baselines else stored_baselines(folder, segments)) or (
+            fresh_baselines(segments, args.protocol) if args.baselines else None)
+        if compared:
+            add_baselines(result, table, *compared, segments)
         write_json(folder / "metrics.json", result)
         save_scores(folder / "scores.npz", table)
         print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")

@@ -112,9 +112,29 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     drawn, curves = zip(*(figures(times) for times in draws))
     intervals = {key: {"value": value, **_interval([d[key] for d in drawn])} for key, value in point.items()}
     curves = np.array([c for c in curves if c is not None])
+    if not len(curves):  # one class only: no curve, no band
+        curves = np.full((1, 2, len(GRID)), np.nan)
     low, high = np.percentile(curves, (2.5, 97.5), axis=0)
     return intervals, {"roc_tpr_low": low[0], "roc_tpr_high": high[0],
                        "pr_precision_low": low[1], "pr_precision_high": high[1]}
+
+
+def paired_difference(scores, other, y, record, resamples, seed):
+    """{"auroc", "auprc"} of `scores` minus those of `other`, each {"value", "low", "high"}.
+
+    Both are taken on the same resampled records, so what makes a draw easy cancels out.
+    """
+    names, codes = np.unique(record, return_inverse=True)
+    rankings = Ranking(scores, y), Ranking(other, y)
+
+    def difference(times):
+        a, b = (ranking.counts(times[codes].astype(float)) for ranking in rankings)
+        return {"auroc": auroc(*a) - auroc(*b), "auprc": auprc(*a) - auprc(*b)}
+
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    drawn = [difference(times) for times in draws]
+    point = difference(np.ones(len(names)))
+    return {key: {"value": value, **_interval([d[key] for d in drawn])} for key, value in point.items()}
 
 
 def _interval(values):

@@ -7,16 +7,21 @@ on a CPU: there each convolution is one matrix product and batch norm runs over 
 """
 
 import hashlib
-import os
+import io
+import pickle
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from files import whole_file
+
 CHANNELS = (1, 32, 64, 128, 128)
 ENCODER_KERNELS = (7, 5, 5, 3)
 FORMAT = "ecg-autoencoder-1"
+# what torch.load raises for damaged, foreign and pickled files
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError)
 
 
 class ConvAutoencoder(nn.Module):
@@ -94,15 +99,11 @@ def n_parameters(model):
 
 def save_checkpoint(path, model, **fields):
     """Write model_args, state_dict and `fields` (tensors, numbers, strings, dicts, lists) at once or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        torch.save({"format": FORMAT, "model_args": model.model_args, "state_dict": state, **fields}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # written by Python, so that a full disk is an OSError with its reason
+    torch.save({"format": FORMAT, "model_args": model.model_args, "state_dict": state, **fields}, buffer)
+    with whole_file(Path(path)) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path):
@@ -116,7 +117,7 @@ def load_checkpoint(path):
         raise FileNotFoundError(str(path))
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+    except UNREADABLE as error:
         raise ValueError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this project (format {FORMAT!r} expected)")

@@ -6,11 +6,11 @@ README.md between its two marker lines. No number in the README is typed by hand
 
 import argparse
 import json
-import os
 import statistics
 
 import config
 from config import UserError
+from files import whole_file
 
 BEGIN, END = "<!-- results: python report.py --write -->", "<!-- end of results -->"
 RATES = ("accuracy", "sensitivity", "specificity", "ppv", "f1")
@@ -79,7 +79,7 @@ def markdown(rows):
 
 def headline_rows(result, runs):
     """One row a score: areas with intervals over records, median over seeds, figures at the threshold."""
-    seeds = f"ROC-AUC, {len(runs)} seeds: median (range)"
+    seeds = f"ROC-AUC over seeds {', '.join(map(str, sorted(runs)))}: median (range)"
     rows = [["score", "ROC-AUC (95 % interval)", seeds, "PR-AUC (95 % interval)",
              "ROC-AUC, mean over records", *HEADINGS.values()]]
     for name, score in result["scores"].items():
@@ -87,6 +87,9 @@ def headline_rows(result, runs):
         rows.append([f"`{name}`{mark}", interval(score["auroc"]), spread(runs, name, "auroc"),
                      interval(score["auprc"]), percent(score["auroc_record_mean"]["value"]),
                      *(percent(score[key]["value"]) for key in RATES)])
+    for name, score in result.get("baselines", {}).items():
+        rows.append([score["title"], interval(score["auroc"]), "no seed", interval(score["auprc"]),
+                     percent(score["auroc_record_mean"]["value"]), *(percent(score[k]["value"]) for k in RATES)])
     if result["protocol"] == "beat" and not result["simulated"]:
         published = result["published"]
         rows.append(["published (chosen on test)", percent(published["auroc"]), "", "", "",
@@ -94,12 +97,22 @@ def headline_rows(result, runs):
     return rows
 
 
+def difference_rows(result):
+    """The default score minus each baseline, on the same resampled records, in points of %."""
+    rows = [[f"`{result['default_score']}` minus", "ROC-AUC (95 % interval)", "PR-AUC (95 % interval)"]]
+    for score in result["baselines"].values():
+        difference = score["default_minus_it"]
+        rows.append([score["title"], interval(difference["auroc"]), interval(difference["auprc"])])
+    return rows
+
+
 def class_rows(result):
     """ROC-AUC of each abnormal class against all normals, and its flagged share, a row a score."""
     classes = next(iter(result["scores"].values()))["by_class"]
     rows = [["score", *(f"{c} (n = {v['n']:,d})" for c, v in classes.items())]]
-    for name, score in result["scores"].items():
-        rows.append([f"`{name}`", *(f"{percent(v['auroc'])} / {percent(v['sensitivity'], 1)}"
+    named = [(f"`{name}`", score) for name, score in result["scores"].items()]
+    for name, score in named + [(s["title"], s) for s in result.get("baselines", {}).values()]:
+        rows.append([name, *(f"{percent(v['auroc'])} / {percent(v['sensitivity'], 1)}"
                                     for v in score["by_class"].values())])
     return rows
 
@@ -117,6 +130,7 @@ def terminal_table(result, runs):
     c = default["confusion"]
     lines = [*warning(result), counts_line(result), "", *aligned(headline_rows(result, runs)), "",
              "class ROC-AUC / share flagged [%]", *aligned(class_rows(result)), "",
+             *(aligned(difference_rows(result)) + [""] if "baselines" in result else []),
              f"default score {result['default_score']}, threshold {default['threshold']:.4g} chosen on validation: "
              f"TN {c['tn']:,d}  FP {c['fp']:,d}  FN {c['fn']:,d}  TP {c['tp']:,d}", "",
              "by symbol (n, flagged %): " + ", ".join(f"{s} {v['n']:,d} {percent(v['flagged'], 1)}"
@@ -135,6 +149,9 @@ def readme_block(database):
                   *warning(result), *markdown(headline_rows(result, load_seeds(database, protocol))), "",
                   "Class against normal beats: ROC-AUC / share flagged at the threshold.", "",
                   *markdown(class_rows(result))]
+        if "baselines" in result:
+            lines += ["", "The default score against each detector without a network, paired over records "
+                      "(above 0: the default score is better).", "", *markdown(difference_rows(result))]
     return "\n".join([BEGIN, *lines, "", END])
 
 
@@ -158,9 +175,8 @@ def main(argv=None):
     if not args.write:
         return print(block)
     readme = config.ROOT / "README.md"
-    part = readme.with_name(f".part-{os.getpid()}-README.md")
-    part.write_text(written_into(readme.read_text(), block))
-    os.replace(part, readme)
+    with whole_file(readme) as part:
+        part.write_text(written_into(readme.read_text(), block))
     print(f"wrote the results into {readme}")
 
 

@@ -8,9 +8,7 @@ writes  checkpoints/beat.pt        the epoch with the lowest loss on normal vali
 A run that was killed goes on with --resume and ends with the weights it would have had.
 """
 
-import argparse
 import csv
-import os
 import time
 
 import numpy as np
@@ -20,9 +18,11 @@ from tqdm import tqdm
 import config
 import scoring
 from config import UserError
-from dataset import command_of, load_segments
-from models import ConvAutoencoder, load_checkpoint, n_parameters, save_checkpoint, weights_digest
+from dataset import command_of
+from files import whole_file
+from models import ConvAutoencoder, n_parameters, save_checkpoint, weights_digest
 from preprocess import beat_weights
+from stages import parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s", "kept")
 EVALUATION_BATCH = 512
@@ -132,13 +132,10 @@ def train(run, x_train, x_validation, paths, stamp):
 
 def write_history(path, history):
     """history.csv, whole after every epoch."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    with open(part, "w", newline="") as file:
+    with whole_file(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, HISTORY)
         writer.writeheader()
         writer.writerows(history)
-    os.replace(part, path)
 
 
 # --- the detector -------------------------------------------------------------------------------
@@ -157,34 +154,6 @@ def fit_scores(model, segments, protocol, device):
     return {"fitted": fitted, "thresholds": thresholds, "score_settings": config.snapshot(config.SCORE_SETTINGS)}
 
 
-def stamp_of(segments, protocol, seed):
-    """What a checkpoint was trained on and with."""
-    return {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
-            "segments_id": segments.meta["id"], "segment_settings": segments.meta["settings"],
-            "protocol": protocol, "seed": seed, "training_settings": config.snapshot(config.TRAINING_SETTINGS),
-            "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
-
-
-def stale(stored, stamp):
-    """Why a checkpoint does not belong to these segments and settings; [] if it does."""
-    why = config.changed(stored["training_settings"], config.TRAINING_SETTINGS)
-    why += config.changed(stored["segment_settings"], config.SEGMENT_SETTINGS)
-    if not why and stored["segments_id"] != stamp["segments_id"]:
-        why.append("data/segments.npz holds other beats or splits")
-    same = all(stored[k] == stamp[k] for k in ("protocol", "seed"))
-    return why if same else why + ["another protocol or seed"]
-
-
-def read_checkpoint(path, command):
-    """(model, stored) of a checkpoint; UserError naming `command` if it is missing or damaged."""
-    try:
-        return load_checkpoint(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing. Make it with: {command}") from error
-    except ValueError as error:
-        raise UserError(f"{error}. Delete it and make it again with: {command}") from error
-
-
 def stored_weights(path, stamp):
     """(model, stored) of a finished checkpoint that these segments and settings would give, or None."""
     try:
@@ -197,28 +166,10 @@ def stored_weights(path, stamp):
 # --- the script ---------------------------------------------------------------------------------
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
-    parser.add_argument("--seed", type=int, default=config.SEED, help="another seed, another checkpoint file")
-    parser.add_argument("--simulated", action="store_true", help="use the simulated database")
+    parser = stage_parser(__doc__)
     parser.add_argument("--resume", action="store_true", help="go on with a stopped run, if there is one")
     parser.add_argument("--force", action="store_true", help="train even if the checkpoint is up to date")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=config.THREADS, help="0: one a core")
-    args = parser.parse_args(argv)
-    if args.threads < 0 or args.seed < 0:
-        parser.error("--threads and --seed are whole numbers from 0")
-    return args
-
-
-def device_of(name):
-    """torch.device, sure to be usable here."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}. Use --device cpu.") from error
-    return device
+    return parsed(parser, argv)
 
 
 def resumed(run, path, stamp, command):
@@ -237,11 +188,7 @@ def resumed(run, path, stamp, command):
 
 def main(argv=None):
     args = parse_args(argv)
-    config.check()
-    database = config.SIMULATED if args.simulated else config.MITDB
-    device = device_of(args.device)
-    torch.set_num_threads(args.threads or os.cpu_count())
-    segments = load_segments(database)
+    database, device, segments = prepare(args)
     command = command_of(database, "--protocol", args.protocol, script="train_mitbih.py")
     checkpoint = config.checkpoint_path(database, args.protocol, args.seed)
     paths = {"resume": checkpoint.with_suffix(".resume.pt"),

@@ -11,19 +11,22 @@ A beat is flagged when its score is at or above the threshold.
 
 import argparse
 import json
-import os
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import partial
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from tqdm import tqdm
 
 import config
+from files import whole_file
 
 NORMAL, ABNORMAL, GREY, BEST = "#0072B2", "#D55E00", "#707070", "#5D3A9B"
 # Okabe and Ito 2008: told apart by colour-blind readers; a marker a class for print in grey.
@@ -33,6 +36,7 @@ VERDICTS = (("not in the test split", GREY, "o"), ("below the threshold", NORMAL
             ("at or above the threshold", ABNORMAL, "^"))
 # Scores beside the default one: colours that mean neither normal nor abnormal.
 CURVES = (("#009E73", "-"), ("#E69F00", "--"), ("#CC79A7", "-."), ("#56B4E9", "-"), ("#8C6D31", "--"))
+SHADES = LinearSegmentedColormap.from_list("score", (NORMAL, "white", ABNORMAL))
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 POINT = {"markersize": 8, "markeredgecolor": "white", "zorder": 5}
 STYLE = {"font.size": 9, "axes.titlesize": 9.5, "legend.fontsize": 8, "legend.title_fontsize": 8,
@@ -72,7 +76,7 @@ def read(path, command, more=()):
         else:
             header, *rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
             content = dict(zip(header, np.array(rows, float).T, strict=True))
-    except Exception as error:   # numpy, zipfile, zlib and json each raise their own
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise config.UserError(f"{path} cannot be read ({error}): {remedy}") from error
     if missing := [name for name in (*NEEDED[path.name].split(), *more) if name not in content]:
         raise config.UserError(f"{path} lacks {', '.join(missing)}: {remedy}")
@@ -287,14 +291,19 @@ def strip(run):
     start, beats = (run.scores[f"strip_{name}"] / run.scores["fs_hz"] for name in ("start", "sample"))
     t, filled = start + np.arange(len(signal)) / run.scores["fs_hz"], np.nan_to_num(signal)
     verdict = np.where(run.scores["strip_in_test"], 1 + (run.scores["strip_score"] >= run.threshold), 0)
+    norm = TwoSlopeNorm(run.threshold, min(run.score.min(), run.threshold - 1e-9),
+                        max(run.score.max(), run.threshold + 1e-9))
     for ax, left in zip(axes := figure.subplots(3, 1, sharey=True), (start, start + 10, start + 20)):
         ax.plot(t, signal, color="black", linewidth=0.7)
         for kind, (word, colour, marker) in enumerate(VERDICTS):
             at = beats[verdict == kind]
             ax.plot(at, np.interp(at, t, filled), marker, color=colour, label=f"{word} (n = {len(at)})")
+            shade = ax.scatter(at, np.interp(at, t, filled), 55, run.scores["strip_score"][verdict == kind],
+                               marker=marker, cmap=SHADES, norm=norm, edgecolors=colour, zorder=3) if kind else None
         for i in np.flatnonzero((left <= beats) & (beats < left + 10)):
             ax.text(beats[i], filled.max(), f"{run.scores['strip_symbol'][i]}\n", ha="center")
         ax.set(xlim=(left, left + 10), ylabel="signal (mV)", xlabel="time in the record (s)", ymargin=0.3)
+    figure.colorbar(shade, ax=axes, label="score (no unit; white: the threshold)", aspect=40, pad=0.01)
     axes[0].set_title(f"Record {run.scores['strip_record']} from {clock(run.scores['strip_start'], run)}, "
                       f"expert's symbols above;  score: {run.entry['title']}, threshold {run.threshold:.4g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -317,16 +326,15 @@ FIGURES = {
 def draw_all(results_dir, plots_dir):
     """Draw FIGURES of `results_dir` into `plots_dir`; their paths. Nothing, if an artefact is missing."""
     run = load_artefacts(results_dir)
-    plots_dir.mkdir(parents=True, exist_ok=True)
     for name, draw in tqdm(FIGURES.items(), desc="drawing", unit="figure", disable=None):
         with matplotlib.rc_context(STYLE):
             canvas = FigureCanvasAgg(draw(run))
             canvas.draw()
         # 256 colours: a third of the size; the median cut would turn the colour of a rare class grey
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE).save(
-            plots_dir / f".{name}.tmp", format="PNG", optimize=True, dpi=(150, 150))
-        os.replace(plots_dir / f".{name}.tmp", plots_dir / name)
+        image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        with whole_file(plots_dir / name) as part:
+            image.save(part, format="PNG", optimize=True, dpi=(150, 150))
     return [plots_dir / name for name in FIGURES]
 
 

@@ -65,6 +65,15 @@ class Project:
             assert n == 1, name
         path.write_text(text)
 
+    def use_small_database(self, small_database):
+        """The session's small simulated database in place, and config's records those of it."""
+        shutil.copytree(small_database, self.folder / "simulated")
+        path = self.folder / "config.py"
+        small = ", ".join(f"{part}={names!r}" for part, names in SMALL.items())
+        text = path.read_text().replace("DATABASES = {", "import dataclasses\nSIMULATED = dataclasses.replace("
+                                        f"SIMULATED, {small})\nDATABASES = {{")
+        path.write_text(text)
+
     def start(self, *command):
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, *command], cwd=self.folder, env=env, text=True,

@@ -86,3 +86,9 @@ def test_a_beat_at_the_threshold_is_flagged():
     got, _ = metrics.with_intervals(np.array([1.0, 2, 3, 4]), np.array([0, 0, 1, 1]), np.array(list("abab")),
                                     3.0, 100, 0)
     assert got["sensitivity"]["value"] == 1 and got["specificity"]["value"] == 1
+
+
+def test_one_class_gives_no_areas_and_no_bands():
+    got, bands = metrics.with_intervals(np.arange(4.0), np.zeros(4), np.array(list("abab")), 3.0, 100, 0)
+    assert np.isnan(got["auroc"]["value"]) and np.isnan(bands["roc_tpr_low"]).all()
+    assert got["specificity"]["value"] == 0.75

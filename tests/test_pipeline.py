@@ -55,6 +55,22 @@ def test_make_without_network_simulates_says_so_and_learns(workshop):
     assert checkpoint.stat().st_mtime_ns == before
 
 
+def test_full_disk_ends_each_stage_with_one_line_and_whole_files(project, small_database):
+    """A limit on file size stands for a full disk: the system refuses the write in the middle."""
+    project.use_small_database(small_database)
+    stages = (("dataset.py", 500, "data/segments.npz"), ("train_mitbih.py", 500, "checkpoints/beat.pt"),
+              ("evaluate.py", 8, "results/beat/metrics.json"))
+    for script, blocks, artefact in stages:
+        limited = subprocess.run(["bash", "-c", f"ulimit -f {blocks}; exec {sys.executable} {script} --simulated"],
+                                 cwd=project.folder, capture_output=True, text=True, timeout=120)
+        assert limited.returncode == 1 and "Traceback" not in limited.stderr, limited.stderr
+        assert "File too large" in limited.stderr and "Free space" in limited.stderr
+        assert not (project.folder / "simulated" / artefact).exists()
+        assert not list(project.folder.rglob(".part-*"))
+        code, _, err = project.run(script, "--simulated")
+        assert code == 0 and (project.folder / "simulated" / artefact).exists(), err
+
+
 def test_make_stops_where_a_given_source_is_wrong(workshop):
     done = make(workshop, "SOURCE=/no/such/folder")
     assert done.returncode != 0 and "no such folder" in done.stderr and "SIMULATED" not in done.stdout

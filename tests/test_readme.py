@@ -7,7 +7,9 @@ import pytest
 import config
 import dataset
 import evaluate
+import models
 import report
+import stages
 import synthetic
 import train_mitbih
 import visualize
@@ -19,7 +21,7 @@ PARSERS = {"dataset.py": dataset, "train_mitbih.py": train_mitbih, "evaluate.py"
 
 def test_results_are_those_saved():
     block = TEXT[TEXT.index(report.BEGIN):TEXT.index(report.END) + len(report.END)]
-    assert block == report.readme_block(config.MITDB)
+    assert block == report.readme_block(config.MITDB), "run: python report.py --write"
 
 
 def test_every_python_command_parses():
@@ -67,10 +69,10 @@ def test_numbers_of_the_method_are_those_of_the_settings():
 @pytest.mark.parametrize("protocol", config.PROTOCOLS)
 def test_shipped_checkpoints_are_the_ones_of_the_shipped_results(protocol):
     path = config.checkpoint_path(config.MITDB, protocol, config.SEED)
-    model, stored = train_mitbih.read_checkpoint(path, "")
+    model, stored = stages.read_checkpoint(path, "")
     result = report.load_metrics(config.results_dir(config.MITDB, protocol, config.SEED))
     assert result["origin"] == evaluate.origin_of(stored)
-    assert stored["weights"] == train_mitbih.weights_digest(model) and not stored["simulated"]
+    assert stored["weights"] == models.weights_digest(model) and not stored["simulated"]
     assert config.changed(stored["training_settings"], config.TRAINING_SETTINGS) == []
     assert config.changed(stored["segment_settings"], config.SEGMENT_SETTINGS) == []
     assert config.changed(stored["score_settings"], config.SCORE_SETTINGS) == []
@@ -82,3 +84,10 @@ def test_headline_of_the_beat_protocol_reaches_the_published_one():
     runs = report.load_seeds(config.MITDB, "beat")
     values = sorted(run["scores"][run["default_score"]]["auroc"]["value"] for run in runs.values())
     assert values[len(values) // 2] >= config.PUBLISHED["auroc"]
+
+
+def test_the_block_replaces_what_stands_between_the_markers():
+    text = f"a\n{report.BEGIN}\nold\n{report.END}\nb"
+    assert report.written_into(text, "NEW") == "a\nNEW\nb"
+    with pytest.raises(config.UserError, match="README.md"):
+        report.written_into("no markers", "NEW")

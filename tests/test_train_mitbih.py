@@ -14,8 +14,6 @@ import train_mitbih
 from config import UserError
 from preprocess import beat_weights
 
-SEGMENTS_FIELDS = ("x", "rows")
-
 
 def checkpoint(database, protocol="beat", seed=config.SEED):
     return models.load_checkpoint(config.checkpoint_path(database, protocol, seed))
@@ -176,15 +174,7 @@ def test_unknown_device_is_named(small, segments):
 
 def test_killed_process_resumes_to_the_same_weights(project, small_database):
     """The real thing: SIGKILL in the middle, then --resume, against a run left alone."""
-    import shutil
-    shutil.copytree(small_database, project.folder / "simulated")
-    names = "records=('s01','s02','s07','s08','s10','s11'), train=('s01','s02'), validation=('s07','s08')"
-    with open(project.folder / "config.py", "a") as file:
-        pass
-    text = (project.folder / "config.py").read_text()
-    text = text.replace('DATABASES = {', 'import dataclasses\nSIMULATED = dataclasses.replace(SIMULATED, '
-                        f"{names}, test=('s10','s11'))\nDATABASES = {{")
-    (project.folder / "config.py").write_text(text)
+    project.use_small_database(small_database)
     project.set(MAX_EPOCHS=6)
     assert project.run("dataset.py", "--simulated")[0] == 0
     process = project.start("train_mitbih.py", "--simulated")

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 import config
+import files
 import visualize
 
 TITLES = {"mse": "plain mean squared error", "beat": "weighted to the beat", "latent": "nearest latents",
@@ -444,7 +445,7 @@ def test_strip_colours_beats_by_the_threshold(results):
     symbols = [text for ax in figure.axes for text in ax.texts]
     assert [text.get_text().strip() for text in symbols] == strip["symbol"].tolist()
     assert [text.get_position()[0] for text in symbols] == pytest.approx(strip["sample"] / 360)
-    assert [ax.get_xlim()[0] - strip["start"] / 360 for ax in figure.axes] == pytest.approx([0, 10, 20])
+    assert [ax.get_xlim()[0] - strip["start"] / 360 for ax in figure.axes[:3]] == pytest.approx([0, 10, 20])
     assert "Record 208 from 09:15" in figure.axes[0].get_title()
 
 
@@ -534,7 +535,7 @@ def test_an_interrupted_run_leaves_the_old_pictures(results, tmp_path, monkeypat
     def full_disk(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(visualize.os, "replace", full_disk)
+    monkeypatch.setattr(files.os, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         visualize.draw_all(results, tmp_path)
     assert (tmp_path / first).read_bytes() == b"old"

@@ -1,0 +1,140 @@
+"""Detectors without a network, on the same segments and splits: what the autoencoder must beat.
+
+All see the beat through one window, the segment times a Gaussian on the R peak, and all but two
+work on its leading principal components. They come from scikit-learn; higher is more abnormal.
+None is given a label but "normal" of the training part; those named `record` use the other beats
+of the same record, without labels in the patient protocol.
+"""
+
+import numpy as np
+from scipy.ndimage import median_filter
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.kernel_approximation import Nystroem
+from sklearn.linear_model import SGDOneClassSVM
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+COMPONENTS = 32        # as many as the network has latent dimensions
+NEIGHBOURS = 3
+RECORD_SHARE = 0.3     # own unlabelled beats: the neighbour that 30 % of them are nearer than
+FIT_LIMIT = 20_000     # training beats for the detectors whose cost grows faster than linear
+LOCAL_BEATS = 21       # RR intervals in the median that a beat's own is compared with
+BATCH = 2048
+
+
+class Features:
+    """Windowed segments, and their principal components, of all beats of segments.npz.
+
+    windowed (n, w) and components (n, 32) float32; `train` the rows the components were fitted on.
+    """
+
+    def __init__(self, segments, train, sigma_samples):
+        width = segments.x.shape[1]
+        t = np.arange(width) - width // 2
+        near = np.abs(t) <= 3 * sigma_samples  # beyond, the window is below 1.2 %
+        window = np.exp(-0.5 * (t[near] / sigma_samples) ** 2).astype(np.float32)
+        self.windowed = segments.x[:, near] * window
+        self.pca = PCA(min(COMPONENTS, len(train) - 1), random_state=0).fit(self.windowed[train])
+        self.components = self.pca.transform(self.windowed).astype(np.float32)
+
+
+def median_beat(segments, features, train, rows):
+    """Root mean square distance to the median of all beats of the record."""
+    distance = np.empty(len(segments.x))
+    for record in np.unique(segments.rows["record"]):
+        here = segments.rows["record"] == record
+        typical = np.median(features.windowed[here], axis=0)
+        distance[here] = np.sqrt(((features.windowed[here] - typical) ** 2).mean(axis=1))
+    return distance[rows]
+
+
+def pca_error(segments, features, train, rows):
+    """Mean squared error of the reconstruction from 32 components (Shyu et al. 2003)."""
+    error = np.empty(len(rows))
+    for start in range(0, len(rows), BATCH):
+        part = rows[start:start + BATCH]
+        recon = features.pca.inverse_transform(features.components[part])
+        error[start:start + BATCH] = ((features.windowed[part] - recon) ** 2).mean(axis=1)
+    return error
+
+
+def knn(segments, features, train, rows):
+    """Mean distance to the 3 nearest normal training beats (Ramaswamy et al. 2000)."""
+    index = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(features.components[train])
+    return index.kneighbors(features.components[rows])[0].mean(axis=1)
+
+
+def knn_record(segments, features, train, rows):
+    """The same among the record's own normal training beats.
+
+    A record without any (an unseen patient) refers to its own beats, unlabelled: the distance
+    that 30 % of them do not exceed, so that a rare shape is far and a frequent one near.
+    """
+    record = segments.rows["record"]
+    score, trained = np.empty(len(rows)), np.zeros(len(record), bool)
+    trained[train] = True
+    for name in np.unique(record[rows]):
+        here, own = np.flatnonzero(record[rows] == name), np.flatnonzero((record == name) & trained)
+        if len(own) >= NEIGHBOURS:
+            index = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(features.components[own])
+            score[here] = index.kneighbors(features.components[rows[here]])[0].mean(axis=1)
+        else:
+            own = np.flatnonzero(record == name)
+            k = max(1, int(RECORD_SHARE * len(own)))
+            index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(features.components[own])
+            score[here] = index.kneighbors(features.components[rows[here]])[0][:, -1]
+    return score
+
+
+def _fitted(detector, features, train, rows):
+    """Negated score_samples of a scikit-learn detector fitted on at most FIT_LIMIT training beats."""
+    if len(train) > FIT_LIMIT:
+        train = np.random.default_rng(0).choice(train, FIT_LIMIT, replace=False)
+    detector.fit(features.components[train])
+    return -detector.score_samples(features.components[rows])
+
+
+def isolation_forest(segments, features, train, rows):
+    """Liu, Ting & Zhou 2008, 200 trees."""
+    return _fitted(IsolationForest(n_estimators=200, random_state=0), features, train, rows)
+
+
+def one_class_svm(segments, features, train, rows):
+    """Schoelkopf et al. 2001 in its scalable form: Nystroem features and a linear machine."""
+    detector = make_pipeline(StandardScaler(), Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0),
+                             SGDOneClassSVM(nu=0.05, random_state=0))
+    return _fitted(detector, features, train, rows)
+
+
+def lof(segments, features, train, rows):
+    """Breunig et al. 2000, novelty form."""
+    return _fitted(LocalOutlierFactor(n_neighbors=20, novelty=True), features, train, rows)
+
+
+def rr(segments, features, train, rows):
+    """Prematurity: logarithm of the local median RR interval over the beat's own. No shape at all."""
+    interval, score = segments.rows["rr_before_s"], np.zeros(len(segments.x))
+    for record in np.unique(segments.rows["record"]):
+        here = np.flatnonzero(segments.rows["record"] == record)
+        own = interval[here].astype(float)
+        own = np.where(np.isfinite(own) & (own > 0), own, np.nanmedian(own))
+        score[here] = np.log(median_filter(own, LOCAL_BEATS, mode="nearest") / own)
+    return score[rows]
+
+
+TITLES = {median_beat: "distance to the record's median beat", pca_error: "PCA reconstruction error",
+          knn: "kNN on principal components", knn_record: "kNN on principal components, own record",
+          isolation_forest: "isolation forest", one_class_svm: "one-class SVM (Nystroem, SGD)",
+          lof: "local outlier factor", rr: "RR rule alone"}
+BASELINES = {detector.__name__: title for detector, title in TITLES.items()}
+
+
+def score_all(segments, train, rows, sigma_samples, progress):
+    """{name: (len(rows),) scores} of every baseline, fitted on the rows `train` (normal beats).
+
+    sigma_samples is the width of the window; `progress` wraps the list of detectors (tqdm).
+    """
+    features = Features(segments, train, sigma_samples)
+    return {detector.__name__: detector(segments, features, train, rows) for detector in progress(list(TITLES))}

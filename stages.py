@@ -1,0 +1,78 @@
+"""What training and evaluation share: flags, device, segments, and whether a checkpoint fits them."""
+
+import argparse
+import os
+
+import numpy as np
+import torch
+
+import config
+from config import UserError
+from dataset import load_segments
+from models import load_checkpoint
+
+
+def stage_parser(description):
+    """Parser with the flags of both stages; `description` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
+    parser.add_argument("--seed", type=int, default=config.SEED, help="another seed, another checkpoint file")
+    parser.add_argument("--simulated", action="store_true", help="use the simulated database")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=config.THREADS, help="0: one a core")
+    return parser
+
+
+def parsed(parser, argv):
+    """Parsed flags, with negative numbers refused."""
+    args = parser.parse_args(argv)
+    if args.threads < 0 or args.seed < 0:
+        parser.error("--threads and --seed are whole numbers from 0")
+    return args
+
+
+def prepare(args):
+    """(database, torch.device, Segments) for the flags, settings checked and threads set."""
+    config.check()
+    database = config.SIMULATED if args.simulated else config.MITDB
+    device = device_of(args.device)
+    torch.set_num_threads(args.threads or os.cpu_count())
+    return database, device, load_segments(database)
+
+
+def device_of(name):
+    """torch.device, sure to be usable here."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}. Use --device cpu.") from error
+    return device
+
+
+def stamp_of(segments, protocol, seed):
+    """What a checkpoint was trained on and with."""
+    return {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
+            "segments_id": segments.meta["id"], "segment_settings": segments.meta["settings"],
+            "protocol": protocol, "seed": seed, "training_settings": config.snapshot(config.TRAINING_SETTINGS),
+            "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
+
+
+def stale(stored, stamp):
+    """Why a checkpoint does not belong to these segments and settings; [] if it does."""
+    why = config.changed(stored["training_settings"], config.TRAINING_SETTINGS)
+    why += config.changed(stored["segment_settings"], config.SEGMENT_SETTINGS)
+    if not why and stored["segments_id"] != stamp["segments_id"]:
+        why.append("data/segments.npz holds other beats or splits")
+    same = all(stored[k] == stamp[k] for k in ("protocol", "seed"))
+    return why if same else why + ["another protocol or seed"]
+
+
+def read_checkpoint(path, command):
+    """(model, stored) of a checkpoint; UserError naming `command` if it is missing or damaged."""
+    try:
+        return load_checkpoint(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing. Make it with: {command}") from error
+    except ValueError as error:
+        raise UserError(f"{error}. Delete it and make it again with: {command}") from error
