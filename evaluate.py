@@ -24,7 +24,7 @@ import visualize
 from config import UserError
 from dataset import command_of, load_npz
 from files import whole_file
-from stages import parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
+from stages import normal_validation, parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
 
 STRIP_S = 30
 EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score beat of each is drawn
@@ -129,7 +129,8 @@ def latent_plane(z):
 
 def baseline_origin(segments):
     """What the baselines' scores depend on: no checkpoint among it."""
-    return {"segments_id": segments.meta["id"], "sigma_s": config.SCORE_SIGMA_S}
+    return {"segments_id": segments.meta["id"], "sigma_s": config.SCORE_SIGMA_S,
+            "specificity": config.TARGET_SPECIFICITY}
 
 
 def stored_baselines(folder, segments):
@@ -145,13 +146,14 @@ def stored_baselines(folder, segments):
 
 
 def fresh_baselines(segments, protocol):
-    """Fit all baselines on the normal training beats; thresholds by the same rule on validation."""
-    train, validation, test = (segments.part(protocol, part) for part in ("train", "validation", "test"))
+    """Fit all baselines on the normal training beats; thresholds by the same rule."""
+    train, test = segments.part(protocol, "train"), segments.part(protocol, "test")
+    validation = normal_validation(segments, protocol)
     scores = baselines.score_all(segments, train, np.concatenate([validation, test]),
                                  config.SCORE_SIGMA_S * config.FS_HZ,
                                  lambda detectors: tqdm(detectors, desc="baselines", disable=None))
-    n, y = len(validation), segments.rows["y"][validation]
-    return ({name: scoring.threshold_at_best_f1(s[:n], y) for name, s in scores.items()},
+    n = len(validation)
+    return ({name: scoring.threshold_at_specificity(s[:n], config.TARGET_SPECIFICITY) for name, s in scores.items()},
             {name: s[n:].astype(np.float32) for name, s in scores.items()})
 
 

@@ -1,7 +1,6 @@
 """From a reconstruction to one anomaly score a beat, and from scores to a threshold.
 
-Higher is more abnormal. Nothing here sees an abnormal beat but `threshold_at_best_f1`, which is
-given the validation part. The scores:
+Higher is more abnormal. Nothing that is fitted here sees an abnormal beat. The scores:
 
     mse       mean squared error of the whole segment: the published one
     beat      squared error weighted by a Gaussian on the R peak: the beat itself
@@ -12,7 +11,6 @@ given the validation part. The scores:
 
 import numpy as np
 import torch
-from sklearn.metrics import precision_recall_curve
 
 from models import reconstruct
 from preprocess import beat_weights
@@ -66,15 +64,14 @@ def nearest_distance(z, references, k):
     return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
 
 
-def threshold_at_best_f1(scores, y):
-    """The threshold of the highest F1; a beat is flagged where score >= threshold.
+def threshold_at_specificity(normal_scores, specificity):
+    """The lowest score that flags at most 1 - specificity of these beats; flagged is score >= threshold.
 
-    scores (n,), y (n,) of 0 and 1, both of the validation part. Of equal F1 the higher threshold.
-    Raises ValueError where y holds one class only.
+    normal_scores (n,) of normal validation beats: no abnormal beat has a say in the threshold.
+    Raises ValueError where there are none.
     """
-    if len(np.unique(y)) < 2:
-        raise ValueError("a threshold needs normal and abnormal beats in the validation part")
-    precision, recall, thresholds = precision_recall_curve(y, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    f1 = f1[:-1]  # the last point has no threshold
-    return float(thresholds[len(f1) - 1 - np.argmax(f1[::-1])])
+    if not len(normal_scores):
+        raise ValueError("a threshold needs normal beats in the validation part")
+    allowed = int(np.floor((1 - specificity) * len(normal_scores) + 1e-9))
+    ranked = np.sort(normal_scores)[::-1]
+    return float(np.nextafter(ranked[min(allowed, len(ranked) - 1)], np.inf))

@@ -50,6 +50,16 @@ def device_of(name):
     return device
 
 
+def normal_validation(segments, protocol):
+    """(k,) row numbers of the normal beats of the validation part: early stopping, scale, thresholds."""
+    rows = segments.part(protocol, "validation")
+    rows = rows[segments.rows["y"][rows] == 0]
+    if not len(rows):
+        raise UserError(f"{protocol} protocol: no normal beat in the validation part. "
+                        "Choose other validation patients or fractions in config.py, then: python dataset.py")
+    return rows
+
+
 def stamp_of(segments, protocol, seed):
     """What a checkpoint was trained on and with."""
     return {"database": segments.meta["database"], "simulated": segments.meta["simulated"],

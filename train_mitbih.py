@@ -22,7 +22,7 @@ from dataset import command_of
 from files import whole_file
 from models import ConvAutoencoder, n_parameters, save_checkpoint, weights_digest
 from preprocess import beat_weights
-from stages import parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
+from stages import normal_validation, parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s", "kept")
 EVALUATION_BATCH = 512
@@ -141,17 +141,13 @@ def write_history(path, history):
 # --- the detector -------------------------------------------------------------------------------
 
 def fit_scores(model, segments, protocol, device):
-    """References and scale of the scores from normals, thresholds from the validation part."""
-    rows = segments.part(protocol, "validation")
-    x, y = segments.x[rows], segments.rows["y"][rows]
-    fitted = scoring.fit(model, segments.x[segments.part(protocol, "train")], x[y == 0],
-                         config.snapshot(config.SCORE_SETTINGS), config.FS_HZ, config.SEED, device)
-    scores, _, _ = scoring.score(model, fitted, x, device)
-    try:
-        thresholds = {name: scoring.threshold_at_best_f1(s, y) for name, s in scores.items()}
-    except ValueError as error:
-        raise UserError(f"{protocol} protocol: {error}. Choose other validation patients in config.py.") from error
-    return {"fitted": fitted, "thresholds": thresholds, "score_settings": config.snapshot(config.SCORE_SETTINGS)}
+    """References of the scores from normal training beats; scale and thresholds from normal validation beats."""
+    settings, x_normal = config.snapshot(config.SCORE_SETTINGS), segments.x[normal_validation(segments, protocol)]
+    fitted = scoring.fit(model, segments.x[segments.part(protocol, "train")], x_normal, settings,
+                         config.FS_HZ, config.SEED, device)
+    scores, _, _ = scoring.score(model, fitted, x_normal, device)
+    thresholds = {name: scoring.threshold_at_specificity(s, config.TARGET_SPECIFICITY) for name, s in scores.items()}
+    return {"fitted": fitted, "thresholds": thresholds, "score_settings": settings}
 
 
 def stored_weights(path, stamp):
@@ -211,9 +207,8 @@ def main(argv=None):
 
 def fresh_weights(args, segments, device, paths, stamp, command):
     """Train; returns (model with the best epoch's weights, history)."""
-    rows = segments.part(args.protocol, "validation")
     x_train = torch.from_numpy(segments.x[segments.part(args.protocol, "train")])
-    x_validation = torch.from_numpy(segments.x[rows[segments.rows["y"][rows] == 0]])
+    x_validation = torch.from_numpy(segments.x[normal_validation(segments, args.protocol)])
     if device.type == "cuda":  # both fit on the device: no copy a step
         x_train, x_validation = x_train.to(device), x_validation.to(device)
     run = Run(args.seed, len(x_train), device)

@@ -11,7 +11,7 @@ NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE"
             ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5), ("SEEDS", (1, 2)), ("SEEDS", (0, 0)), ("LATENT_DIM", 0),
             ("BATCH_SIZE", 1), ("MAX_EPOCHS", 0), ("PATIENCE", 0), ("LEARNING_RATE", 0), ("LEARNING_RATE", float("nan")),
             ("WARMUP_FRACTION", 1), ("WEIGHT_DECAY", -1), ("BEAT_SIGMA_S", 0), ("LOSS_FLOOR", -0.1),
-            ("SCORE_SIGMA_S", 0), ("LATENT_REFERENCES", 2), ("NEIGHBOURS", 0), ("DEFAULT_SCORE", "best"),
+            ("SCORE_SIGMA_S", 0), ("LATENT_REFERENCES", 2), ("NEIGHBOURS", 0), ("TARGET_SPECIFICITY", 95.5), ("DEFAULT_SCORE", "best"),
             ("BOOTSTRAP_RESAMPLES", 10), ("BOOTSTRAP_SEED", None), ("PROTOCOL", "both"), ("THREADS", -1),
             ("DOWNLOAD_CONNECTIONS", 50), ("DOWNLOAD_TIMEOUT_S", 0), ("DOWNLOAD_RETRIES", -1)]
 

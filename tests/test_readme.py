@@ -62,7 +62,8 @@ def test_numbers_of_the_method_are_those_of_the_settings():
     assert f"{config.LATENT_REFERENCES:,d} normal training beats" in TEXT
     assert f"bottleneck of {config.LATENT_DIM}" in TEXT
     assert "three nearest" in TEXT and config.NEIGHBOURS == 3
-    assert f"({', '.join(config.MITDB.validation)})" in TEXT
+    assert f"{', '.join(config.MITDB.validation[:-1])} and {config.MITDB.validation[-1]}" in TEXT
+    assert f"{100 * config.TARGET_SPECIFICITY:g} % of the normal validation beats" in TEXT
     assert f"seeds {', '.join(map(str, config.SEEDS[:-1]))} and {config.SEEDS[-1]}" in TEXT
 
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score
 from sklearn.neighbors import NearestNeighbors
 
 import models
@@ -67,12 +66,15 @@ def test_error_far_from_the_beat_moves_mse_and_not_beat(fitted_model):
     assert at_beat["beat"] > 1000 * away["beat"]
 
 
-def test_threshold_is_the_best_of_all_by_trial():
-    rng = np.random.default_rng(0)
-    y = (rng.random(300) < 0.2).astype(int)
-    scores = np.round(rng.normal(y * 1.5, 1), 2)
-    t = scoring.threshold_at_best_f1(scores, y)
-    best = max(f1_score(y, scores >= s) for s in np.unique(scores))
-    assert f1_score(y, scores >= t) == pytest.approx(best)
-    with pytest.raises(ValueError, match="abnormal"):
-        scoring.threshold_at_best_f1(scores, np.zeros(300))
+@pytest.mark.parametrize("n, specificity, flagged", [(1000, 0.955, 45), (10, 0.95, 0), (10, 0.9, 1), (1, 0.5, 0)])
+def test_threshold_flags_as_many_normals_as_asked(n, specificity, flagged):
+    scores = np.random.default_rng(0).normal(size=n)
+    t = scoring.threshold_at_specificity(scores, specificity)
+    assert (scores >= t).sum() == flagged
+
+
+def test_threshold_never_flags_more_where_scores_are_equal():
+    scores = np.array([0.0] * 50 + [1.0] * 50)
+    assert (scores >= scoring.threshold_at_specificity(scores, 0.9)).sum() == 0
+    with pytest.raises(ValueError, match="normal beats"):
+        scoring.threshold_at_specificity(np.array([]), 0.9)
