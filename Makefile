@@ -45,7 +45,7 @@ reproduce: data
 	  for s in $$($(RUN) -c "import config as c; print(*[s for s in c.SEEDS if s != c.SEED], c.SEED)"); do \
 	    $(RUN) train_mitbih.py --protocol $$p --seed $$s --force && \
 	    $(RUN) evaluate.py --protocol $$p --seed $$s --force || exit 1; done; done
-	for p in $(PROTOCOLS); do $(RUN) evaluate.py --protocol $$p --baselines || exit 1; done
+	for p in $(PROTOCOLS); do $(RUN) evaluate.py --protocol $$p --baselines --force || exit 1; done
 	$(RUN) report.py --write
 
 test: $(INSTALLED)
@@ -53,3 +53,4 @@ test: $(INSTALLED)
 
 clean:
 	rm -rf simulated data/segments.npz checkpoints/*.resume.pt
+	find . -name '.part-*' -not -path './$(VENV)/*' -delete

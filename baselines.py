@@ -22,6 +22,8 @@ RECORD_SHARE = 0.3     # own unlabelled beats: the neighbour that 30 % of them a
 FIT_LIMIT = 20_000     # training beats for the detectors whose cost grows faster than linear
 LOCAL_BEATS = 21       # RR intervals in the median that a beat's own is compared with
 BATCH = 2048
+SETTINGS = {"components": COMPONENTS, "neighbours": NEIGHBOURS, "record_share": RECORD_SHARE,
+            "fit_limit": FIT_LIMIT, "local_beats": LOCAL_BEATS}
 
 
 class Features:
@@ -36,7 +38,7 @@ class Features:
         near = np.abs(t) <= 3 * sigma_samples  # beyond, the window is below 1.2 %
         window = np.exp(-0.5 * (t[near] / sigma_samples) ** 2).astype(np.float32)
         self.windowed = segments.x[:, near] * window
-        self.pca = PCA(min(COMPONENTS, len(train) - 1), random_state=0).fit(self.windowed[train])
+        self.pca = PCA(min(COMPONENTS, len(train) - 1, self.windowed.shape[1]), random_state=0).fit(self.windowed[train])
         self.components = self.pca.transform(self.windowed).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """Every setting of the pipeline. Edit a value, run the command named beside its group.
 
-No other module holds a setting; none uses one as a default argument, so an
-edit here always changes the run. `check()` is called first by every script.
+No setting is a default argument elsewhere, so an edit here always changes the run. `check()` is
+called first by every script. Constants of the simulation and of the baselines are in their modules.
 """
 
 import sys
@@ -43,14 +43,14 @@ LATENT_REFERENCES = 20000     # training segments kept as references of the scor
 NEIGHBOURS = 3                # nearest references a latent distance is the mean of
 TARGET_SPECIFICITY = 0.955    # asked of the threshold on normal validation beats: the published
                               # specificity is 0.9551; abnormal beats have no say in it
-DEFAULT_SCORE = "combined"    # one of SCORES: the score of the headline and of the pictures
-SCORES = ("mse", "beat", "latent", "combined")
 
 # --- Evaluation ------------------------------------------ after a change: python evaluate.py
+SCORES = ("mse", "beat", "latent", "combined")
+DEFAULT_SCORE = "combined"    # one of SCORES: the score of the headline and of the pictures
 BOOTSTRAP_RESAMPLES = 1000    # of records, for the 95 % intervals
 BOOTSTRAP_SEED = 0
 
-# --- Machine --------------------------------------------------------- changes no result file
+# --- Machine --------------------------------------------------------- threads change the last digits only
 PROTOCOL = "beat"             # when --protocol is not given
 THREADS = 0                   # 0: as many as there are cores
 DOWNLOAD_CONNECTIONS = 4      # PhysioNet refuses more than about 8
@@ -84,8 +84,8 @@ class Database:
 
 
 # de Chazal et al. 2004. DS1 without 201: the same man is 202, in DS2.
-# Validation patients: they hold S, V and F beats and two bundle-branch blocks, so that a
-# threshold or a score can be chosen on patients nobody trained on.
+# Validation patients: two with bundle-branch block, and S, V and F beats among them, so that
+# scores can be developed and thresholds set on patients nobody trained on.
 MITDB = Database(
     title="MIT-BIH Arrhythmia Database 1.0.0", folder="mitdb", root=ROOT,
     records=tuple("100 101 102 103 104 105 106 107 108 109 111 112 113 114 115 116 117 118 119"
@@ -121,7 +121,7 @@ class Unreachable(UserError):
 
 
 # What each artefact depends on: a change of one of these makes it stale.
-SEGMENT_SETTINGS = ("FS_HZ", "WINDOW_SIZE", "LEADS", "BAND_HZ", "FILTER_ORDER", "SPLIT_SEED", "TRAIN_FRACTION", "VALIDATION_FRACTION")
+SEGMENT_SETTINGS = ("AAMI", "FS_HZ", "WINDOW_SIZE", "LEADS", "BAND_HZ", "FILTER_ORDER", "SPLIT_SEED", "TRAIN_FRACTION", "VALIDATION_FRACTION")
 TRAINING_SETTINGS = ("LATENT_DIM", "BATCH_SIZE", "MAX_EPOCHS", "PATIENCE", "LEARNING_RATE",
                      "WARMUP_FRACTION", "WEIGHT_DECAY", "BEAT_SIGMA_S", "LOSS_FLOOR")
 SCORE_SETTINGS = ("SCORE_SIGMA_S", "LATENT_REFERENCES", "NEIGHBOURS", "TARGET_SPECIFICITY")
@@ -199,7 +199,7 @@ def _rules():
     yield ("SEEDS", isinstance(SEEDS, tuple) and SEED in SEEDS and len(set(SEEDS)) == len(SEEDS)
            and all(_is_number(s, 0, 2**32 - 1, True) for s in SEEDS),
            "a tuple of different whole numbers that holds SEED")
-    yield whole("LATENT_DIM", 1, 4096)
+    yield whole("LATENT_DIM", 2, 4096)
     yield whole("BATCH_SIZE", 2, 65536)
     yield whole("MAX_EPOCHS", 1, 10000)
     yield whole("PATIENCE", 1, 10000)

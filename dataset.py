@@ -45,6 +45,7 @@ def verify(database):
     if not listed.exists():
         raise UserError(f"{listed}: missing. Make it with: {remedy}")
     digests = download.read_digests(listed)
+    digests = {name: digest for name, digest in digests.items() if name.split(".")[0] in database.records}
     wrong = download.damaged(folder, digests)
     if wrong:
         state = "altered or truncated" if (folder / wrong[0]).exists() else "missing"
@@ -68,7 +69,7 @@ def read_lead(path, leads):
         signal = wfdb.rdrecord(str(path), channels=[names.index(lead)]).p_signal[:, 0]
     except (OSError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"{path}: not a readable WFDB record ({error}). Fetch it again with: "
-                        "python dataset.py --download") from error
+                        "python dataset.py --download (python synthetic.py for simulated ones)") from error
     if header.sig_len is not None and len(signal) != header.sig_len:
         raise UserError(f"{path}.dat: {len(signal)} samples, the header promises {header.sig_len}. "
                         "Fetch it again with: python dataset.py --download")
@@ -181,10 +182,15 @@ class Segments:
         return np.flatnonzero(self.rows[f"split_{protocol}"] == name)
 
 
+def patients_of(database):
+    """Records and patient split as plain JSON values."""
+    return {part: list(getattr(database, part)) for part in ("records", "train", "validation", "test")}
+
+
 def segments_id(database, digests):
     """Digest of all that determines the segments: files, settings, format; same on every machine."""
     what = [FORMAT, database.title, sorted(digests.items()), config.snapshot(config.SEGMENT_SETTINGS),
-            [list(part) for part in (database.train, database.validation, database.test)]]
+            patients_of(database)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -201,7 +207,8 @@ def load_npz(path, command):
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile,
+            zlib.error) as error:
         raise UserError(f"{path}: damaged or not an .npz of plain arrays ({error}). Delete it and make it "
                         f"again with: {command}") from error
 
@@ -225,9 +232,8 @@ def load_segments(database):
     """The segments, sure to be made with today's settings; UserError saying which differ if not."""
     segments = read_segments(database)
     differ = config.changed(segments.meta["settings"], config.SEGMENT_SETTINGS)
-    splits = {"train": database.train, "validation": database.validation, "test": database.test}
-    differ += [f"{part} patients changed" for part, names in splits.items()
-               if segments.meta["patients"][part] != list(names)]
+    differ += [f"the list `{part}` of the database" for part, names in patients_of(database).items()
+               if segments.meta["patients"].get(part) != names]
     if differ:
         raise UserError(f"{config.segments_path(database)}: made with other settings "
                         f"({'; '.join(differ)}). Make it again with: {command_of(database)}")
@@ -247,8 +253,7 @@ def build(database, digests):
     table["split_patient"] = split_patients(table["y"], table["record"], database)
     meta = {"format": FORMAT, "database": database.title, "simulated": database.simulated,
             "id": segments_id(database, digests), "settings": config.snapshot(config.SEGMENT_SETTINGS),
-            "patients": {"train": list(database.train), "validation": list(database.validation),
-                         "test": list(database.test)},
+            "patients": patients_of(database),
             "versions": {"numpy": np.__version__, "wfdb": wfdb.__version__}}
     save_segments(config.segments_path(database), table, meta)
     return Segments(table.pop("x"), table, meta)
@@ -274,7 +279,7 @@ def count_table(segments):
         counts = Counter(rows["aami"][where].tolist())
         return f"{name:22s}" + "".join(f"{counts[c]:9,d}" for c in classes) + f"{sum(counts.values()):9,d}"
 
-    lines = [head]
+    lines = [segments.meta["database"], head]
     for protocol in config.PROTOCOLS:
         lines += [line(f"{protocol} {part}", segments.part(protocol, part))
                   for part in ("train", "validation", "test", "unused")]

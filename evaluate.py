@@ -22,9 +22,10 @@ import report
 import scoring
 import visualize
 from config import UserError
-from dataset import command_of, load_npz
+from dataset import load_npz
 from files import whole_file
-from stages import normal_validation, parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
+from stages import (FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command,
+                    stage_parser, stale, stamp_of)
 
 STRIP_S = 30
 EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score beat of each is drawn
@@ -130,7 +131,8 @@ def latent_plane(z):
 def baseline_origin(segments):
     """What the baselines' scores depend on: no checkpoint among it."""
     return {"segments_id": segments.meta["id"], "sigma_s": config.SCORE_SIGMA_S,
-            "specificity": config.TARGET_SPECIFICITY}
+            "specificity": config.TARGET_SPECIFICITY,
+            "settings": baselines.SETTINGS}
 
 
 def stored_baselines(folder, segments):
@@ -154,7 +156,7 @@ def fresh_baselines(segments, protocol):
                                  lambda detectors: tqdm(detectors, desc="baselines", disable=None))
     n = len(validation)
     return ({name: scoring.threshold_at_specificity(s[:n], config.TARGET_SPECIFICITY) for name, s in scores.items()},
-            {name: s[n:].astype(np.float32) for name, s in scores.items()})
+            {name: s[n:] for name, s in scores.items()})
 
 
 def add_baselines(result, table, thresholds, scores, segments):
@@ -195,26 +197,25 @@ def save_scores(path, table):
 def origin_of(stored):
     """What makes the results stale when it changes."""
     return {"weights": stored["weights"], "segments_id": stored["segments_id"],
-            "score_settings": stored["score_settings"],
+            "training_settings": stored["training_settings"], "score_settings": stored["score_settings"],
             "evaluation_settings": config.snapshot(config.EVALUATION_SETTINGS)}
 
 
 def up_to_date(folder, origin):
     """The stored metrics if they are of this checkpoint with today's settings, else None."""
     try:
-        stored = report.load_metrics(folder)
-        load_npz(folder / "scores.npz", "")
+        stored, table = report.load_metrics(folder), load_npz(folder / "scores.npz", "")
     except UserError:
         return None
-    return stored if stored["origin"] == origin else None
+    same = stored["origin"] == origin and str(table.get("weights")) == origin["weights"]
+    return stored if same else None
 
 
 def load_detector(database, protocol, seed, segments):
     """(model, stored) of the checkpoint, sure to belong to these segments and today's settings."""
     path = config.checkpoint_path(database, protocol, seed)
-    flags = ["--protocol", protocol] + (["--seed", str(seed)] if seed != config.SEED else [])
-    command = command_of(database, *flags, script="train_mitbih.py")
-    model, stored = read_checkpoint(path, command)
+    command = run_command(database, "train_mitbih.py", protocol, seed)
+    model, stored = read_checkpoint(path, command, FINISHED)
     why = stale(stored, stamp_of(segments, protocol, seed))
     why += config.changed(stored["score_settings"], config.SCORE_SETTINGS)
     if why:
@@ -228,7 +229,7 @@ def evaluate(segments, model, stored, protocol, device):
     rows, x = {k: v[test] for k, v in segments.rows.items()}, segments.x[test]
     scores, recon, z = scoring.score(model, stored["fitted"], x, device)
     table = {k: rows[k] for k in ("record", "sample", "symbol", "aami")} | {"label": rows["y"]}
-    table |= {"fs_hz": np.array(config.FS_HZ), "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
+    table |= {"weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ), "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
     entries = {}
     for name in config.SCORES:
         values = scores[name]
@@ -269,12 +270,14 @@ def main(argv=None):
             fresh_baselines(segments, args.protocol) if args.baselines else None)
         if compared:
             add_baselines(result, table, *compared, segments)
+        save_scores(folder / "scores.npz", table)  # first: metrics.json says that both are there
         write_json(folder / "metrics.json", result)
-        save_scores(folder / "scores.npz", table)
         print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")
     print(report.terminal_table(result, report.load_seeds(database, args.protocol)))
     if args.seed == config.SEED:
         plots = config.plots_dir(database, args.protocol)
+        if visualize.up_to_date(folder, plots):
+            return print(f"{plots}/: {len(visualize.FIGURES)} pictures up to date")
         visualize.draw_all(folder, plots)
         print(f"wrote {len(visualize.FIGURES)} pictures to {plots}/")
 

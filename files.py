@@ -12,6 +12,8 @@ def whole_file(path):
     made where it is missing. Raises OSError where that, or the renaming, is refused.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".part-*-{path.name}"):  # of a run that was killed
+        leftover.unlink(missing_ok=True)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield part

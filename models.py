@@ -21,7 +21,8 @@ CHANNELS = (1, 32, 64, 128, 128)
 ENCODER_KERNELS = (7, 5, 5, 3)
 FORMAT = "ecg-autoencoder-1"
 # what torch.load raises for damaged, foreign and pickled files
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError)
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError,
+              IndexError, TypeError, AssertionError, OverflowError)
 
 
 class ConvAutoencoder(nn.Module):
@@ -63,7 +64,7 @@ class ConvAutoencoder(nn.Module):
         h = h.contiguous(memory_format=torch.channels_last)
         for k, conv in enumerate(self.up):
             h = F.conv_transpose2d(h, conv.weight.unsqueeze(2), conv.bias, (1, 2), (0, 1))
-            if k < len(self.up_norm):  # the last layer ends in plain mV-like values
+            if k < len(self.up_norm):  # the last layer is linear: the signal has both signs
                 h = F.relu_(_batch_norm(h, self.up_norm[k]))
         return h.squeeze(2)
 

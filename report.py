@@ -22,12 +22,12 @@ def load_metrics(folder):
     """metrics.json of one run; UserError naming the command if it is missing or damaged."""
     path = folder / "metrics.json"
     if not path.exists():
-        raise UserError(f"{path}: missing. Make it with: python evaluate.py")
+        raise UserError(f"{path}: missing. Make it with: python evaluate.py (same --protocol, --seed, --simulated)")
     try:
         stored = json.loads(path.read_text())
         stored["scores"], stored["origin"]["segments_id"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}). Make it again with: python evaluate.py --force") from error
+        raise UserError(f"{path}: damaged ({error}). Make it again with: python evaluate.py --force (same --protocol, --seed, --simulated)") from error
     return stored
 
 
@@ -38,9 +38,10 @@ def load_seeds(database, protocol):
         folder = config.results_dir(database, protocol, seed)
         if (folder / "metrics.json").exists():
             runs[seed] = load_metrics(folder)
-    origin = runs[config.SEED]["origin"] if config.SEED in runs else {}
+    origin = runs[config.SEED]["origin"] if config.SEED in runs else next(iter(runs.values()), {}).get("origin", {})
     same = [k for k in origin if k != "weights"]
-    return {seed: run for seed, run in runs.items() if all(run["origin"].get(k) == origin[k] for k in same)}
+    return {seed: run for seed, run in runs.items()
+            if run["seed"] == seed and all(run["origin"].get(k) == origin[k] for k in same)}
 
 
 def percent(figure, digits=2):

@@ -8,12 +8,17 @@ import torch
 
 import config
 from config import UserError
-from dataset import load_segments
+from dataset import command_of, load_segments
 from models import load_checkpoint
+
+STAMP = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history")
+FINISHED = (*STAMP, "fitted", "thresholds", "score_settings", "weights")
+STOPPED = (*STAMP, "optimizer", "schedule", "best", "best_state")
 
 
 def stage_parser(description):
     """Parser with the flags of both stages; `description` is the script's docstring."""
+    config.check()
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
     parser.add_argument("--seed", type=int, default=config.SEED, help="another seed, another checkpoint file")
@@ -32,8 +37,7 @@ def parsed(parser, argv):
 
 
 def prepare(args):
-    """(database, torch.device, Segments) for the flags, settings checked and threads set."""
-    config.check()
+    """(database, torch.device, Segments) for the flags, threads set."""
     database = config.SIMULATED if args.simulated else config.MITDB
     device = device_of(args.device)
     torch.set_num_threads(args.threads or os.cpu_count())
@@ -68,6 +72,12 @@ def stamp_of(segments, protocol, seed):
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
 
 
+def run_command(database, script, protocol, seed, *flags):
+    """The command line that runs a stage for this protocol and seed."""
+    seed_flag = ["--seed", str(seed)] if seed != config.SEED else []
+    return command_of(database, "--protocol", protocol, *seed_flag, *flags, script=script)
+
+
 def stale(stored, stamp):
     """Why a checkpoint does not belong to these segments and settings; [] if it does."""
     why = config.changed(stored["training_settings"], config.TRAINING_SETTINGS)
@@ -78,11 +88,19 @@ def stale(stored, stamp):
     return why if same else why + ["another protocol or seed"]
 
 
-def read_checkpoint(path, command):
-    """(model, stored) of a checkpoint; UserError naming `command` if it is missing or damaged."""
+def read_checkpoint(path, command, needs):
+    """(model, stored) of a checkpoint that holds the keys `needs` (FINISHED or STOPPED).
+
+    UserError naming `command` if it is missing, damaged or of the other kind.
+    """
     try:
-        return load_checkpoint(path)
+        model, stored = load_checkpoint(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing. Make it with: {command}") from error
     except ValueError as error:
         raise UserError(f"{error}. Delete it and make it again with: {command}") from error
+    lacking = [key for key in needs if key not in stored]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}: not the file its name says. "
+                        f"Delete it and make it again with: {command}")
+    return model, stored

@@ -18,11 +18,11 @@ from tqdm import tqdm
 import config
 import scoring
 from config import UserError
-from dataset import command_of
 from files import whole_file
 from models import ConvAutoencoder, n_parameters, save_checkpoint, weights_digest
 from preprocess import beat_weights
-from stages import normal_validation, parsed, prepare, read_checkpoint, stage_parser, stale, stamp_of
+from stages import (FINISHED, STOPPED, normal_validation, parsed, prepare, read_checkpoint, run_command,
+                    stage_parser, stale, stamp_of)
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s", "kept")
 EVALUATION_BATCH = 512
@@ -80,7 +80,7 @@ def train_epoch(run, x, weights, progress):
         if not np.isfinite(value):
             rate = run.schedule.get_last_lr()[0]
             raise UserError(f"the loss is {value} in epoch {epoch}, step {step}, at learning rate {rate:.3g}. "
-                            "Lower LEARNING_RATE in config.py; the last whole epoch is kept for --resume.")
+                            "Lower LEARNING_RATE in config.py and start anew.")
         loss.backward()
         run.optimizer.step()
         run.schedule.step()
@@ -116,6 +116,9 @@ def train(run, x_train, x_validation, paths, stamp):
             train_loss = train_epoch(run, x_train, weights, bar)
         seconds = time.perf_counter() - start
         loss = validation_loss(run, x_validation, weights)
+        if not np.isfinite(loss):
+            raise UserError(f"the validation loss is {loss} after epoch {epoch}, at learning rate "
+                            f"{run.schedule.get_last_lr()[0]:.3g}. Lower LEARNING_RATE in config.py and start anew.")
         kept = bool(loss < run.best)
         if kept:
             run.best = loss
@@ -153,7 +156,7 @@ def fit_scores(model, segments, protocol, device):
 def stored_weights(path, stamp):
     """(model, stored) of a finished checkpoint that these segments and settings would give, or None."""
     try:
-        model, stored = read_checkpoint(path, "")
+        model, stored = read_checkpoint(path, "", FINISHED)
     except UserError:
         return None
     return None if stale(stored, stamp) else (model, stored)
@@ -173,7 +176,7 @@ def resumed(run, path, stamp, command):
     if not path.exists():
         print("no stopped run to go on with: starting from the beginning")
         return
-    model, stored = read_checkpoint(path, command)
+    model, stored = read_checkpoint(path, command, STOPPED)
     why = stale(stored, stamp)
     if why:
         raise UserError(f"{path}: the stopped run had other settings ({'; '.join(why)}). "
@@ -185,15 +188,16 @@ def resumed(run, path, stamp, command):
 def main(argv=None):
     args = parse_args(argv)
     database, device, segments = prepare(args)
-    command = command_of(database, "--protocol", args.protocol, script="train_mitbih.py")
+    command = run_command(database, "train_mitbih.py", args.protocol, args.seed)
     checkpoint = config.checkpoint_path(database, args.protocol, args.seed)
     paths = {"resume": checkpoint.with_suffix(".resume.pt"),
              "history": config.results_dir(database, args.protocol, args.seed) / "history.csv"}
     stamp = stamp_of(segments, args.protocol, args.seed)
-    done = None if args.force else stored_weights(checkpoint, stamp)
+    goes_on = args.resume and paths["resume"].exists()
+    done = None if args.force or goes_on else stored_weights(checkpoint, stamp)
     if done and done[1]["score_settings"] == config.snapshot(config.SCORE_SETTINGS):
         print(f"{checkpoint}: up to date, trained with these settings on these segments (--force trains again)")
-        return
+        return write_history(paths["history"], done[1]["history"])
     if done:
         model, history = done[0].to(device), done[1]["history"]
         print(f"{checkpoint}: weights up to date; fitting the scores anew with today's settings")
@@ -201,8 +205,9 @@ def main(argv=None):
         model, history = fresh_weights(args, segments, device, paths, stamp, command)
     save_checkpoint(checkpoint, model, **stamp, history=history, weights=weights_digest(model),
                     **fit_scores(model, segments, args.protocol, device))
+    write_history(paths["history"], history)
     paths["resume"].unlink(missing_ok=True)
-    print(f"wrote {checkpoint}\nnext: {command_of(database, '--protocol', args.protocol, script='evaluate.py')}")
+    print(f"wrote {checkpoint}\nnext: {run_command(database, 'evaluate.py', args.protocol, args.seed)}")
 
 
 def fresh_weights(args, segments, device, paths, stamp, command):

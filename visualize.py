@@ -10,6 +10,7 @@ A beat is flagged when its score is at or above the threshold.
 """
 
 import argparse
+import hashlib
 import json
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from tqdm import tqdm
 
@@ -76,7 +78,8 @@ def read(path, command, more=()):
         else:
             header, *rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
             content = dict(zip(header, np.array(rows, float).T, strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile,
+            zlib.error) as error:
         raise config.UserError(f"{path} cannot be read ({error}): {remedy}") from error
     if missing := [name for name in (*NEEDED[path.name].split(), *more) if name not in content]:
         raise config.UserError(f"{path} lacks {', '.join(missing)}: {remedy}")
@@ -323,9 +326,27 @@ FIGURES = {
     "strip.png": strip}
 
 
+def digest_of(results_dir):
+    """SHA-256 of the artefacts the pictures are drawn from; it is stored in each picture."""
+    content = b"".join((results_dir / name).read_bytes() for name in NEEDED)
+    return hashlib.sha256(content).hexdigest()
+
+
+def up_to_date(results_dir, plots_dir):
+    """Whether every picture is there and was drawn from these very artefacts."""
+    def origin(path):
+        with Image.open(path) as image:
+            return image.text.get("artefacts")
+    try:
+        return all(origin(plots_dir / name) == digest_of(results_dir) for name in FIGURES)
+    except (OSError, AttributeError):
+        return False
+
+
 def draw_all(results_dir, plots_dir):
     """Draw FIGURES of `results_dir` into `plots_dir`; their paths. Nothing, if an artefact is missing."""
-    run = load_artefacts(results_dir)
+    run, stamp = load_artefacts(results_dir), PngInfo()
+    stamp.add_text("artefacts", digest_of(results_dir))
     for name, draw in tqdm(FIGURES.items(), desc="drawing", unit="figure", disable=None):
         with matplotlib.rc_context(STYLE):
             canvas = FigureCanvasAgg(draw(run))
@@ -334,7 +355,7 @@ def draw_all(results_dir, plots_dir):
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         with whole_file(plots_dir / name) as part:
-            image.save(part, format="PNG", optimize=True, dpi=(150, 150))
+            image.save(part, format="PNG", optimize=True, dpi=(150, 150), pnginfo=stamp)
     return [plots_dir / name for name in FIGURES]
 
 

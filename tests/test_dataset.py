@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -163,6 +164,25 @@ def test_build_then_up_to_date_then_other_settings(small, capsys, monkeypatch):
     assert dataset.load_segments(small).meta["settings"]["BAND_HZ"] == [1.0, 30.0]
 
 
+def test_other_labels_or_records_make_the_segments_stale(small, capsys, monkeypatch):
+    dataset.main(["--simulated"])
+    monkeypatch.setattr(config, "AAMI", {**config.AAMI, "N": "NLR", "S": "AaJSej"})
+    with pytest.raises(UserError, match="AAMI"):
+        dataset.load_segments(small)
+    monkeypatch.undo()
+
+
+def test_a_record_left_out_in_config_is_not_read_or_verified(small, monkeypatch):
+    dataset.main(["--simulated"])
+    fewer = dataclasses.replace(small, records=small.records[:-1], test=small.test[:-1])
+    (config.records_dir(small) / f"{small.records[-1]}.dat").unlink()
+    monkeypatch.setattr(config, "SIMULATED", fewer)
+    with pytest.raises(UserError, match="list `records`"):
+        dataset.load_segments(fewer)
+    dataset.main(["--simulated"])
+    assert set(dataset.load_segments(fewer).rows["record"]) == set(fewer.records)
+
+
 def test_parallel_build_equals_single_process(small, monkeypatch):
     dataset.main(["--simulated"])
     one = config.segments_path(small).read_bytes()
@@ -203,13 +223,16 @@ class Evil:
         return (print, ("unpickled!",))
 
 
-@pytest.mark.parametrize("spoil", ["truncate", "noise", "foreign", "pickle", "column gone"])
+@pytest.mark.parametrize("spoil", ["truncate", "noise", "array", "foreign", "pickle", "column gone"])
 def test_spoilt_segments_are_refused_and_not_unpickled(small, segments, spoil, capsys):
     path = config.segments_path(small)
     if spoil == "truncate":
         path.write_bytes(path.read_bytes()[:100_000])
     elif spoil == "noise":
         path.write_bytes(b"no zip at all")
+    elif spoil == "array":
+        np.save(path.with_suffix(".npy"), np.zeros(3))
+        path.with_suffix(".npy").rename(path)
     elif spoil == "foreign":
         np.savez(path, a=np.zeros(3))
     elif spoil == "pickle":

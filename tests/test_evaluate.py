@@ -87,10 +87,42 @@ def test_pictures_table_and_simulated_marks(evaluated, capsys):
 
 
 def test_results_of_another_checkpoint_are_scored_again(evaluated, monkeypatch, capsys):
-    train_mitbih.main(["--simulated", "--force"])
-    monkeypatch.setattr(config, "BOOTSTRAP_SEED", 5)
+    before, _ = results(evaluated)
+    monkeypatch.setattr(config, "LEARNING_RATE", 1e-3)
+    train_mitbih.main(["--simulated"])
     evaluate.main(["--simulated"])
-    assert "wrote" in capsys.readouterr().out
+    after, table = results(evaluated)
+    assert before["origin"]["weights"] != after["origin"]["weights"] == str(table["weights"])
+    assert "up to date, not scored" not in capsys.readouterr().out
+
+
+def test_scores_of_another_run_beside_the_metrics_are_scored_again(evaluated, capsys):
+    path = config.results_dir(evaluated, "beat", config.SEED) / "scores.npz"
+    with np.load(path) as stored:
+        table = dict(stored, weights=np.array("of another run"))
+    np.savez(path, **table)
+    evaluate.main(["--simulated"])
+    assert "up to date, not scored" not in capsys.readouterr().out
+
+
+def test_pictures_are_drawn_again_only_for_other_results(evaluated, capsys):
+    picture = config.plots_dir(evaluated, "beat") / "roc.png"
+    before = picture.stat().st_mtime_ns
+    evaluate.main(["--simulated"])
+    assert "pictures up to date" in capsys.readouterr().out and picture.stat().st_mtime_ns == before
+    picture.unlink()
+    evaluate.main(["--simulated"])
+    assert picture.exists()
+
+
+def test_deleted_results_come_back_without_training(evaluated, monkeypatch):
+    import shutil
+    before, _ = results(evaluated)
+    shutil.rmtree(evaluated.root / "results")
+    monkeypatch.setattr(train_mitbih, "train", lambda *a: pytest.fail("trained"))
+    train_mitbih.main(["--simulated"])
+    evaluate.main(["--simulated"])
+    assert results(evaluated)[0]["scores"] == before["scores"]
 
 
 def test_checkpoint_of_other_segments_is_refused(evaluated, monkeypatch):
@@ -117,7 +149,7 @@ def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
     assert "ROC-AUC over seeds 0, 1, 2" in capsys.readouterr().out
     path = config.results_dir(evaluated, "beat", 2) / "metrics.json"
     other = json.loads(path.read_text())
-    other["origin"]["segments_id"] = "another"
+    other["origin"]["training_settings"]["MAX_EPOCHS"] += 1
     path.write_text(json.dumps(other))
     runs = report.load_seeds(evaluated, "beat")
     assert set(runs) == {0, 1}

@@ -82,12 +82,14 @@ class Evil:
         return (print, ("unpickled!",))
 
 
-@pytest.mark.parametrize("spoil", ["truncate", "foreign", "pickle", "other weights"])
+@pytest.mark.parametrize("spoil", ["truncate", "text", "foreign", "pickle", "other weights"])
 def test_spoilt_checkpoints_are_refused_by_name_and_not_unpickled(model, tmp_path, spoil, capsys):
     path = tmp_path / "a.pt"
     models.save_checkpoint(path, model)
     if spoil == "truncate":
         path.write_bytes(path.read_bytes()[:5000])
+    elif spoil == "text":
+        path.write_bytes(b"this is text, and no checkpoint at all")
     elif spoil == "foreign":
         torch.save({"weights": torch.zeros(3)}, path)
     elif spoil == "pickle":

@@ -70,7 +70,7 @@ def test_numbers_of_the_method_are_those_of_the_settings():
 @pytest.mark.parametrize("protocol", config.PROTOCOLS)
 def test_shipped_checkpoints_are_the_ones_of_the_shipped_results(protocol):
     path = config.checkpoint_path(config.MITDB, protocol, config.SEED)
-    model, stored = stages.read_checkpoint(path, "")
+    model, stored = stages.read_checkpoint(path, "", stages.FINISHED)
     result = report.load_metrics(config.results_dir(config.MITDB, protocol, config.SEED))
     assert result["origin"] == evaluate.origin_of(stored)
     assert stored["weights"] == models.weights_digest(model) and not stored["simulated"]

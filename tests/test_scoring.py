@@ -38,8 +38,9 @@ def test_combined_is_standard_on_validation_normals(fitted_model):
     model, fitted, x = fitted_model
     scores, _, _ = scoring.score(model, fitted, x[50:], "cpu")
     assert scores["combined"].mean() == pytest.approx(0, abs=1e-6)
-    higher = {k: v * 2 for k, v in scores.items()}
-    assert np.log(higher["beat"]).mean() > fitted["log_mean"]["beat"]
+    logs = {k: np.log(scores[k]) for k in ("beat", "latent")}
+    expected = sum((v - v.mean()) / v.std() for v in logs.values()) / 2
+    np.testing.assert_allclose(scores["combined"], expected, atol=1e-4)
 
 
 def test_score_of_a_beat_does_not_depend_on_the_others(fitted_model):

@@ -144,7 +144,7 @@ def test_changed_score_settings_fit_anew_without_training(trained, monkeypatch, 
     train_mitbih.main(["--simulated"])
     again, other = checkpoint(trained)
     assert models.weights_digest(again) == models.weights_digest(model)
-    assert other["fitted"]["neighbours"] == 1 and "not" not in capsys.readouterr().err
+    assert other["fitted"]["neighbours"] == 1 and "fitting the scores anew" in capsys.readouterr().out
 
 
 def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
@@ -155,6 +155,25 @@ def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
     assert "epoch 0" in capsys.readouterr().out
 
 
+def test_files_under_the_wrong_name_are_refused(trained):
+    path = config.checkpoint_path(trained, "beat", config.SEED)
+    path.rename(path.with_suffix(".resume.pt"))
+    with pytest.raises(UserError, match="resume.pt: lacks optimizer"):
+        train_mitbih.main(["--simulated", "--resume"])
+    stages = train_mitbih.read_checkpoint
+    with pytest.raises(UserError, match="lacks fitted"):
+        model, stored = models.load_checkpoint(path.with_suffix(".resume.pt"))
+        del stored["fitted"]
+        models.save_checkpoint(path, model, **{k: v for k, v in stored.items()
+                                               if k not in ("format", "model_args", "state_dict")})
+        stages(path, "command", train_mitbih.FINISHED)
+
+
+def test_commands_named_in_messages_keep_the_seed(trained, monkeypatch, capsys):
+    train_mitbih.main(["--simulated", "--seed", "1"])
+    assert "next: python evaluate.py --protocol beat --seed 1 --simulated" in capsys.readouterr().out
+
+
 def test_unknown_device_is_named(small, segments):
     with pytest.raises(UserError, match="--device nonsense"):
         train_mitbih.main(["--simulated", "--device", "nonsense"])
@@ -163,7 +182,7 @@ def test_unknown_device_is_named(small, segments):
 def test_killed_process_resumes_to_the_same_weights(project, small_database):
     """The real thing: SIGKILL in the middle, then --resume, against a run left alone."""
     project.use_small_database(small_database)
-    project.set(MAX_EPOCHS=6)
+    project.set(MAX_EPOCHS=20, PATIENCE=20)
     assert project.run("dataset.py", "--simulated")[0] == 0
     process = project.start("train_mitbih.py", "--simulated")
     resume = project.folder / "simulated" / "checkpoints" / "beat.resume.pt"
@@ -181,4 +200,4 @@ def test_killed_process_resumes_to_the_same_weights(project, small_database):
     code, _, err = project.run("train_mitbih.py", "--simulated", "--force")
     assert code == 0, err
     whole = models.load_checkpoint(checkpoint)[1]
-    assert resumed["weights"] == whole["weights"] and len(whole["history"]) == 6
+    assert resumed["weights"] == whole["weights"] and len(whole["history"]) == 20
