@@ -21,7 +21,7 @@ CHANNELS = (1, 32, 64, 128, 128)
 ENCODER_KERNELS = (7, 5, 5, 3)
 FORMAT = "ecg-autoencoder-1"
 # what torch.load raises for damaged, foreign and pickled files
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError,
+UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError,
               IndexError, TypeError, AssertionError, OverflowError)
 
 
