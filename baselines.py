@@ -38,7 +38,8 @@ class Features:
         near = np.abs(t) <= 3 * sigma_samples  # beyond, the window is below 1.2 %
         window = np.exp(-0.5 * (t[near] / sigma_samples) ** 2).astype(np.float32)
         self.windowed = segments.x[:, near] * window
-        self.pca = PCA(min(COMPONENTS, len(train) - 1, self.windowed.shape[1]), random_state=0).fit(self.windowed[train])
+        n = min(COMPONENTS, len(train) - 1, self.windowed.shape[1])
+        self.pca = PCA(n, random_state=0).fit(self.windowed[train])
         self.components = self.pca.transform(self.windowed).astype(np.float32)
 
 

@@ -229,7 +229,8 @@ def evaluate(segments, model, stored, protocol, device):
     rows, x = {k: v[test] for k, v in segments.rows.items()}, segments.x[test]
     scores, recon, z = scoring.score(model, stored["fitted"], x, device)
     table = {k: rows[k] for k in ("record", "sample", "symbol", "aami")} | {"label": rows["y"]}
-    table |= {"weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ), "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
+    table |= {"weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ),
+              "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
     entries = {}
     for name in config.SCORES:
         values = scores[name]

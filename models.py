@@ -21,8 +21,8 @@ CHANNELS = (1, 32, 64, 128, 128)
 ENCODER_KERNELS = (7, 5, 5, 3)
 FORMAT = "ecg-autoencoder-1"
 # what torch.load raises for damaged, foreign and pickled files
-UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError,
-              IndexError, TypeError, AssertionError, OverflowError)
+UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError,
+              AttributeError, ImportError, IndexError, TypeError, AssertionError, OverflowError)
 
 
 class ConvAutoencoder(nn.Module):

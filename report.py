@@ -27,7 +27,8 @@ def load_metrics(folder):
         stored = json.loads(path.read_text())
         stored["scores"], stored["origin"]["segments_id"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}). Make it again with: python evaluate.py --force (same --protocol, --seed, --simulated)") from error
+        raise UserError(f"{path}: damaged ({error}). Make it again with: "
+                        "python evaluate.py --force (same --protocol, --seed, --simulated)") from error
     return stored
 
 
@@ -118,6 +119,20 @@ def class_rows(result):
     return rows
 
 
+def headline(result, runs):
+    """Two sentences: the default score's median over seeds, and the best detector without a network."""
+    name = result["default_score"]
+    median, low_high = spread(runs, name, "auroc").split(" ", 1)
+    against = (f", published {percent(result['published']['auroc'])}"
+               if result["protocol"] == "beat" and not result["simulated"] else "")
+    text = [f"ROC-AUC of `{name}`: {median} {low_high}, median and range of {len(runs)} seeds{against}; "
+            f"of the plain `mse`: {spread(runs, 'mse', 'auroc')}."]
+    if result.get("baselines"):
+        best = max(result["baselines"].values(), key=lambda b: b["auroc"]["value"])
+        text.append(f"Best without a network: {best['title']}, {interval(best['auroc'])}.")
+    return " ".join(text)
+
+
 def counts_line(result):
     n = result["n"]
     return (f"{result['database']}, {result['protocol']} protocol, seed {result['seed']}: {n['test']:,d} test beats "
@@ -146,8 +161,10 @@ def readme_block(database):
     lines = []
     for protocol in config.PROTOCOLS:
         result = load_metrics(config.results_dir(database, protocol, config.SEED))
-        lines += ["", f"**{protocol} protocol.** {counts_line(result)}. All figures in %.", "",
-                  *warning(result), *markdown(headline_rows(result, load_seeds(database, protocol))), "",
+        runs = load_seeds(database, protocol)
+        lines += ["", f"### {protocol.capitalize()} protocol", "", headline(result, runs), "",
+                  f"{counts_line(result)}. All figures in %.", "",
+                  *warning(result), *markdown(headline_rows(result, runs)), "",
                   "Class against normal beats: ROC-AUC / share flagged at the threshold.", "",
                   *markdown(class_rows(result))]
         if "baselines" in result:

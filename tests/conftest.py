@@ -15,7 +15,9 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 import dataset  # noqa: E402
+import evaluate  # noqa: E402
 import synthetic  # noqa: E402
+import train_mitbih  # noqa: E402
 
 SMALL = dict(records=("s01", "s02", "s07", "s08", "s10", "s11"), train=("s01", "s02"),
              validation=("s07", "s08"), test=("s10", "s11"))
@@ -47,6 +49,28 @@ def segments(small):
     """Segments of the small database, built and loaded."""
     dataset.main(["--simulated"])
     return dataset.load_segments(small)
+
+
+@pytest.fixture(scope="session")
+def evaluated_root(small_database, tmp_path_factory):
+    """The small database with segments, checkpoint, results and pictures of the beat protocol; read-only."""
+    root = tmp_path_factory.mktemp("evaluated") / "simulated"
+    shutil.copytree(small_database, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "SIMULATED", dataclasses.replace(config.SIMULATED, root=root, **SMALL))
+        for name, value in QUICK.items():
+            patch.setattr(config, name, value)
+        dataset.main(["--simulated"])
+        train_mitbih.main(["--simulated"])
+        evaluate.main(["--simulated"])
+    return root
+
+
+@pytest.fixture
+def evaluated(small, evaluated_root):
+    """config.SIMULATED at a private copy of a finished run."""
+    shutil.copytree(evaluated_root, small.root, dirs_exist_ok=True)
+    return small
 
 
 class Project:

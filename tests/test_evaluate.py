@@ -14,13 +14,6 @@ import visualize
 from config import UserError
 
 
-@pytest.fixture
-def evaluated(small, segments):
-    train_mitbih.main(["--simulated"])
-    evaluate.main(["--simulated"])
-    return small
-
-
 def results(database, protocol="beat"):
     folder = config.results_dir(database, protocol, config.SEED)
     with np.load(folder / "scores.npz", allow_pickle=False) as stored:
@@ -44,7 +37,8 @@ def test_figures_equal_scikit_learn_on_the_stored_scores(evaluated):
         assert figures["auroc"]["low"] <= figures["auroc"]["value"] <= figures["auroc"]["high"]
 
 
-def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated, segments):
+def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated):
+    segments = dataset.load_segments(evaluated)
     _, table = results(evaluated)
     test = segments.part("beat", "test")
     np.testing.assert_array_equal(table["sample"], segments.rows["sample"][test])
@@ -60,7 +54,7 @@ def test_threshold_is_the_stored_one(evaluated):
     assert {n: s["threshold"] for n, s in result["scores"].items()} == stored["thresholds"]
 
 
-def test_strip_is_the_filtered_signal_of_the_record(evaluated, segments):
+def test_strip_is_the_filtered_signal_of_the_record(evaluated):
     _, table = results(evaluated)
     path = config.records_dir(evaluated) / str(table["strip_record"])
     signal, fs, _ = dataset.read_lead(path, config.LEADS)

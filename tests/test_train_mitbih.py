@@ -1,4 +1,5 @@
 import csv
+import shutil
 import signal
 import time
 
@@ -25,9 +26,11 @@ def rewrite(database, segments):
 
 
 @pytest.fixture
-def trained(small, segments):
-    train_mitbih.main(["--simulated"])
-    return small
+def trained(evaluated):
+    """The small database right after training."""
+    shutil.rmtree(config.plots_dir(evaluated, "beat"))
+    (config.results_dir(evaluated, "beat", config.SEED) / "metrics.json").unlink()
+    return evaluated
 
 
 def test_checkpoint_history_and_message(trained, capsys):
@@ -45,8 +48,9 @@ def test_checkpoint_history_and_message(trained, capsys):
     assert "up to date" in capsys.readouterr().out
 
 
-def test_kept_weights_have_the_lowest_validation_loss(trained, segments):
+def test_kept_weights_have_the_lowest_validation_loss(trained):
     model, stored = checkpoint(trained)
+    segments = dataset.load_segments(trained)
     rows = segments.part("beat", "validation")
     x = torch.from_numpy(segments.x[rows[segments.rows["y"][rows] == 0]])
     weights = beat_weights(720, config.BEAT_SIGMA_S * config.FS_HZ, config.LOSS_FLOOR)
