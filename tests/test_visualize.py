@@ -389,7 +389,7 @@ def test_records_are_sorted_and_those_left_out_counted(tmp_path):
     assert (np.diff(drawn) >= 0).all()
     plain = [scores["mse"]["by_record"][name]["auroc"] for name in names]
     assert line(ax, "plain").get_xdata() == pytest.approx(plain)
-    assert ax.get_title() == "Not shown: 12 records have no abnormal beat, 1 too few"
+    assert ax.get_title() == "Records not shown: 12 without abnormal beats, 1 with too few"
 
 
 def test_reconstruction_titles_signal_and_error(results):
@@ -477,7 +477,7 @@ def test_nulls_are_drawn_as_nothing(tmp_path):
     edit_scores(tmp_path, label=np.zeros(1200, np.int8), aami=np.full(1200, "N"), symbol=np.full(1200, "N"))
     assert len(visualize.draw_all(tmp_path, tmp_path / "plots")) == 10
     assert "AUROC not available" in words(draw("score_distributions.png", tmp_path))
-    assert "48 records have no abnormal beat" in words(draw("auroc_by_record.png", tmp_path))
+    assert "48 without abnormal beats" in words(draw("auroc_by_record.png", tmp_path))
 
 
 @pytest.mark.parametrize("name, command", (("metrics.json", "evaluate.py"), ("scores.npz", "evaluate.py"),
