@@ -46,6 +46,8 @@ reproduce: data
 	    $(RUN) train_mitbih.py --protocol $$p --seed $$s --force && \
 	    $(RUN) evaluate.py --protocol $$p --seed $$s --force || exit 1; done; done
 	for p in $(PROTOCOLS); do $(RUN) evaluate.py --protocol $$p --baselines --force || exit 1; done
+	$(RUN) select_score.py
+	$(RUN) ablation.py
 	$(RUN) report.py --write
 
 test: $(INSTALLED)

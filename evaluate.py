@@ -15,7 +15,9 @@ import torch
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
+import attribution
 import baselines
+import clinical
 import config
 import metrics
 import report
@@ -28,6 +30,7 @@ from stages import (FINISHED, normal_validation, parsed, prepare, read_checkpoin
                     stage_parser, stale, stamp_of)
 
 STRIP_S = 30
+HARD_RECORD = "232"  # 1,382 of the 1,837 S beats of DS2 are in it: pooled figures are shown with and without
 EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score beat of each is drawn
 
 
@@ -60,6 +63,17 @@ def by_record(scores, y, record):
             for name, value in own.items()}
 
 
+def without(record, scores, rows):
+    """{"auroc", "auprc", "auroc_record_mean"} of all other records, or None where it is not among them."""
+    kept = rows["record"] != record
+    if kept.all() or not kept.any():
+        return None
+    y, names = rows["y"][kept], rows["record"][kept]
+    ranked = metrics.Ranking(scores[kept], y).counts()
+    own = [v for v in metrics.auroc_by_record(scores[kept], y, names).values() if v is not None]
+    return {"auroc": metrics.auroc(*ranked), "auprc": metrics.auprc(*ranked), "auroc_record_mean": float(np.mean(own))}
+
+
 def figures_of(scores, rows, threshold):
     """Everything about one score of the test beats: (metrics.json's entry, bands for scores.npz)."""
     y, flagged = rows["y"], scores >= threshold
@@ -69,14 +83,15 @@ def figures_of(scores, rows, threshold):
     entry = {"threshold": threshold, **figures, "confusion": metrics.confusion(y, flagged),
              "by_class": by_group(scores, y, rows["aami"], abnormal, flagged),
              "by_symbol": by_symbol(scores, rows["symbol"], flagged),
-             "by_record": by_record(scores, y, rows["record"])}
+             "by_record": by_record(scores, y, rows["record"]),
+             "without_232": without(HARD_RECORD, scores, rows)}
     return entry, bands
 
 
 # --- what the pictures need ---------------------------------------------------------------------
 
-def examples(scores, rows, x, recon):
-    """One beat a symbol, the one of median score: nobody picked it. Signals in mV."""
+def examples(scores, rows, x, recon, taper):
+    """One beat a symbol, the one of median score: nobody picked it. Tapered, as the network sees it, in mV."""
     chosen = []
     for symbol in EXAMPLE_SYMBOLS:
         here = np.flatnonzero(rows["symbol"] == symbol)
@@ -84,8 +99,23 @@ def examples(scores, rows, x, recon):
             chosen.append(here[np.argsort(scores[here])[len(here) // 2]])
     chosen = np.array(chosen, int)
     scale, offset = rows["scale_mv"][chosen, None], rows["offset_mv"][chosen, None]
-    return {"example_row": chosen, "example_signal": x[chosen] * scale + offset,
+    return {"example_row": chosen, "example_signal": x[chosen] * taper * scale + offset,
             "example_recon": recon[chosen] * scale + offset}
+
+
+def part_examples(part, strength, flagged, rows, x, typical):
+    """A flagged beat of each abnormal class: of those led by the class's most frequent part, the one of
+    median strength. Signals in mV, with the record's regular beats that it was compared with."""
+    chosen = []
+    for name in [c for c in config.AAMI if c != config.NORMAL_CLASS]:
+        here = np.flatnonzero((rows["aami"] == name) & flagged)
+        if len(here):
+            here = here[part[here] == np.bincount(part[here]).argmax()]
+            chosen.append(here[np.argsort(strength[here], kind="stable")[len(here) // 2]])
+    chosen = np.array(chosen, int)
+    scale, offset = rows["scale_mv"][chosen, None], rows["offset_mv"][chosen, None]
+    return {"part_row": chosen, "part_signal": x[chosen] * scale + offset,
+            "part_usual": typical[chosen] * scale + offset}
 
 
 def choose_strip(rows):
@@ -128,9 +158,14 @@ def latent_plane(z):
 
 # --- baselines ----------------------------------------------------------------------------------
 
+def baseline_sigma_s():
+    """The baselines look through the window that the network looks through."""
+    return config.TAPER_SIGMA_S or config.SCORE_SIGMA_S
+
+
 def baseline_origin(segments):
     """What the baselines' scores depend on: no checkpoint among it."""
-    return {"segments_id": segments.meta["id"], "sigma_s": config.SCORE_SIGMA_S,
+    return {"segments_id": segments.meta["id"], "sigma_s": baseline_sigma_s(),
             "specificity": config.TARGET_SPECIFICITY,
             "settings": baselines.SETTINGS}
 
@@ -152,7 +187,7 @@ def fresh_baselines(segments, protocol):
     train, test = segments.part(protocol, "train"), segments.part(protocol, "test")
     validation = normal_validation(segments, protocol)
     scores = baselines.score_all(segments, train, np.concatenate([validation, test]),
-                                 config.SCORE_SIGMA_S * config.FS_HZ,
+                                 baseline_sigma_s() * config.FS_HZ,
                                  lambda detectors: tqdm(detectors, desc="baselines", disable=None))
     n = len(validation)
     return ({name: scoring.threshold_at_specificity(s[:n], config.TARGET_SPECIFICITY) for name, s in scores.items()},
@@ -226,26 +261,36 @@ def load_detector(database, protocol, seed, segments):
 def evaluate(segments, model, stored, protocol, device):
     """Score the test split; returns (metrics.json's content, scores.npz's content)."""
     test = segments.part(protocol, "test")
-    rows, x = {k: v[test] for k, v in segments.rows.items()}, segments.x[test]
-    scores, recon, z = scoring.score(model, stored["fitted"], x, device)
+    rows = {k: v[test] for k, v in segments.rows.items()}
+    scores, view = scoring.score(model, stored["fitted"], segments, test, config.SCORES[protocol], config.FS_HZ, device)
     table = {k: rows[k] for k in ("record", "sample", "symbol", "aami")} | {"label": rows["y"]}
     table |= {"weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ),
               "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
     entries = {}
-    for name in config.SCORES:
+    for name in config.SCORES[protocol]:
         values = scores[name]
         entry, bands = figures_of(values, rows, stored["thresholds"][name])
         entries[name] = {"title": scoring.TITLES[name], **entry}
         table |= {f"{band}_{name}": curve for band, curve in bands.items()}
         table[f"score_{name}"] = values.astype(np.float32)
     default = scores[config.DEFAULT_SCORE]
-    table |= examples(default, rows, x, recon) | strip(segments, test, default) | latent_plane(z)
-    n_abnormal = int(rows["y"].sum())
+    table |= examples(default, rows, segments.x[test], view.recon, model.taper.cpu().numpy())
+    table |= strip(segments, test, default) | latent_plane(view.z)
+    unusual, typical = attribution.deviations(view, segments.x[test], stored["fitted"], config.FS_HZ)
+    part, strength = attribution.leading(unusual, stored["part_limits"])
+    table |= {"part": part.astype(np.int8), "part_strength": strength.astype(np.float32)}
+    flagged, n_abnormal = default >= stored["thresholds"][config.DEFAULT_SCORE], int(rows["y"].sum())
+    table |= part_examples(part, strength, flagged, rows, segments.x[test], typical)
     result = {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
               "protocol": protocol, "seed": stored["seed"], "default_score": config.DEFAULT_SCORE,
               "n": {"test": len(test), "normal": len(test) - n_abnormal, "abnormal": n_abnormal,
                     "records": len(np.unique(rows["record"]))},
               "published": config.PUBLISHED, "scores": entries, "origin": origin_of(stored),
+              "ec57": clinical.ec57(rows, flagged, clinical.paced(segments.rows), config.FS_HZ),
+              "hours": clinical.hours(rows["rr_before_s"]),
+              "false_alarms": clinical.false_alarms(default, rows["y"], clinical.hours(rows["rr_before_s"])),
+              "calibration": clinical.calibration(default, rows["y"], stored["calibration"]),
+              "parts": attribution.shares(part, rows["aami"], flagged),
               "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
     return result, table
 

@@ -6,6 +6,7 @@ ones of height 1 in channels-last layout, which gives the same numbers about 1.5
 on a CPU: there each convolution is one matrix product and batch norm runs over contiguous rows.
 """
 
+import copy
 import hashlib
 import io
 import pickle
@@ -16,6 +17,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from files import whole_file
+from preprocess import gaussian
 
 CHANNELS = (1, 32, 64, 128, 128)
 ENCODER_KERNELS = (7, 5, 5, 3)
@@ -28,15 +30,19 @@ UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueErro
 class ConvAutoencoder(nn.Module):
     """Four strided convolutions down, a linear bottleneck, four transposed convolutions up.
 
+    The input is multiplied by a Gaussian of taper_samples on its middle, the R peak (None: not
+    at all), and it is this tapered beat that the network draws.
     window_size must be a multiple of 16: each of the four layers halves the length.
     Raises ValueError otherwise.
     """
 
-    def __init__(self, window_size, latent_dim):
+    def __init__(self, window_size, latent_dim, taper_samples=None):
         super().__init__()
         if window_size % 16:
             raise ValueError(f"window_size {window_size}: expected a multiple of 16")
-        self.model_args = {"window_size": window_size, "latent_dim": latent_dim}
+        self.model_args = {"window_size": window_size, "latent_dim": latent_dim, "taper_samples": taper_samples}
+        taper = torch.as_tensor(gaussian(window_size, taper_samples), dtype=torch.float32)
+        self.register_buffer("taper", taper, persistent=False)  # follows .to(device), no weight of the network
         self.length = window_size // 16
         # --- encoder: 720 -> 360 -> 180 -> 90 -> 45
         pairs = list(zip(CHANNELS[:-1], CHANNELS[1:]))
@@ -52,7 +58,7 @@ class ConvAutoencoder(nn.Module):
 
     def encode(self, x):
         """x (n, 1, window_size) -> z (n, latent_dim)"""
-        h = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        h = (x * self.taper).unsqueeze(2).contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.down, self.down_norm):
             h = F.conv2d(h, conv.weight.unsqueeze(2), conv.bias, (1, 2), (0, conv.padding[0]))
             h = F.relu_(_batch_norm(h, norm))
@@ -68,13 +74,29 @@ class ConvAutoencoder(nn.Module):
                 h = F.relu_(_batch_norm(h, self.up_norm[k]))
         return h.squeeze(2)
 
+    @torch.no_grad()
+    def folded(self):
+        """A copy for inference whose convolutions hold the batch norms: the same outputs to float rounding."""
+        other = copy.deepcopy(self).eval()
+        for convs, norms, axis in ((other.down, other.down_norm, 0), (other.up, other.up_norm, 1)):
+            for k, norm in enumerate(norms):
+                scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+                shape = [1, 1, 1]
+                shape[axis] = -1  # output channels: first in a convolution, second in a transposed one
+                convs[k].weight.mul_(scale.view(shape))
+                convs[k].bias.sub_(norm.running_mean).mul_(scale).add_(norm.bias)
+                norms[k] = nn.Identity()
+        return other
+
     def forward(self, x):
-        """x (n, 1, window_size) -> recon of the same shape"""
+        """x (n, 1, window_size) -> recon of the same shape: of x times the taper"""
         return self.decode(self.encode(x))
 
 
 def _batch_norm(h, norm):
-    """nn.BatchNorm1d's statistics and weights on (n, c, 1, length)."""
+    """nn.BatchNorm1d's statistics and weights on (n, c, 1, length); nothing where it was folded away."""
+    if isinstance(norm, nn.Identity):
+        return h
     return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias,
                         norm.training, norm.momentum, norm.eps)
 
@@ -82,7 +104,7 @@ def _batch_norm(h, norm):
 @torch.inference_mode()
 def reconstruct(model, x, batch_size, device):
     """x (n, w) float32 array -> recon (n, w), z (n, latent_dim), as float32 CPU tensors."""
-    model.eval()
+    model = model.folded() if hasattr(model, "folded") else model
     recon = torch.empty(x.shape)
     z = torch.empty(len(x), model.model_args["latent_dim"])
     for start in range(0, len(x), batch_size):

@@ -63,12 +63,11 @@ def rr_intervals_s(samples, fs_hz):
     return np.append(np.nan, gaps), np.append(gaps, np.nan)
 
 
-def beat_weights(window_size, sigma_samples, floor):
-    """(window_size,) weights of mean 1: a Gaussian on the R peak plus `floor` everywhere.
+def gaussian(window_size, sigma_samples):
+    """(window_size,) Gaussian of height 1 on the R peak; all ones where sigma_samples is None.
 
-    The error of a whole segment punishes a normal beat for its premature neighbour; weighting
-    the beat itself does not.
+    The error of a whole segment punishes a normal beat for its premature neighbour; looking
+    at the beat itself does not.
     """
     t = np.arange(window_size) - window_size // 2
-    weights = floor + np.exp(-0.5 * (t / sigma_samples) ** 2)
-    return weights / weights.mean()
+    return np.ones(window_size) if sigma_samples is None else np.exp(-0.5 * (t / sigma_samples) ** 2)

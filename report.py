@@ -1,7 +1,7 @@
-"""The results as tables, printed from saved metrics.json files and nothing else.
+"""The results as tables, printed from saved results and nothing else.
 
-`python report.py` prints the README's results; `python report.py --write` puts them into
-README.md between its two marker lines. No number in the README is typed by hand.
+`python report.py` prints them; `python report.py --write` puts the headline into README.md
+between its two marker lines and all the rest into RESULTS.md. No number in the README is typed by hand.
 """
 
 import argparse
@@ -79,24 +79,37 @@ def markdown(rows):
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
+def median_of(runs, name, key):
+    """"97.21": median over seeds."""
+    values = [run["scores"][name][key]["value"] for run in runs.values()]
+    return percent(statistics.median(values)) if None not in values else "n/a"
+
+
 def headline_rows(result, runs):
-    """One row a score: areas with intervals over records, median over seeds, figures at the threshold."""
-    seeds = f"ROC-AUC over seeds {', '.join(map(str, sorted(runs)))}: median (range)"
-    rows = [["score", "ROC-AUC (95 % interval)", seeds, "PR-AUC (95 % interval)",
-             "ROC-AUC, mean over records", *HEADINGS.values()]]
+    """One row a score: areas as median and range over seeds with one seed's interval over records,
+    and figures at the threshold, medians over seeds. Baselines have no seed."""
+    rows = [["score", f"ROC-AUC, median (range) of {len(runs)} seeds",
+             f"95 % interval over records, seed {result['seed']}",
+             "PR-AUC, median (range)", "95 % interval", "ROC-AUC, mean over records", *HEADINGS.values()]]
     for name, score in result["scores"].items():
         mark = " (default)" if name == result["default_score"] else ""
-        rows.append([f"`{name}`{mark}", interval(score["auroc"]), spread(runs, name, "auroc"),
-                     interval(score["auprc"]), percent(score["auroc_record_mean"]["value"]),
-                     *(percent(score[key]["value"]) for key in RATES)])
+        rows.append([f"`{name}`{mark}", spread(runs, name, "auroc"), bounds(score["auroc"]),
+                     spread(runs, name, "auprc"), bounds(score["auprc"]),
+                     *(median_of(runs, name, key) for key in ("auroc_record_mean", *RATES))])
     for name, score in result.get("baselines", {}).items():
-        rows.append([score["title"], interval(score["auroc"]), "no seed", interval(score["auprc"]),
-                     percent(score["auroc_record_mean"]["value"]), *(percent(score[k]["value"]) for k in RATES)])
+        rows.append([score["title"], percent(score["auroc"]["value"]), bounds(score["auroc"]),
+                     percent(score["auprc"]["value"]), bounds(score["auprc"]),
+                     *(percent(score[key]["value"]) for key in ("auroc_record_mean", *RATES))])
     if result["protocol"] == "beat" and not result["simulated"]:
         published = result["published"]
-        rows.append(["published (chosen on test)", percent(published["auroc"]), "", "", "",
+        rows.append(["published (chosen on test)", percent(published["auroc"]), "", "", "", "",
                      *(percent(published.get(key)) for key in RATES)])
     return rows
+
+
+def bounds(figure):
+    """"96.10 to 98.02" of a figure with its interval."""
+    return f"{percent(figure['low'])} to {percent(figure['high'])}"
 
 
 def difference_rows(result):
@@ -156,6 +169,80 @@ def terminal_table(result, runs):
     return "\n".join(lines)
 
 
+def without_rows(result, runs):
+    """The default score and the plain error with and without the hardest record."""
+    rows = [["score", "all records", "without record 232"]]
+    key = ("auroc", "auprc", "auroc_record_mean")
+    for name, score in result["scores"].items():
+        if score["without_232"]:
+            rest = [statistics.median(run["scores"][name]["without_232"][k] for run in runs.values()) for k in key]
+            rows.append([f"`{name}`", " / ".join(median_of(runs, name, k) for k in key),
+                         " / ".join(map(percent, rest))])
+    return rows
+
+
+def ec57_rows(result):
+    """Share flagged by class, gross and average over records; of N it is the false-positive rate."""
+    table = result["ec57"]["classes"]
+    return [["", *(f"{c} (n = {v['n']:,d}, {v['records']} records)" for c, v in table.items())],
+            *([kind, *(percent(v[kind], 1) for v in table.values())] for kind in ("gross", "average"))]
+
+
+def alarm_rows(runs):
+    """False alarms an hour at given sensitivities of the test curve, medians over seeds."""
+    rows = [["sensitivity", "specificity", "false alarms an hour"]]
+    for k, first in enumerate(next(iter(runs.values()))["false_alarms"]):
+        own = [run["false_alarms"][k] for run in runs.values()]
+        rows.append([percent(first["sensitivity"], 0), percent(statistics.median(r["specificity"] for r in own)),
+                     f"{statistics.median(r['per_hour'] for r in own):.1f}"])
+    return rows
+
+
+def calibration_rows(runs):
+    """Specificity asked of the validation part against what the threshold gave on test, medians over seeds."""
+    rows = [["asked on validation", "specificity on test: median (range)", "sensitivity on test: median (range)"]]
+    for k, first in enumerate(next(iter(runs.values()))["calibration"]):
+        columns = [[run["calibration"][k][key] for run in runs.values()] for key in ("specificity", "sensitivity")]
+        rows.append([percent(float(first["asked"]), 0), *(f"{percent(statistics.median(c))} ({percent(min(c))} to "
+                                                          f"{percent(max(c))})" for c in columns)])
+    return rows
+
+
+def part_rows(result):
+    """Which part leads in the flagged beats of each class, in % of them."""
+    table = result["parts"]
+    names = [p for p in next(iter(table.values())) if p != "n"]
+    return [["class", "flagged beats", *names],
+            *([c, f"{v['n']:,d}", *(percent(v[p], 1) for p in names)] for c, v in table.items())]
+
+
+def ablation_rows(rows):
+    """One row a variant, with intervals over records."""
+    return [["variant", "score", "ROC-AUC (95 % interval)", "PR-AUC (95 % interval)", "ROC-AUC, mean over records"],
+            *([r["title"], f"`{r['score']}`", interval(r["auroc"]), interval(r["auprc"]),
+               percent(r["auroc_record_mean"]["value"])] for r in rows)]
+
+
+def selection_rows(rows, best=None):
+    """Candidates tried on validation data and their merit."""
+    names = ["auroc", "auroc_record_mean", "auprc", "merit"]
+    what = lambda r: (f"`{r['setting']} = {r['value']}`{' (used)' if r['used'] else ''}" if "setting" in r else
+                      ", ".join(f"{k} {v:g}" for k, v in r["weights"].items()))
+    return [["candidate", "ROC-AUC", "mean over records", "PR-AUC", "mean of the three"],
+            *([what(r), *(percent(r[k]) for k in names)] for r in rows[:best])]
+
+
+def load_result(database, name, command):
+    """results/<name>.json; UserError naming the command if it is missing or damaged."""
+    path = database.root / "results" / name
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing. Make it with: python {command}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}). Make it again with: python {command}") from error
+
+
 def readme_block(database):
     """The README's results section, Markdown."""
     lines = []
@@ -164,13 +251,54 @@ def readme_block(database):
         runs = load_seeds(database, protocol)
         lines += ["", f"### {protocol.capitalize()} protocol", "", headline(result, runs), "",
                   f"{counts_line(result)}. All figures in %.", "",
-                  *warning(result), *markdown(headline_rows(result, runs)), "",
-                  "Class against normal beats: ROC-AUC / share flagged at the threshold.", "",
-                  *markdown(class_rows(result))]
+                  *warning(result), *markdown(headline_rows(result, runs))]
         if "baselines" in result:
             lines += ["", "The default score against each detector without a network, paired over records "
                       "(above 0: the default score is better).", "", *markdown(difference_rows(result))]
     return "\n".join([BEGIN, *lines, "", END])
+
+
+def results_document(database):
+    """RESULTS.md: every table that the README has no room for."""
+    ablation = load_result(database, "ablation.json", "ablation.py")
+    selection = load_result(database, "selection.json", "select_score.py")
+    lines = ["# Results", "", "Printed by `python report.py --write` from `results/`; no number is typed by hand. "
+             "All figures in %. Headline tables and baselines: README.md."]
+    for protocol in config.PROTOCOLS:
+        result = load_metrics(config.results_dir(database, protocol, config.SEED))
+        runs, of = load_seeds(database, protocol), ablation["protocols"][protocol]
+        name = f"`{result['default_score']}`"
+        left = result["ec57"]["left_out"]
+        lines += [
+            "", f"## {protocol.capitalize()} protocol", "", headline(result, runs), "", *warning(result),
+            "### By class", "", "Each class against the normal beats: ROC-AUC / share flagged at the threshold, seed "
+            f"{result['seed']}.", "", *markdown(class_rows(result)), ""]
+        if result["scores"][result["default_score"]]["without_232"]:
+            lines += ["### With and without record 232", "", "Most S beats of the test records are in it, and more of "
+                      "its beats are abnormal than normal. ROC-AUC / PR-AUC / mean ROC-AUC over records, medians over "
+                      "seeds.", "", *markdown(without_rows(result, runs)), ""]
+        lines += [
+            "### EC57-style", "", f"Share flagged by {name} at its threshold: sensitivity of S, V, F, Q and "
+            "false-positive rate of N; gross over all beats, average over records. The first five minutes are not "
+            f"counted; records with paced beats left out: {', '.join(left) if left else 'none here'}. `e` and `j` are "
+            f"normal here (bxb: S); R peaks are the annotated ones. Seed {result['seed']}.", "",
+            *markdown(ec57_rows(result)), "",
+            "### False alarms", "", f"{result['hours']:.1f} h of test beats; thresholds read off the test curve, to "
+            f"show the curve. Medians over {len(runs)} seeds.", "", *markdown(alarm_rows(runs)), "",
+            "### What a threshold kept of its promise", "", f"Thresholds of {name} from normal validation beats.",
+            "", *markdown(calibration_rows(runs)), "",
+            "### Which part of the beat", "", f"Beats flagged by {name}, seed {result['seed']}: share in which each "
+            "part deviates most from the record's own regular beats (`attribution.py`).", "",
+            *markdown(part_rows(result)), "",
+            "### Ablation", "", f"Test split, seed {ablation['seed']}; every row keeps what the rows above added.", "",
+            *markdown(ablation_rows(of["ladder"])), "",
+            "### Sanity checks", "", "The default score with something broken or replaced.", "",
+            *markdown(ablation_rows(of["checks"])), "",
+            "### Selection on validation data", "", "`select_score.py`; one setting varied at a time, then the ten "
+            "best weights. No test beat is read.", "",
+            *markdown(selection_rows(selection["protocols"][protocol]["settings"])), "",
+            *markdown(selection_rows(selection["protocols"][protocol]["weights"], 10))]
+    return "\n".join(lines) + "\n"
 
 
 def written_into(text, block):
@@ -182,20 +310,22 @@ def written_into(text, block):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md and RESULTS.md")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     config.check()
-    block = readme_block(config.MITDB)
+    block, document = readme_block(config.MITDB), results_document(config.MITDB)
     if not args.write:
-        return print(block)
+        return print(f"{block}\n\n{document}")
     readme = config.ROOT / "README.md"
     with whole_file(readme) as part:
         part.write_text(written_into(readme.read_text(), block))
-    print(f"wrote the results into {readme}")
+    with whole_file(config.ROOT / "RESULTS.md") as part:
+        part.write_text(document)
+    print(f"wrote the results into {readme} and RESULTS.md")
 
 
 if __name__ == "__main__":

@@ -1,67 +1,255 @@
-"""From a reconstruction to one anomaly score a beat, and from scores to a threshold.
+"""From the network's view of a beat to one anomaly score, and from scores to a threshold.
 
-Higher is more abnormal. Nothing that is fitted here sees an abnormal beat. The scores:
+Higher is more abnormal. Nothing that is fitted here sees an abnormal label. The scores:
 
-    mse       mean squared error of the whole segment: the published one
-    beat      squared error weighted by a Gaussian on the R peak: the beat itself
-    latent    mean distance in latent space to the nearest reference beats, all normal
-    combined  mean of the logarithms of `beat` and `latent`, each standardised on normal
-              validation beats: one sees what cannot be drawn, the other what is drawn rarely
+    mse        mean squared error of the segment: the published one
+    beat       squared error weighted by a narrow Gaussian on the R peak: the QRS
+    latent     distance in latent space to the nearest normal training beats
+    rhythm     prematurity and pause against the record's own rhythm; no shape
+    nearest    distance in latent space and timing together, relative to how far apart the normal
+               training beats are there (a density, as in the local outlier factor)
+    record     the same distance to the record's own most regular beats: unlabelled, any patient
+    causal     `record` from the past alone: beats of the first minutes, rhythm of the last beats
+    own        the same distance to normal training beats of the same record (beat protocol only)
+    combined   the default: a weighted sum of standardised parts, weights from select_score.py
+    combined_causal   `combined` with `causal` parts: a bedside monitor, one beat behind
+    combined_own      `combined` with `own` (beat protocol only)
 """
 
 import numpy as np
 import torch
+from sklearn.neighbors import NearestNeighbors
 
+import rhythm
 from models import reconstruct
-from preprocess import beat_weights
+from preprocess import gaussian
 
-BATCH = 512         # segments a forward pass: larger ones leave the cache and are slower on a CPU
-QUERY_BATCH = 1024  # latent distances at once: 1024 x 20,000 float32 are 80 MB
-TITLES = {"mse": "plain MSE (published score)", "beat": "error weighted to the beat",
-          "latent": "latent distance to normal beats", "combined": "combined: beat error and latent distance"}
+BATCH = 512      # segments a forward pass: larger ones leave the cache and are slower on a CPU
+TINY = 1e-9      # a distance of 0 (a copy of a reference) must keep a logarithm
+LEAST_OWN = 5    # beats of its own that a record must have before it is its own reference
+OWN_LIMIT = 2000  # own reference beats kept, evenly in time: a day's search stays linear in its length
+TITLES = {"mse": "plain MSE (published score)", "beat": "error weighted to the QRS",
+          "latent": "latent distance to normal beats", "rhythm": "prematurity and pause",
+          "nearest": "latent and timing, to normal beats", "record": "the record's own regular beats, unlabelled",
+          "causal": "the same, first 5 minutes as reference", "own": "own normal training beats",
+          "combined": "combined", "combined_causal": "combined, causal",
+          "combined_own": "combined, own normal training beats"}
 
 
-def fit(model, x_train, x_validation_normal, settings, fs_hz, seed, device):
-    """What the scores need from training, as a dict that a checkpoint can hold.
+# --- what the network and the rhythm say of each beat ---------------------------------------------
 
-    x_train (n, w), x_validation_normal (m, w): normal segments, float32. `settings` holds
-    SCORE_SIGMA_S, LATENT_REFERENCES and NEIGHBOURS.
+class View:
+    """The scored beats as the scores see them, record by record.
+
+    recon (n, w), z (n, latent_dim), mse and beat (n,), times (n, 2) and irregular (n,), the last
+    two also from the past alone (`past_times`, `past_irregular`); `learning` (n,) bool: in the first minutes.
     """
-    n = min(settings["LATENT_REFERENCES"], len(x_train))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(x_train), n, replace=False))
-    _, z = reconstruct(model, x_train[chosen], BATCH, device)
-    fitted = {"references": z.half(), "neighbours": min(settings["NEIGHBOURS"], n),
-              "sigma_samples": settings["SCORE_SIGMA_S"] * fs_hz}
-    parts, _, _ = _part_scores(model, fitted, x_validation_normal, device)
-    fitted["log_mean"] = {k: float(np.log(parts[k]).mean()) for k in ("beat", "latent")}
-    fitted["log_std"] = {k: float(max(np.log(parts[k]).std(), 1e-6)) for k in ("beat", "latent")}
+
+    def __init__(self, model, segments, rows, settings, fs_hz, device):
+        x = segments.x[rows]
+        recon, z = reconstruct(model, x, BATCH, device)
+        self.recon, self.z = recon.numpy(), z.numpy()
+        weights = gaussian(x.shape[1], settings["SCORE_SIGMA_S"] * fs_hz).astype(np.float32)
+        self.mse, self.beat = np.empty(len(x)), np.empty(len(x))
+        taper = model.taper.cpu().numpy()
+        for start in range(0, len(x), BATCH):  # in parts: the squared error of all would be a third copy
+            part = slice(start, start + BATCH)
+            error = np.square(x[part] * taper - self.recon[part])
+            self.mse[part], self.beat[part] = error.mean(axis=1), error @ weights / weights.sum()
+        self.record = segments.rows["record"][rows]
+        self._rhythm(segments, rows, settings, fs_hz)
+
+    def _rhythm(self, segments, rows, settings, fs_hz):
+        n = len(segments.rows["record"])
+        table = {name: np.zeros((n, 2) if "times" in name else n, np.float32)
+                 for name in ("times", "past_times", "irregular", "past_irregular")}
+        early = segments.rows["sample"] < settings["LEARNING_S"] * fs_hz
+        for here in by_record(segments.rows["record"]).values():
+            before, after = (segments.rows[name][here] for name in ("rr_before_s", "rr_after_s"))
+            for name, causal, learning in (("", False, slice(None)), ("past_", True, early[here])):
+                times = rhythm.timing(before, after, settings["LOCAL_BEATS"], causal)
+                table[name + "times"][here] = times
+                table[name + "irregular"][here] = rhythm.irregularity(times, learning)
+        for name, values in table.items():
+            setattr(self, name, values[rows])
+        self.learning = early[rows]
+
+    def vectors(self, z_scale, causal=False):
+        """(n, latent_dim + 2) float32: shape in units of the training beats' spread, and timing in log RR."""
+        return np.concatenate([self.z / z_scale, self.past_times if causal else self.times], axis=1)
+
+
+def by_record(record):
+    """{name: row numbers} in order of appearance."""
+    order = np.argsort(record, kind="stable")
+    names, starts = np.unique(record[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:])))
+
+
+# --- distances ------------------------------------------------------------------------------------
+
+def neighbours(references, queries, k):
+    """(distances (n, k), indices (n, k)) of the k nearest references, Euclidean."""
+    return NearestNeighbors(n_neighbors=min(k, len(references)), algorithm="brute").fit(references).kneighbors(queries)
+
+
+def density_scale(references, k):
+    """(r,) log of each reference's mean distance to its k nearest fellows."""
+    distance, _ = neighbours(references, references, k + 1)
+    return np.log(distance[:, 1:].mean(axis=1) + TINY).astype(np.float32)
+
+
+def relative_distance(distance, index, scale, power):
+    """(n,) mean over neighbours of log distance less `power` times the log spacing of the references there.
+
+    power 0 is the plain nearest-neighbour distance, 1 close to the local outlier factor
+    (Breunig et al. 2000): in between, a small step out of a dense cluster and a larger one out
+    of a sparse one weigh alike, and sparse clusters still count as less sure.
+    """
+    return (np.log(distance + TINY) - power * scale[index]).mean(axis=1)
+
+
+def own_reference(irregular, candidates, share):
+    """The `share` least irregular of the candidate beats (row numbers): what is regular now is this heart's normal.
+
+    Bundle-branch block and pacing come in time and are kept, whatever they look like; premature
+    beats are left out even where they are the majority.
+    """
+    ranked = candidates[np.argsort(irregular[candidates], kind="stable")]
+    chosen = np.sort(ranked[:max(LEAST_OWN, int(share * len(ranked)))])
+    step = -(-len(chosen) // OWN_LIMIT)
+    return chosen[::max(step, 1)]
+
+
+def distance_to_own(vectors, reference, share):
+    """(n,) log distance to the neighbour that `share` of the reference beats are nearer than.
+
+    A rare shape among the reference is far from most of it, and stays far from itself.
+    """
+    known, k = vectors[reference], max(3, int(share * len(reference)))
+    squares, result = (known ** 2).sum(axis=1), np.empty(len(vectors))
+    for start in range(0, len(vectors), BATCH):
+        query = vectors[start:start + BATCH]
+        square = squares - 2 * query @ known.T
+        kth = np.partition(square, min(k, len(reference) - 1), axis=1)[:, min(k, len(reference) - 1)]
+        result[start:start + BATCH] = 0.5 * np.log(np.maximum(kth + (query ** 2).sum(axis=1), TINY))
+    return result
+
+
+# --- the parts ------------------------------------------------------------------------------------
+
+def _nearest(view, fitted, causal):
+    distance, index = neighbours(fitted["references"].float().numpy(), view.vectors(fitted["z_scale"], causal),
+                                 fitted["settings"]["NEIGHBOURS"])
+    return relative_distance(distance, index, fitted["density"].numpy(), fitted["settings"]["DENSITY_POWER"])
+
+
+def _latent(view, fitted, causal):
+    dims = view.z.shape[1]
+    distance, _ = neighbours(fitted["references"].float().numpy()[:, :dims], view.z / fitted["z_scale"],
+                             fitted["settings"]["NEIGHBOURS"])
+    return distance.mean(axis=1)
+
+
+def _own(view, fitted, causal):
+    """Like `nearest`, among the same record's references; all references where it has too few."""
+    references, density = fitted["references"].float().numpy(), fitted["density"].numpy()
+    names = np.array(fitted["reference_records"])[fitted["reference_record"].numpy()]
+    result, vectors = np.empty(len(view.z)), view.vectors(fitted["z_scale"], causal)
+    for name, here in by_record(view.record).items():
+        own = np.flatnonzero(names == name)
+        own = own if len(own) >= LEAST_OWN else np.arange(len(references))
+        distance, index = neighbours(references[own], vectors[here], fitted["settings"]["NEIGHBOURS"])
+        result[here] = relative_distance(distance, own[index], density, fitted["settings"]["DENSITY_POWER"])
+    return result
+
+
+def _record(view, fitted, causal):
+    settings, result = fitted["settings"], np.empty(len(view.z))
+    vectors = view.vectors(fitted["z_scale"], causal)
+    irregular = view.past_irregular if causal else view.irregular
+    for here in by_record(view.record).values():
+        known = np.flatnonzero(view.learning[here]) if causal else np.arange(len(here))
+        known = known if len(known) >= LEAST_OWN else np.arange(len(here))[:LEAST_OWN]
+        reference = own_reference(irregular[here], known, settings["OWN_SHARE"])
+        result[here] = distance_to_own(vectors[here], reference, settings["OWN_NEIGHBOURS"])
+    return result
+
+
+def _rhythm(view, fitted, causal):
+    return (view.past_irregular if causal else view.irregular).astype(float)
+
+
+def _beat(view, fitted, causal):
+    return np.log(view.beat + TINY)
+
+
+PARTS = {"beat": _beat, "rhythm": _rhythm, "nearest": _nearest, "record": _record, "own": _own}
+STAND_IN = {"combined": {}, "combined_causal": {}, "combined_own": {"nearest": "own"}}
+
+
+def _weighted(name, protocol_weights):
+    """[(part, causal, weight)] of a combined score."""
+    causal = name == "combined_causal"
+    return [(STAND_IN[name].get(part, part), causal, w) for part, w in protocol_weights.items() if w]
+
+
+def _key(part, causal):
+    return part + " causal" * causal
+
+
+# --- fit and score --------------------------------------------------------------------------------
+
+def fit(model, segments, train, validation, weights, settings, fs_hz, device):
+    """What the scores need, as a dict that a checkpoint can hold.
+
+    `train`: row numbers of normal training beats, the references. `validation`: rows of the
+    validation part, unlabelled as a record is when it is scored; those that are normal set the
+    scale of the parts of `combined`. `weights` {part: weight}; `settings` holds config.SCORE_SETTINGS.
+    """
+    view = View(model, segments, train, settings, fs_hz, device)
+    z_scale = float(max(view.z.std(), 1e-6))
+    references = torch.from_numpy(view.vectors(z_scale)).half()
+    names, index = np.unique(view.record, return_inverse=True)
+    fitted = {"settings": settings, "z_scale": z_scale, "references": references, "weights": dict(weights),
+              "reference_records": names.tolist(), "reference_record": torch.from_numpy(index.astype(np.int16)),
+              "density": torch.from_numpy(density_scale(references.float().numpy(), settings["DENSITY_NEIGHBOURS"]))}
+    del view
+    view = View(model, segments, validation, settings, fs_hz, device)
+    normal = segments.rows["y"][validation] == 0
+    fitted["standard"] = {}
+    for name in STAND_IN:
+        for part, causal, _ in _weighted(name, weights):
+            if _key(part, causal) not in fitted["standard"]:
+                values = PARTS[part](view, fitted, causal)[normal]
+                fitted["standard"][_key(part, causal)] = (float(values.mean()), float(max(values.std(), 1e-6)))
     return fitted
 
 
-def score(model, fitted, x, device):
-    """x (n, w) float32 -> ({name: (n,) float64}, recon (n, w) array, z (n, latent_dim) array)."""
-    scores, recon, z = _part_scores(model, fitted, x, device)
-    standard = [(np.log(scores[k]) - fitted["log_mean"][k]) / fitted["log_std"][k] for k in ("beat", "latent")]
-    scores["combined"] = np.mean(standard, axis=0)
-    return scores, recon, z
+def score(model, fitted, segments, rows, names, fs_hz, device):
+    """({name: (n,) float64 scores} of the asked names, View) for the row numbers `rows`.
 
+    Rows of the same record are each other's unlabelled reference in `record` and `causal`.
+    """
+    view, cache = View(model, segments, rows, fitted["settings"], fs_hz, device), {}
 
-def _part_scores(model, fitted, x, device):
-    recon, z = reconstruct(model, x, BATCH, device)
-    recon, error = recon.numpy(), np.square(x - recon.numpy())
-    weights = beat_weights(x.shape[1], fitted["sigma_samples"], 0.0).astype(np.float32)
-    scores = {"mse": error.mean(axis=1), "beat": error @ weights / len(weights),
-              "latent": nearest_distance(z, fitted["references"].float(), fitted["neighbours"])}
-    tiny = 1e-12  # a score of exactly 0 (a copy of a reference) must keep a logarithm
-    return {k: np.maximum(v.astype(np.float64), tiny) for k, v in scores.items()}, recon, z.numpy()
+    def part(name, causal):
+        if (name, causal) not in cache:
+            cache[name, causal] = PARTS[name](view, fitted, causal)
+        return cache[name, causal]
 
-
-def nearest_distance(z, references, k):
-    """Mean Euclidean distance to the k nearest references: z (n, d), references (r, d) -> (n,)."""
-    centre = references.mean(0)  # the expansion |a|^2 - 2ab + |b|^2 below loses digits far from the origin
-    parts = [torch.cdist(batch - centre, references - centre, compute_mode="use_mm_for_euclid_dist")
-             .topk(k, largest=False).values.mean(1) for batch in z.split(QUERY_BATCH)]
-    return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
+    plain = {"mse": lambda: view.mse, "beat": lambda: view.beat, "latent": lambda: _latent(view, fitted, False),
+             "causal": lambda: part("record", True)}
+    scores = {}
+    for name in names:
+        if name in STAND_IN:
+            scores[name] = 0.0
+            for p, causal, weight in _weighted(name, fitted["weights"]):
+                mean, std = fitted["standard"][_key(p, causal)]
+                scores[name] = scores[name] + weight * (part(p, causal) - mean) / std
+        else:
+            scores[name] = plain[name]() if name in plain else part(name, False)
+    return {name: np.asarray(values, np.float64) for name, values in scores.items()}, view
 
 
 def threshold_at_specificity(normal_scores, specificity):

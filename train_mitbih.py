@@ -13,19 +13,21 @@ import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
+import attribution
 import config
 import scoring
 from config import UserError
 from files import whole_file
 from models import ConvAutoencoder, n_parameters, save_checkpoint, weights_digest
-from preprocess import beat_weights
 from stages import (FINISHED, STOPPED, normal_validation, parsed, prepare, read_checkpoint, run_command,
                     stage_parser, stale, stamp_of)
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s", "kept")
 EVALUATION_BATCH = 512
+CALIBRATION = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # specificities whose thresholds of the default score are kept
 
 
 # --- one run ------------------------------------------------------------------------------------
@@ -33,12 +35,15 @@ EVALUATION_BATCH = 512
 class Run:
     """All that changes while training: weights, optimiser, schedule, best epoch, history."""
 
-    def __init__(self, seed, n_train, device):
+    def __init__(self, seed, n_train, n_records, device):
         torch.manual_seed(seed)
         self.seed, self.device = seed, device
-        self.model = ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM).to(device)
-        self.steps = max(n_train // config.BATCH_SIZE, 1)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), config.LEARNING_RATE,
+        taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
+        self.model = ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, taper).to(device)
+        self.head = torch.nn.Linear(config.LATENT_DIM, n_records).to(device)  # thrown away after training
+        self.segments = min(config.EPOCH_SEGMENTS, n_train)
+        self.steps = max(self.segments // config.BATCH_SIZE, 1)
+        self.optimizer = torch.optim.AdamW([*self.model.parameters(), *self.head.parameters()], config.LEARNING_RATE,
                                            weight_decay=config.WEIGHT_DECAY, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.LEARNING_RATE, total_steps=self.steps * config.MAX_EPOCHS + 1,
@@ -53,29 +58,43 @@ class Run:
 
     def state(self):
         """Everything needed to go on as if never stopped."""
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                "history": self.history, "best": self.best, "best_state": self.best_state}
+        return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(), "history": self.history, "best": self.best,
+                "best_state": self.best_state}
 
     def restore(self, model, stored):
         """Take over weights and state of a stopped run."""
         self.model.load_state_dict(model.state_dict())
+        self.head.load_state_dict(stored["head"])
         self.optimizer.load_state_dict(stored["optimizer"])
         self.schedule.load_state_dict(stored["schedule"])
         self.history, self.best, self.best_state = stored["history"], stored["best"], stored["best_state"]
 
 
-def train_epoch(run, x, weights, progress):
-    """One pass over x (n, w) in an order set by seed and epoch; returns the mean loss.
+def epoch_order(seed, epoch, n, size):
+    """(size,) rows of epoch `epoch`: the next ones of an endless row of permutations of range(n).
+
+    Every row is seen once before any is seen twice, however small an epoch is.
+    """
+    first, last = epoch * size // n, ((epoch + 1) * size - 1) // n
+    rows = np.concatenate([np.random.default_rng([seed, k]).permutation(n) for k in range(first, last + 1)])
+    return rows[epoch * size - first * n:][:size]
+
+
+def train_epoch(run, x, record, progress):
+    """An epoch over x (n, w) and record (n,) in an order set by the seed; returns the mean loss.
 
     Raises UserError with epoch and learning rate when a loss is not finite.
     """
     run.model.train()
     epoch, total = len(run.history), 0.0
-    order = torch.from_numpy(np.random.default_rng([run.seed, epoch]).permutation(len(x)))
+    order = torch.from_numpy(epoch_order(run.seed, epoch, len(x), run.segments))
     for step in range(run.steps):
-        batch = x[order[step * config.BATCH_SIZE:(step + 1) * config.BATCH_SIZE]].to(run.device)
+        rows = order[step * config.BATCH_SIZE:(step + 1) * config.BATCH_SIZE]
+        batch = x[rows].to(run.device)
         run.optimizer.zero_grad()
-        loss = weighted_loss(run.model, batch, weights)
+        error, z = reconstruction_loss(run.model, batch)
+        loss = error + config.RECORD_LOSS * F.cross_entropy(run.head(z.float()), record[rows].to(run.device))
         value = loss.item()
         if not np.isfinite(value):
             rate = run.schedule.get_last_lr()[0]
@@ -90,32 +109,31 @@ def train_epoch(run, x, weights, progress):
     return total / run.steps
 
 
-def weighted_loss(model, x, weights):
-    """Mean over samples of weights * squared error. x (n, w), weights (w,) of mean 1."""
+def reconstruction_loss(model, x):
+    """(mean squared error, latents): x (n, w) against what the network draws of the tapered beat."""
     with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
-        recon = model(x.unsqueeze(1)).squeeze(1)
-    return ((recon.float() - x).square() * weights).mean()
+        z = model.encode(x.unsqueeze(1))
+        recon = model.decode(z).squeeze(1)
+    return F.mse_loss(recon.float(), x * model.taper), z
 
 
 @torch.inference_mode()
-def validation_loss(run, x, weights):
-    """The same loss over x (n, w), in evaluation mode."""
+def validation_loss(run, x):
+    """The reconstruction error over x (n, w), in evaluation mode."""
     run.model.eval()
-    total = sum(weighted_loss(run.model, part.to(run.device), weights).item() * len(part)
+    total = sum(reconstruction_loss(run.model, part.to(run.device))[0].item() * len(part)
                 for part in x.split(EVALUATION_BATCH))
     return total / len(x)
 
 
-def train(run, x_train, x_validation, paths, stamp):
+def train(run, x_train, record, x_validation, paths, stamp):
     """Epochs until the run is finished; history.csv and the resume file are written after each."""
-    weights = torch.as_tensor(beat_weights(config.WINDOW_SIZE, config.BEAT_SIGMA_S * config.FS_HZ,
-                                           config.LOSS_FLOOR), dtype=torch.float32, device=run.device)
     while not run.finished:
         epoch, start = len(run.history), time.perf_counter()
         with tqdm(total=run.steps * config.BATCH_SIZE, unit="seg", desc=f"epoch {epoch}", disable=None) as bar:
-            train_loss = train_epoch(run, x_train, weights, bar)
+            train_loss = train_epoch(run, x_train, record, bar)
         seconds = time.perf_counter() - start
-        loss = validation_loss(run, x_validation, weights)
+        loss = validation_loss(run, x_validation)
         if not np.isfinite(loss):
             raise UserError(f"the validation loss is {loss} after epoch {epoch}, at learning rate "
                             f"{run.schedule.get_last_lr()[0]:.3g}. Lower LEARNING_RATE in config.py and start anew.")
@@ -145,12 +163,18 @@ def write_history(path, history):
 
 def fit_scores(model, segments, protocol, device):
     """References of the scores from normal training beats; scale and thresholds from normal validation beats."""
-    settings, x_normal = config.snapshot(config.SCORE_SETTINGS), segments.x[normal_validation(segments, protocol)]
-    fitted = scoring.fit(model, segments.x[segments.part(protocol, "train")], x_normal, settings,
-                         config.FS_HZ, config.SEED, device)
-    scores, _, _ = scoring.score(model, fitted, x_normal, device)
-    thresholds = {name: scoring.threshold_at_specificity(s, config.TARGET_SPECIFICITY) for name, s in scores.items()}
-    return {"fitted": fitted, "thresholds": thresholds, "score_settings": settings}
+    settings, rows = config.snapshot(config.SCORE_SETTINGS), segments.part(protocol, "validation")
+    fitted = scoring.fit(model, segments, segments.part(protocol, "train"), rows, config.WEIGHTS[protocol], settings,
+                         config.FS_HZ, device)
+    scores, view = scoring.score(model, fitted, segments, rows, config.SCORES[protocol], config.FS_HZ, device)
+    normal = np.isin(rows, normal_validation(segments, protocol))
+    thresholds = {name: scoring.threshold_at_specificity(s[normal], config.TARGET_SPECIFICITY)
+                  for name, s in scores.items()}
+    default = scores[config.DEFAULT_SCORE][normal]
+    unusual, _ = attribution.deviations(view, segments.x[rows], fitted, config.FS_HZ)
+    return {"fitted": fitted, "thresholds": thresholds, "score_settings": settings,
+            "calibration": {asked: scoring.threshold_at_specificity(default, asked) for asked in CALIBRATION},
+            "part_limits": attribution.limits(unusual[normal], config.TARGET_SPECIFICITY).tolist()}
 
 
 def stored_weights(path, stamp):
@@ -202,7 +226,10 @@ def main(argv=None):
         model, history = done[0].to(device), done[1]["history"]
         print(f"{checkpoint}: weights up to date; fitting the scores anew with today's settings")
     else:
-        model, history = fresh_weights(args, segments, device, paths, stamp, command)
+        print(f"{segments.meta['database']}, {args.protocol} protocol")
+        model, history = fresh_weights(
+            segments, segments.part(args.protocol, "train"), normal_validation(segments, args.protocol), args.seed,
+            device, paths, stamp, lambda run: args.resume and resumed(run, paths["resume"], stamp, command))
     save_checkpoint(checkpoint, model, **stamp, history=history, weights=weights_digest(model),
                     **fit_scores(model, segments, args.protocol, device))
     write_history(paths["history"], history)
@@ -210,19 +237,17 @@ def main(argv=None):
     print(f"wrote {checkpoint}\nnext: {run_command(database, 'evaluate.py', args.protocol, args.seed)}")
 
 
-def fresh_weights(args, segments, device, paths, stamp, command):
-    """Train; returns (model with the best epoch's weights, history)."""
-    x_train = torch.from_numpy(segments.x[segments.part(args.protocol, "train")])
-    x_validation = torch.from_numpy(segments.x[normal_validation(segments, args.protocol)])
+def fresh_weights(segments, rows, normal, seed, device, paths, stamp, prepare_run=lambda run: None):
+    """Train on `rows`, choose the epoch on `normal` (row numbers); returns (model with the best weights, history)."""
+    x_train, x_validation = torch.from_numpy(segments.x[rows]), torch.from_numpy(segments.x[normal])
+    names, record = np.unique(segments.rows["record"][rows], return_inverse=True)
     if device.type == "cuda":  # both fit on the device: no copy a step
         x_train, x_validation = x_train.to(device), x_validation.to(device)
-    run = Run(args.seed, len(x_train), device)
-    print(f"{segments.meta['database']}, {args.protocol} protocol, seed {args.seed}: "
-          f"{len(x_train):,d} normal segments to train, {len(x_validation):,d} to validate; "
-          f"{n_parameters(run.model):,d} parameters on {device}, {torch.get_num_threads()} threads")
-    if args.resume:
-        resumed(run, paths["resume"], stamp, command)
-    train(run, x_train, x_validation, paths, stamp)
+    run = Run(seed, len(x_train), len(names), device)
+    print(f"{len(x_train):,d} segments of {len(names)} records to train on, {len(x_validation):,d} to validate, "
+          f"seed {seed}; {n_parameters(run.model):,d} parameters on {device}, {torch.get_num_threads()} threads")
+    prepare_run(run)
+    train(run, x_train, torch.from_numpy(record), x_validation, paths, stamp)
     run.model.load_state_dict(run.best_state)
     return run.model.eval(), run.history
 

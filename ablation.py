@@ -1,0 +1,186 @@
+"""What each element of the detector is worth, and whether the table knows a broken one: test split, one seed.
+
+reads   data/segments.npz                    python dataset.py
+        checkpoints/beat.pt, patient.pt      python train_mitbih.py --protocol beat (and patient)
+writes  results/ablation.json                one row a variant and protocol; report.py prints it
+        checkpoints/ablation-*.pt            the networks of the variants, not shipped
+
+Nothing is chosen here: the elements were fixed by select_score.py and the validation split.
+"""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+
+import config
+import metrics
+import scoring
+import train_mitbih
+from config import UserError
+from evaluate import write_json
+from models import ConvAutoencoder
+from preprocess import gaussian
+from stages import FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command, stage_parser
+
+PUBLISHED = {"TAPER_SIGMA_S": None, "RECORD_LOSS": 0.0}
+TAPERED = {"RECORD_LOSS": 0.0}
+# (what is added, network, score, score settings): each row keeps what the rows above added
+LADDER = {
+    "beat": (("published: reconstruction error of the segment", "published", "mse", {}),
+             ("error weighted to the QRS", "published", "beat", {}),
+             ("distance in latent space instead of an error", "published", "latent", {}),
+             ("+ network sees a tapered beat", "tapered", "latent", {}),
+             ("+ latents tell records apart in training", "full", "latent", {}),
+             ("+ timing beside the latents", "full", "nearest", {"DENSITY_POWER": 0.0}),
+             ("+ distance relative to density", "full", "nearest", {}),
+             ("+ weights of the default score", "full", "combined", {}),
+             ("+ own normal training beats as reference", "full", "combined_own", {})),
+    "patient": (("published: reconstruction error of the segment", "published", "mse", {}),
+                ("error weighted to the QRS", "published", "beat", {}),
+                ("distance in latent space instead of an error", "published", "latent", {}),
+                ("+ network sees a tapered beat", "tapered", "latent", {}),
+                ("+ latents tell records apart in training", "full", "latent", {}),
+                ("+ timing beside the latents", "full", "nearest", {"DENSITY_POWER": 0.0}),
+                ("own unlabelled beats as reference instead, all of them", "full", "record", {"OWN_SHARE": 1.0}),
+                ("+ only the regular ones", "full", "record", {}),
+                ("+ weights of the default score", "full", "combined", {}),
+                ("the same from the past alone", "full", "combined_causal", {}))}
+# the default score, with something broken or replaced
+CHECKS = (("labels of the test beats shuffled", "full"),
+          ("network untrained", "untrained"),
+          ("network trained on abnormal beats, which are its reference too", "abnormal"),
+          ("32 principal components in place of the network", "pca"))
+
+
+class PrincipalComponents(nn.Module):
+    """The tapered beat on its leading principal components, behind the network's interface."""
+
+    def __init__(self, x, latent_dim, taper_samples):
+        super().__init__()
+        self.model_args = {"window_size": x.shape[1], "latent_dim": latent_dim, "taper_samples": taper_samples}
+        taper = gaussian(x.shape[1], taper_samples).astype(np.float32)
+        pca = PCA(latent_dim, random_state=0).fit(x * taper)
+        self.register_buffer("taper", torch.from_numpy(taper))
+        self.register_buffer("mean", torch.from_numpy(pca.mean_.astype(np.float32)))
+        self.register_buffer("axes", torch.from_numpy(pca.components_.astype(np.float32)))
+
+    def encode(self, x):
+        """x (n, 1, w) -> (n, latent_dim)"""
+        return (x.squeeze(1) * self.taper - self.mean) @ self.axes.T
+
+    def decode(self, z):
+        """z (n, latent_dim) -> (n, 1, w)"""
+        return (z @ self.axes + self.mean).unsqueeze(1)
+
+
+@contextmanager
+def settings(**values):
+    """config.py with other values for a while."""
+    before = {name: getattr(config, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(config, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+# --- the networks ---------------------------------------------------------------------------------
+
+def network(kind, database, protocol, segments, train, device):
+    """(model, training rows) of a variant; trained networks are kept as checkpoints/ablation-*.pt."""
+    seed = config.SEED
+    taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
+    if kind == "full":
+        command = run_command(database, "train_mitbih.py", protocol, seed)
+        model, stored = read_checkpoint(config.checkpoint_path(database, protocol, seed), command, FINISHED)
+        if stored["training_settings"] != config.snapshot(config.TRAINING_SETTINGS):
+            raise UserError(f"the {protocol} checkpoint is of other settings. Make it with: {command}")
+        return model.to(device), train
+    if kind == "untrained":
+        torch.manual_seed(seed)
+        return ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, taper).to(device).eval(), train
+    if kind == "pca":
+        return PrincipalComponents(segments.x[train], config.LATENT_DIM, taper).to(device), train
+    rows, normal = train, normal_validation(segments, protocol)
+    if kind == "abnormal":  # of the records or beats that training may use, the abnormal ones
+        record, y = segments.rows["record"], segments.rows["y"]
+        allowed = segments.part(protocol, "unused")
+        rows = allowed[(y[allowed] == 1) & np.isin(record[allowed], np.unique(record[train]))]
+        validation = segments.part(protocol, "validation")
+        normal = validation[y[validation] == 1]
+    with settings(**{"published": PUBLISHED, "tapered": TAPERED, "abnormal": {}}[kind]):
+        path = database.root / "checkpoints" / f"ablation-{protocol}-{kind}.pt"
+        stamp = {"segments_id": segments.meta["id"], "training_settings": config.snapshot(config.TRAINING_SETTINGS)}
+        try:
+            model, stored = read_checkpoint(path, "", tuple(stamp))
+            if any(stored[key] != value for key, value in stamp.items()):
+                raise UserError("of other settings")
+        except UserError:
+            paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
+            model, _ = train_mitbih.fresh_weights(segments, rows, normal, seed, device, paths, stamp)
+            train_mitbih.save_checkpoint(path, model, **stamp)
+            for leftover in paths.values():
+                leftover.unlink(missing_ok=True)
+    return model.to(device), rows
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+def figures(scores, rows, labels=None):
+    """ROC-AUC and PR-AUC with intervals over records, and the mean over records."""
+    y = rows["y"] if labels is None else labels
+    result, _ = metrics.with_intervals(scores, y, rows["record"], np.inf, config.BOOTSTRAP_RESAMPLES,
+                                       config.BOOTSTRAP_SEED)
+    return {key: result[key] for key in ("auroc", "auprc", "auroc_record_mean")}
+
+
+def variant(model, train, protocol, segments, name, changed, device):
+    """Scores of the test rows by a network with its references fitted on `train`."""
+    chosen = config.snapshot(config.SCORE_SETTINGS) | changed
+    fitted = scoring.fit(model, segments, train, segments.part(protocol, "validation"), config.WEIGHTS[protocol],
+                         chosen, config.FS_HZ, device)
+    scores, _ = scoring.score(model, fitted, segments, segments.part(protocol, "test"), (name,), config.FS_HZ, device)
+    return scores[name]
+
+
+def ablate(database, protocol, segments, device):
+    """[{"title", "score", figures}] of the ladder and of the checks."""
+    train, test = segments.part(protocol, "train"), segments.part(protocol, "test")
+    rows, ladder, checks = {k: v[test] for k, v in segments.rows.items()}, [], []
+    for title, kind, name, changed in LADDER[protocol]:
+        model, used = network(kind, database, protocol, segments, train, device)
+        ladder.append({"title": title, "score": name,
+                       **figures(variant(model, used, protocol, segments, name, changed, device), rows)})
+        print(line(protocol, ladder[-1]), flush=True)
+    for title, kind in CHECKS:
+        model, used = network(kind, database, protocol, segments, train, device)
+        scores = variant(model, used, protocol, segments, config.DEFAULT_SCORE, {}, device)
+        shuffled = np.random.default_rng(0).permutation(rows["y"]) if "shuffled" in title else None
+        checks.append({"title": title, "score": config.DEFAULT_SCORE, **figures(scores, rows, shuffled)})
+        print(line(protocol, checks[-1]), flush=True)
+    return {"ladder": ladder, "checks": checks}
+
+
+def line(protocol, row):
+    return (f"{protocol}: ROC-AUC {100 * row['auroc']['value']:.2f}, PR-AUC {100 * row['auprc']['value']:.2f}, "
+            f"mean over records {100 * row['auroc_record_mean']['value']:.2f}  {row['title']}")
+
+
+def main(argv=None):
+    args = parsed(stage_parser(__doc__), argv)
+    database, device, segments = prepare(args)
+    result = {"segments_id": segments.meta["id"], "simulated": segments.meta["simulated"], "seed": config.SEED,
+              "settings": config.snapshot(config.TRAINING_SETTINGS + config.SCORE_SETTINGS),
+              "protocols": {p: ablate(database, p, segments, device) for p in config.PROTOCOLS}}
+    path = database.root / "results" / "ablation.json"
+    write_json(path, result)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    config.run(main)
