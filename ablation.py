@@ -2,7 +2,9 @@
 
 reads   data/segments.npz                    python dataset.py
         checkpoints/beat.pt, patient.pt      python train_mitbih.py --protocol beat (and patient)
+        results/*/scores.npz                 python evaluate.py, every seed: for the row of all together
 writes  results/ablation.json                one row a variant and protocol; report.py prints it
+        evaluation_plots/ablation.png        the same as a picture
         checkpoints/ablation-*.pt            the networks of the variants, not shipped
 
 Nothing is chosen here: the elements were fixed by select_score.py and the validation split.
@@ -19,7 +21,9 @@ import config
 import metrics
 import scoring
 import train_mitbih
+import visualize
 from config import UserError
+from dataset import load_npz
 from evaluate import write_json
 from models import ConvAutoencoder
 from preprocess import gaussian
@@ -139,31 +143,65 @@ def figures(scores, rows, labels=None):
     return {key: result[key] for key in ("auroc", "auprc", "auroc_record_mean")}
 
 
-def variant(model, train, protocol, segments, name, changed, device):
-    """Scores of the test rows by a network with its references fitted on `train`."""
-    chosen = config.snapshot(config.SCORE_SETTINGS) | changed
-    fitted = scoring.fit(model, segments, train, segments.part(protocol, "validation"), config.WEIGHTS[protocol],
-                         chosen, config.FS_HZ, device)
-    scores, _ = scoring.score(model, fitted, segments, segments.part(protocol, "test"), (name,), config.FS_HZ, device)
-    return scores[name]
+class Variants:
+    """Test scores of every variant; each network is trained, fitted and run over the test beats once."""
+
+    def __init__(self, database, protocol, segments, device):
+        self.database, self.protocol, self.segments, self.device = database, protocol, segments, device
+        self.fitted, self.scores = {}, {}
+
+    def _detector(self, kind):
+        if kind not in self.fitted:
+            train = self.segments.part(self.protocol, "train")
+            model, used = network(kind, self.database, self.protocol, self.segments, train, self.device)
+            fitted = scoring.fit(model, self.segments, used, self.segments.part(self.protocol, "validation"),
+                                 config.WEIGHTS[self.protocol], config.snapshot(config.SCORE_SETTINGS),
+                                 config.FS_HZ, self.device)
+            self.fitted[kind] = model, fitted
+        return self.fitted[kind]
+
+    def score(self, kind, name, changed):
+        """(n,) scores of the test rows by network `kind`, with some score settings changed."""
+        key = kind, tuple(changed.items())
+        if key not in self.scores:
+            model, fitted = self._detector(kind)
+            wanted = {n for _, k, n, c in LADDER[self.protocol] if (k, tuple(c.items())) == key}
+            wanted |= {config.DEFAULT_SCORE} if not changed and kind in dict(CHECKS).values() else set()
+            self.scores[key], _ = scoring.score(
+                model, fitted | {"settings": fitted["settings"] | changed}, self.segments,
+                self.segments.part(self.protocol, "test"), sorted(wanted), config.FS_HZ, self.device)
+        return self.scores[key][name]
 
 
 def ablate(database, protocol, segments, device):
     """[{"title", "score", figures}] of the ladder and of the checks."""
-    train, test = segments.part(protocol, "train"), segments.part(protocol, "test")
-    rows, ladder, checks = {k: v[test] for k, v in segments.rows.items()}, [], []
+    variants, table = Variants(database, protocol, segments, device), {"ladder": [], "checks": []}
+    rows = {k: v[segments.part(protocol, "test")] for k, v in segments.rows.items()}
+
+    def add(where, title, name, scores, labels=None):
+        table[where].append({"title": title, "score": name, **figures(scores, rows, labels)})
+        print(line(protocol, table[where][-1]), flush=True)
+
     for title, kind, name, changed in LADDER[protocol]:
-        model, used = network(kind, database, protocol, segments, train, device)
-        ladder.append({"title": title, "score": name,
-                       **figures(variant(model, used, protocol, segments, name, changed, device), rows)})
-        print(line(protocol, ladder[-1]), flush=True)
+        add("ladder", title, name, variants.score(kind, name, changed))
     for title, kind in CHECKS:
-        model, used = network(kind, database, protocol, segments, train, device)
-        scores = variant(model, used, protocol, segments, config.DEFAULT_SCORE, {}, device)
         shuffled = np.random.default_rng(0).permutation(rows["y"]) if "shuffled" in title else None
-        checks.append({"title": title, "score": config.DEFAULT_SCORE, **figures(scores, rows, shuffled)})
-        print(line(protocol, checks[-1]), flush=True)
-    return {"ladder": ladder, "checks": checks}
+        add("checks", title, config.DEFAULT_SCORE, variants.score(kind, config.DEFAULT_SCORE, {}), shuffled)
+    add("checks", f"{len(config.SEEDS)} networks together, mean of their scores", config.DEFAULT_SCORE,
+        ensemble(database, protocol, rows))
+    return table
+
+
+def ensemble(database, protocol, rows):
+    """Mean of the default score of all seeds on the test rows, as evaluate.py saved them."""
+    scores = []
+    for seed in config.SEEDS:
+        command = run_command(database, "evaluate.py", protocol, seed)
+        table = load_npz(config.results_dir(database, protocol, seed) / "scores.npz", command)
+        if not np.array_equal(table["sample"], rows["sample"]):
+            raise UserError(f"scores.npz of seed {seed}: of other beats. Make it again with: {command} --force")
+        scores.append(table[f"score_{config.DEFAULT_SCORE}"].astype(float))
+    return np.mean(scores, axis=0)
 
 
 def line(protocol, row):
@@ -179,7 +217,8 @@ def main(argv=None):
               "protocols": {p: ablate(database, p, segments, device) for p in config.PROTOCOLS}}
     path = database.root / "results" / "ablation.json"
     write_json(path, result)
-    print(f"wrote {path}")
+    picture = visualize.draw_ablation(path, database.root / "evaluation_plots")
+    print(f"wrote {path}, {picture}")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ LOCAL_BEATS = 21              # RR intervals in the median that a beat's own is 
 OWN_SHARE = 0.5               # of a record's beats, the most regular: its own reference
 OWN_NEIGHBOURS = 0.1          # share of the reference that must be near for a beat to be usual
 LEARNING_S = 300              # `causal`: the reference comes from the first five minutes
-WEIGHTS = {"beat": {"nearest": 1.0, "rhythm": 0.0, "beat": 0.0},          # of the standardised parts of
-           "patient": {"record": 1.0, "rhythm": 0.3, "nearest": 0.0}}     # `combined`: select_score.py
+WEIGHTS = {"beat": {"nearest": 1.0, "rhythm": 0.3, "beat": 0.0},          # of the standardised parts of
+           "patient": {"record": 1.0, "rhythm": 0.3, "excess": 0.3}}     # `combined`: select_score.py
 TARGET_SPECIFICITY = 0.955    # asked of the threshold on normal validation beats: the published
                               # specificity is 0.9551; abnormal beats have no say in it
 
@@ -233,9 +233,9 @@ def _rules():
     yield real("OWN_NEIGHBOURS", 0, 0.99)
     yield real("LEARNING_S", 10, 86400)
     yield ("WEIGHTS", isinstance(WEIGHTS, dict) and all(
-        isinstance(w, dict) and w and set(w) <= {"beat", "rhythm", "nearest", "record"} and any(w.values())
+        isinstance(w, dict) and w and set(w) <= {"beat", "rhythm", "nearest", "record", "excess"} and any(w.values())
         and all(_is_number(v, 0, 1000) for v in w.values()) for w in map(WEIGHTS.get, PROTOCOLS)),
-           "for each protocol weights from 0 of beat, rhythm, nearest and record, not all of them 0")
+           "for each protocol weights from 0 of beat, rhythm, nearest, record and excess, not all of them 0")
     shared = [name for name in SCORES["beat"] if name in SCORES["patient"]]
     yield "DEFAULT_SCORE", DEFAULT_SCORE in shared, f"one of {', '.join(shared)}"
     yield whole("BOOTSTRAP_RESAMPLES", 100, 100000)

@@ -10,6 +10,7 @@ Higher is more abnormal. Nothing that is fitted here sees an abnormal label. The
                training beats are there (a density, as in the local outlier factor)
     record     the same distance to the record's own most regular beats: unlabelled, any patient
     causal     `record` from the past alone: beats of the first minutes, rhythm of the last beats
+    excess     `nearest` less its median over those regular beats: what is unlike any normal beat
     own        the same distance to normal training beats of the same record (beat protocol only)
     combined   the default: a weighted sum of standardised parts, weights from select_score.py
     combined_causal   `combined` with `causal` parts: a bedside monitor, one beat behind
@@ -32,6 +33,7 @@ TITLES = {"mse": "plain MSE (published score)", "beat": "error weighted to the Q
           "latent": "latent distance to normal beats", "rhythm": "prematurity and pause",
           "nearest": "latent and timing, to normal beats", "record": "the record's own regular beats, unlabelled",
           "causal": "the same, first 5 minutes as reference", "own": "own normal training beats",
+          "excess": "latent and timing, to normal beats, less the record's median",
           "combined": "combined", "combined_causal": "combined, causal",
           "combined_own": "combined, own normal training beats"}
 
@@ -151,6 +153,14 @@ def _latent(view, fitted, causal):
     return distance.mean(axis=1)
 
 
+def _excess(view, fitted, causal):
+    """`nearest` less its median over the record's own regular beats: another lead or database moves all its beats."""
+    values = _nearest(view, fitted, causal)
+    for here, reference in _references(view, fitted, causal):
+        values[here] -= np.median(values[here[reference]])
+    return values
+
+
 def _own(view, fitted, causal):
     """Like `nearest`, among the same record's references; all references where it has too few."""
     references, density = fitted["references"].float().numpy(), fitted["density"].numpy()
@@ -164,15 +174,19 @@ def _own(view, fitted, causal):
     return result
 
 
-def _record(view, fitted, causal):
-    settings, result = fitted["settings"], np.empty(len(view.z))
-    vectors = view.vectors(fitted["z_scale"], causal)
+def _references(view, fitted, causal):
+    """Of each record (its rows, which of them are its own reference)."""
     irregular = view.past_irregular if causal else view.irregular
     for here in by_record(view.record).values():
         known = np.flatnonzero(view.learning[here]) if causal else np.arange(len(here))
         known = known if len(known) >= LEAST_OWN else np.arange(len(here))[:LEAST_OWN]
-        reference = own_reference(irregular[here], known, settings["OWN_SHARE"])
-        result[here] = distance_to_own(vectors[here], reference, settings["OWN_NEIGHBOURS"])
+        yield here, own_reference(irregular[here], known, fitted["settings"]["OWN_SHARE"])
+
+
+def _record(view, fitted, causal):
+    result, vectors = np.empty(len(view.z)), view.vectors(fitted["z_scale"], causal)
+    for here, reference in _references(view, fitted, causal):
+        result[here] = distance_to_own(vectors[here], reference, fitted["settings"]["OWN_NEIGHBOURS"])
     return result
 
 
@@ -184,7 +198,7 @@ def _beat(view, fitted, causal):
     return np.log(view.beat + TINY)
 
 
-PARTS = {"beat": _beat, "rhythm": _rhythm, "nearest": _nearest, "record": _record, "own": _own}
+PARTS = {"beat": _beat, "rhythm": _rhythm, "nearest": _nearest, "excess": _excess, "record": _record, "own": _own}
 STAND_IN = {"combined": {}, "combined_causal": {}, "combined_own": {"nearest": "own"}}
 
 

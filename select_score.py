@@ -30,7 +30,7 @@ STEPS = (0.0, 0.1, 0.2, 0.3, 0.5)  # tried for the weight of every part beside t
 TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0), "NEIGHBOURS": (1, 3, 10)},
          "patient": {"OWN_SHARE": (0.3, 0.5, 0.7, 1.0), "OWN_NEIGHBOURS": (0.02, 0.05, 0.1, 0.2, 0.3),
                      "LOCAL_BEATS": (11, 21, 41)}}
-PARTS = {"beat": ("nearest", "rhythm", "beat"), "patient": ("record", "rhythm", "nearest")}
+PARTS = {"beat": ("nearest", "rhythm", "beat"), "patient": ("record", "rhythm", "excess")}
 
 
 def merit(scores, y, record):

@@ -12,6 +12,7 @@ A beat is flagged when its score is at or above the threshold.
 import argparse
 import hashlib
 import json
+import textwrap
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from PIL.PngImagePlugin import PngInfo
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from tqdm import tqdm
 
+import attribution
 import config
 from files import whole_file
 
@@ -37,17 +39,21 @@ CLASS_OF = {symbol: name for name, symbols in config.AAMI.items() for symbol in 
 VERDICTS = (("not in the test split", GREY, "o"), ("below the threshold", NORMAL, "o"),
             ("at or above the threshold", ABNORMAL, "^"))
 # Scores beside the default one: colours that mean neither normal nor abnormal.
-CURVES = (("#009E73", "-"), ("#E69F00", "--"), ("#CC79A7", "-."), ("#56B4E9", "-"), ("#8C6D31", "--"))
+PART_COLOURS = ("#E69F00", "#D55E00", "#56B4E9", "#B0B0B0")   # P, QRS, ST-T, timing
+CURVES = (("#009E73", "-"), ("#E69F00", "--"), ("#CC79A7", "-."), ("#56B4E9", "-"), ("#8C6D31", "--"),
+          ("#009E73", ":"), ("#E69F00", "-"), ("#CC79A7", "--"), ("#56B4E9", ":"))
+GREYS = tuple((colour, dash) for dash in ("-", "--", "-.", ":") for colour in ("#505050", "#9A9A9A"))
 SHADES = LinearSegmentedColormap.from_list("score", (NORMAL, "white", ABNORMAL))
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 POINT = {"markersize": 8, "markeredgecolor": "white", "zorder": 5}
 STYLE = {"font.size": 9, "axes.titlesize": 9.5, "legend.fontsize": 8, "legend.title_fontsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3}
 NEEDED = {
-    "metrics.json": "database simulated protocol seed default_score n published scores",
+    "metrics.json": "database simulated protocol seed default_score n published scores parts",
     "scores.npz": "record sample symbol aami label fs_hz roc_fpr pr_recall latent_2d latent_explained"
                   " example_row example_signal example_recon strip_signal strip_start strip_record"
-                  " strip_sample strip_symbol strip_score strip_in_test",
+                  " strip_sample strip_symbol strip_score strip_in_test"
+                  " part part_strength part_row part_signal part_usual",
     "history.csv": "epoch train_loss validation_loss learning_rate seconds segments_per_s kept"}
 
 
@@ -138,7 +144,7 @@ def training_history(run):
     kept = np.flatnonzero(run.history["kept"])[-1]
     top.plot(epoch[kept], loss[kept], "*", color=BEST, markersize=14,
              label=f"kept: epoch {epoch[kept]:.0f}, {loss[kept]:.4g}")
-    top.set(yscale="log", ylabel="squared error of the normalised\nsignal, weighted to the beat (no unit)")
+    top.set(yscale="log", ylabel="mean squared error of the\nnormalised, tapered beat (no unit)")
     top.grid(which="both")
     top.legend(title=f"n = {len(epoch)} epochs")
     bottom.plot(epoch, run.history["learning_rate"], ".-", color=GREY)
@@ -160,14 +166,18 @@ def score_distributions(ax, run):
 
 
 def draw_curves(ax, run, display, metric, band, x, y):
-    """A curve a score, the default thick, with its band (grid, low, high) and operating point (x, y)."""
-    title, styles = run.entry["title"], iter(CURVES * 9)
-    for name, entry in run.metrics["scores"].items():
-        if entry[metric]["value"] is not None:
-            display.from_predictions(run.scores["label"], run.scores[f"score_{name}"], ax=ax)
-            colour, dash, width = (BEST, "-", 2.2) if entry is run.entry else (*next(styles), 1.2)
-            ax.lines[-1].set(color=colour, linestyle=dash, linewidth=width, zorder=2 + width / 10,
-                             label=f"{entry['title']}: {estimate(entry[metric])}")
+    """A curve a score (coloured) and a baseline (grey), best first in the legend, the default thick,
+    with its band (grid, low, high) and operating point (x, y)."""
+    title, styles, greys = run.entry["title"], iter(CURVES * 9), iter(GREYS * 9)
+    curves = [("score", name, entry, next(styles)) for name, entry in run.metrics["scores"].items()]
+    curves += [("baseline", name, entry, next(greys)) for name, entry in run.metrics.get("baselines", {}).items()
+               if f"baseline_{name}" in run.scores]
+    curves = [curve for curve in curves if curve[2][metric]["value"] is not None]
+    for kind, name, entry, (colour, dash) in sorted(curves, key=lambda c: -c[2][metric]["value"]):
+        display.from_predictions(run.scores["label"], run.scores[f"{kind}_{name}"], ax=ax)
+        colour, dash, width = (BEST, "-", 2.2) if entry is run.entry else (colour, dash, 1.2)
+        ax.lines[-1].set(color=colour, linestyle=dash, linewidth=width, zorder=2 + width / 10,
+                         label=f"{entry['title']}: {estimate(entry[metric])}")
     grid, low, high = (run.scores[array.format(run.metrics["default_score"])] for array in band)
     ax.fill_between(grid, low, high, color=BEST, alpha=0.18, lw=0, label=f"{title}: 95 % band over records")
     x, y = np.float64(x), np.float64(y)   # None, of too few beats, becomes NaN: not drawn
@@ -175,7 +185,8 @@ def draw_curves(ax, run, display, metric, band, x, y):
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="auto")
     ax.grid()
     ax.legend().remove()
-    ax.figure.legend(loc="outside lower center", title=f"{metric.upper()} [95 % interval];  {run.n}")
+    ax.figure.legend(loc="outside lower center", ncols=2, fontsize=6.5,
+                     title=f"{metric.upper()} [95 % interval]; grey: without a network;  {run.n}")
 
 
 def roc(ax, run):
@@ -240,11 +251,12 @@ def score_by_symbol(ax, run):
 def auroc_by_record(ax, run):
     rows, scores = run.entry["by_record"], run.metrics["scores"]
     shown = sorted((r for r in rows if rows[r]["auroc"] is not None), key=lambda r: rows[r]["auroc"])
-    names = dict.fromkeys((run.metrics["default_score"], "mse"))   # the published score beside the default
-    for name, marker, colour in zip(names, "oD", (BEST, "#E69F00")):
-        auroc = np.array([scores[name]["by_record"][r]["auroc"] for r in shown], float)
-        ax.plot(auroc, range(len(shown)), marker, color=colour, markersize=4.5,
-                label=f"{scores[name]['title']}, n = {len(shown)} records")
+    beside = [scores[name] for name in dict.fromkeys((run.metrics["default_score"], "mse"))]
+    beside += sorted(run.metrics.get("baselines", {}).values(), key=lambda b: -b["auroc"]["value"])[:1]
+    for entry, marker, colour in zip(beside, "oDs", (BEST, "#E69F00", GREY)):
+        auroc = np.array([entry["by_record"][r]["auroc"] for r in shown], float)
+        ax.plot(auroc, range(len(shown)), marker, color=colour, markersize=4.5, zorder=4 if marker == "o" else 3,
+                label=f"{entry['title']}, n = {len(shown)} records")
     ax.axvline(0.5, **DASHED, label="chance: 0.500")
     ax.set_yticks(range(len(shown)), [f"{r}  ({rows[r]['n_abnormal']:,} / {rows[r]['n_normal']:,})"
                                       for r in shown], fontsize=7)
@@ -264,7 +276,8 @@ def reconstructions(run):
     for i, beat in enumerate(run.scores["example_row"]):
         top, bottom = (figure.add_subplot(grid[i // 2 * 2 + part, i % 2]) for part in (0, 1))
         kind, colour = (("normal", NORMAL), ("abnormal", ABNORMAL))[run.scores["label"][beat]]
-        handles["signal, filtered"], = top.plot(t, run.scores["example_signal"][i], color="black", lw=1)
+        seen, = top.plot(t, run.scores["example_signal"][i], color="black", lw=1)
+        handles["signal, filtered and tapered as the network sees it"] = seen
         handles[f"reconstruction, {kind}"], = top.plot(t, run.scores["example_recon"][i], color=colour)
         handles["absolute error"] = bottom.fill_between(t, errors[i], color=GREY, linewidth=0)
         record, sample, symbol = (run.scores[name][beat] for name in ("record", "sample", "symbol"))
@@ -275,6 +288,44 @@ def reconstructions(run):
         bottom.set(xlim=(t[0], t[-1]), ylim=(0, 1.05 * errors.max()), xlabel="time from the R peak (s)")
         bottom.set_ylabel("error\n(mV)", rotation=0, ha="right", va="center")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, title=f"n = {k} beats")
+    return figure
+
+
+def parts_of_the_beat(run):
+    """A flagged beat of each class over the record's own regular ones; below, the part that leads in all of them."""
+    figure, rows = new_figure(run, 9, 7.4), run.scores["part_row"]
+    grid = figure.add_gridspec(3, 2, height_ratios=(3, 3, 3))
+    t = (np.arange(run.scores["part_signal"].shape[1]) - run.scores["part_signal"].shape[1] // 2) / run.scores["fs_hz"]
+    for i, beat in enumerate(rows[:4]):
+        ax, part = figure.add_subplot(grid[i // 2, i % 2]), attribution.PARTS[run.scores["part"][beat]]
+        for (name, (left, right)), shade in zip(attribution.WINDOWS_S.items(), PART_COLOURS):
+            ax.axvspan(left, right, color=shade, alpha=0.35 if name == part else 0.1, linewidth=0)
+        ax.plot(t, run.scores["part_usual"][i], color=NORMAL, linewidth=1.1,
+                label="the record's own regular beats, mean of 10")
+        ax.plot(t, run.scores["part_signal"][i], color="black", linewidth=1.1, label="flagged beat")
+        shown = run.scores["part_signal"][i][np.abs(t) <= 0.7]
+        both = np.concatenate([shown, run.scores["part_usual"][i][np.abs(t) <= 0.7]])
+        ax.set(xlim=(-0.7, 0.7), ylim=(both.min() - 0.1, both.max() + 0.1), ylabel="signal (mV)",
+               xlabel="time from the R peak (s)",
+               title=f"{run.scores['aami'][beat]}: record {run.scores['record'][beat]}, "
+                     f"{clock(run.scores['sample'][beat], run)}, leads: {attribution.TITLES[part]}, "
+                     f"{run.scores['part_strength'][beat]:.1f} times its limit")
+    handles, labels = ax.get_legend_handles_labels()
+    bottom = figure.add_subplot(grid[2, :])
+    shares = {name: row for name, row in run.metrics["parts"].items() if row["n"]}
+    left = np.zeros(len(shares))
+    for part, colour in zip(attribution.PARTS, PART_COLOURS):
+        width = np.array([100 * row[part] for row in shares.values()])
+        bars = bottom.barh(range(len(shares)), width, left=left, color=colour, label=attribution.TITLES[part])
+        bottom.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center", fontsize=8)
+        left += width
+    bottom.set_yticks(range(len(shares)), [f"{name}, n = {row['n']:,}" for name, row in shares.items()])
+    bottom.invert_yaxis()
+    bottom.set(xlim=(0, 100), xlabel="share of the flagged beats in which the part leads (%)",
+               title="All flagged beats. Above: of those led by their class's most frequent part, "
+                     "the one of median strength")
+    bars, names = bottom.get_legend_handles_labels()
+    figure.legend(handles + bars, labels + names, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -323,6 +374,7 @@ FIGURES = {
     "score_by_symbol.png": partial(on_axes, score_by_symbol, 9, 5.2),
     "auroc_by_record.png": partial(on_axes, auroc_by_record, 6.4, 8.2),
     "reconstructions.png": reconstructions,
+    "parts_of_the_beat.png": parts_of_the_beat,
     "latent_space.png": partial(on_axes, latent_space, 6.4, 5.6),
     "strip.png": strip}
 
@@ -346,24 +398,68 @@ def up_to_date(results_dir, plots_dir):
 
 def draw_all(results_dir, plots_dir):
     """Draw FIGURES of `results_dir` into `plots_dir`; their paths. Nothing, if an artefact is missing."""
-    run, stamp = load_artefacts(results_dir), PngInfo()
-    stamp.add_text("artefacts", digest_of(results_dir))
+    run, digest = load_artefacts(results_dir), digest_of(results_dir)
     for name, draw in tqdm(FIGURES.items(), desc="drawing", unit="figure", disable=None):
-        with matplotlib.rc_context(STYLE):
-            canvas = FigureCanvasAgg(draw(run))
-            canvas.draw()
-        # 256 colours: a third of the size; the median cut would turn the colour of a rare class grey
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-        with whole_file(plots_dir / name) as part:
-            image.save(part, format="PNG", optimize=True, dpi=(150, 150), pnginfo=stamp)
+        save(plots_dir / name, lambda: draw(run), digest)
     return [plots_dir / name for name in FIGURES]
+
+
+def save(path, draw, digest):
+    """Draw a figure and write it, with the digest of what it was drawn from."""
+    stamp = PngInfo()
+    stamp.add_text("artefacts", digest)
+    with matplotlib.rc_context(STYLE):
+        canvas = FigureCanvasAgg(draw())
+        canvas.draw()
+    # 256 colours: a third of the size; the median cut would turn the colour of a rare class grey
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    with whole_file(path) as part:
+        image.save(part, format="PNG", optimize=True, dpi=(150, 150), pnginfo=stamp)
+
+
+def ablation_figure(result):
+    """Every variant of ablation.json with its 95 % interval over records: the ladder above, the checks below."""
+    figure = Figure(figsize=(11, 6.6), dpi=150, layout="constrained")
+    simulated = "SIMULATED DATA  ·  " * result["simulated"]
+    figure.suptitle(f"{simulated}test split, seed {result['seed']}; each row keeps what the rows above added; "
+                    "below the line: the default score with something broken or replaced", fontsize=8,
+                    color="red" if simulated else GREY)
+    for ax, (protocol, table) in zip(figure.subplots(1, 2), result["protocols"].items()):
+        rows = table["ladder"] + table["checks"]
+        for key, name, marker, colour, shift in (("auroc", "ROC-AUC", "o", BEST, -0.14),
+                                                 ("auprc", "PR-AUC", "s", "#E69F00", 0.14)):
+            value, low, high = (np.array([100 * row[key][part] for row in rows]) for part in ("value", "low", "high"))
+            # an interval of resampled records need not hold the value itself
+            ax.errorbar(value, np.arange(len(rows)) + shift, fmt=marker, color=colour, markersize=4.5, capsize=2,
+                        xerr=(np.maximum(value - low, 0), np.maximum(high - value, 0)), label=name, linewidth=1)
+        ax.axhline(len(table["ladder"]) - 0.5, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row["title"], 34)) for row in rows], fontsize=7)
+        ax.invert_yaxis()
+        ax.set(xlim=(0, 101), xlabel="% [95 % interval over records]", title=f"{protocol} protocol")
+        ax.grid(axis="x")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def draw_ablation(path, plots_dir):
+    """Picture of results/ablation.json; its path. UserError where the file is missing or damaged."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        result["protocols"], result["seed"]
+    except FileNotFoundError as error:
+        raise config.UserError(f"{path} is missing: run `python ablation.py`") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise config.UserError(f"{path} cannot be read ({error}): run `python ablation.py`") from error
+    save(plots_dir / "ablation.png", lambda: ablation_figure(result), hashlib.sha256(path.read_bytes()).hexdigest())
+    return plots_dir / "ablation.png"
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
     parser.add_argument("--simulated", action="store_true", help="results of the simulated database")
+    parser.add_argument("--ablation", action="store_true", help="the picture of ablation.py's results instead")
     return parser.parse_args(argv)
 
 
@@ -371,6 +467,9 @@ def main(argv=None):
     args = parse_args(argv)
     config.check()
     database = config.SIMULATED if args.simulated else config.MITDB
+    if args.ablation:
+        path = draw_ablation(database.root / "results" / "ablation.json", database.root / "evaluation_plots")
+        return print(f"wrote {path}")
     written = draw_all(config.results_dir(database, args.protocol, config.SEED),
                        config.plots_dir(database, args.protocol))
     print(f"{len(written)} pictures of {database.title} written to {written[0].parent}")
