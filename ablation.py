@@ -198,8 +198,10 @@ def ensemble(database, protocol, rows):
     for seed in config.SEEDS:
         command = run_command(database, "evaluate.py", protocol, seed)
         table = load_npz(config.results_dir(database, protocol, seed) / "scores.npz", command)
-        if not np.array_equal(table["sample"], rows["sample"]):
-            raise UserError(f"scores.npz of seed {seed}: of other beats. Make it again with: {command} --force")
+        _, stored = read_checkpoint(config.checkpoint_path(database, protocol, seed),
+                                    run_command(database, "train_mitbih.py", protocol, seed), FINISHED)
+        if not np.array_equal(table["sample"], rows["sample"]) or str(table["weights"]) != stored["weights"]:
+            raise UserError(f"scores.npz of seed {seed}: not of its checkpoint. Make it again with: {command} --force")
         scores.append(table[f"score_{config.DEFAULT_SCORE}"].astype(float))
     return np.mean(scores, axis=0)
 

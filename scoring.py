@@ -115,7 +115,7 @@ def own_reference(irregular, candidates, share):
     """The `share` least irregular of the candidate beats (row numbers): what is regular now is this heart's normal.
 
     Bundle-branch block and pacing come in time and are kept, whatever they look like; premature
-    beats are left out even where they are the majority.
+    beats come last, and are left out as long as `share` of the beats are regular.
     """
     ranked = candidates[np.argsort(irregular[candidates], kind="stable")]
     chosen = np.sort(ranked[:max(LEAST_OWN, int(share * len(ranked)))])

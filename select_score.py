@@ -56,7 +56,8 @@ def beat_models(database, segments, device):
         model, stored = read_checkpoint(config.checkpoint_path(database, "beat", seed), command, FINISHED)
         why = config.changed(stored["training_settings"], config.TRAINING_SETTINGS)
         if why or stored["segments_id"] != segments.meta["id"]:
-            raise UserError(f"checkpoint of seed {seed}: of other settings ({'; '.join(why)}). Make it with: {command}")
+            why = why or ["segments.npz is not the one it was trained on"]
+            raise UserError(f"checkpoint of seed {seed}: out of date ({'; '.join(why)}). Make it with: {command}")
         models.append((model.to(device), segments.part("beat", "validation"), segments.part("beat", "train")))
     return models
 

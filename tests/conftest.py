@@ -21,7 +21,8 @@ import train_mitbih  # noqa: E402
 
 SMALL = dict(records=("s01", "s02", "s07", "s08", "s10", "s11"), train=("s01", "s02"),
              validation=("s07", "s08"), test=("s10", "s11"))
-QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "LATENT_REFERENCES": 100, "BOOTSTRAP_RESAMPLES": 100, "THREADS": 1}
+QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "LEARNING_S": 30, "BOOTSTRAP_RESAMPLES": 100,
+         "THREADS": 1}
 
 
 @pytest.fixture(scope="session")

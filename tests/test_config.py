@@ -9,11 +9,17 @@ NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE"
             ("LEADS", ()), ("BAND_HZ", (40.0, 0.5)), ("BAND_HZ", (0.5, 200.0)), ("BAND_HZ", (0, 40.0)),
             ("FILTER_ORDER", 0), ("FLAT_MAX_S", -1), ("SPLIT_SEED", -1), ("TRAIN_FRACTION", 1.2),
             ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5), ("SEEDS", (1, 2)), ("SEEDS", (0, 0)), ("LATENT_DIM", 0),
-            ("BATCH_SIZE", 1), ("MAX_EPOCHS", 0), ("PATIENCE", 0), ("LEARNING_RATE", 0), ("LEARNING_RATE", float("nan")),
-            ("WARMUP_FRACTION", 1), ("WEIGHT_DECAY", -1), ("BEAT_SIGMA_S", 0), ("LOSS_FLOOR", -0.1),
-            ("SCORE_SIGMA_S", 0), ("LATENT_REFERENCES", 2), ("NEIGHBOURS", 0), ("TARGET_SPECIFICITY", 95.5), ("DEFAULT_SCORE", "best"),
-            ("BOOTSTRAP_RESAMPLES", 10), ("BOOTSTRAP_SEED", None), ("PROTOCOL", "both"), ("THREADS", -1),
-            ("DOWNLOAD_CONNECTIONS", 50), ("DOWNLOAD_TIMEOUT_S", 0), ("DOWNLOAD_RETRIES", -1)]
+            ("BATCH_SIZE", 1), ("MAX_EPOCHS", 0), ("PATIENCE", 0), ("LEARNING_RATE", 0),
+            ("LEARNING_RATE", float("nan")), ("WARMUP_FRACTION", 1), ("WEIGHT_DECAY", -1), ("TAPER_SIGMA_S", 0),
+            ("RECORD_LOSS", -0.1), ("EPOCH_SEGMENTS", 1), ("SCORE_SIGMA_S", 0), ("NEIGHBOURS", 0),
+            ("DENSITY_NEIGHBOURS", 0), ("DENSITY_POWER", 1.5), ("LOCAL_BEATS", 2), ("OWN_SHARE", 0),
+            ("OWN_NEIGHBOURS", 1), ("LEARNING_S", 5), ("WEIGHTS", {"beat": {"nearest": 1}}),
+            ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"rhythm": 0}}),
+            ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"own": 1}}),
+            ("WEIGHTS", {"beat": {"nearest": -1}, "patient": {"record": 1}}), ("TARGET_SPECIFICITY", 95.5),
+            ("DEFAULT_SCORE", "best"), ("DEFAULT_SCORE", "own"), ("BOOTSTRAP_RESAMPLES", 10),
+            ("BOOTSTRAP_SEED", None), ("PROTOCOL", "both"), ("THREADS", -1), ("DOWNLOAD_CONNECTIONS", 50),
+            ("DOWNLOAD_TIMEOUT_S", 0), ("DOWNLOAD_RETRIES", -1)]
 
 
 def test_shipped_settings_are_sound():
@@ -27,6 +33,11 @@ def test_each_setting_is_checked_with_the_remedy(name, value, monkeypatch):
         config.check()
     message = str(caught.value)
     assert f"{name} = {value!r}" in message and "expected" in message and "Edit" in message
+
+
+def test_a_network_without_taper_is_sound(monkeypatch):
+    monkeypatch.setattr(config, "TAPER_SIGMA_S", None)
+    config.check()
 
 
 def test_every_editable_setting_has_a_rule():
@@ -48,8 +59,8 @@ def test_a_patient_in_two_parts_is_refused(monkeypatch):
 def test_changed_names_both_values():
     stored = config.snapshot(("BATCH_SIZE", "BAND_HZ"))
     assert config.changed(stored, ("BATCH_SIZE", "BAND_HZ")) == []
-    stored["BATCH_SIZE"] = 128
-    assert config.changed(stored, ("BATCH_SIZE",)) == [f"BATCH_SIZE: 128 then, {config.BATCH_SIZE} now"]
+    stored["BATCH_SIZE"] = 100
+    assert config.changed(stored, ("BATCH_SIZE",)) == [f"BATCH_SIZE: 100 then, {config.BATCH_SIZE} now"]
 
 
 @pytest.mark.parametrize("script, settings, words", [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+import attribution
 import config
 import dataset
 import evaluate
@@ -12,6 +13,7 @@ import report
 import train_mitbih
 import visualize
 from config import UserError
+from preprocess import gaussian
 
 
 def results(database, protocol="beat"):
@@ -44,7 +46,8 @@ def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated):
     np.testing.assert_array_equal(table["sample"], segments.rows["sample"][test])
     model, _ = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
     recon, _ = models.reconstruct(model, segments.x[test], 64, "cpu")
-    mse = ((recon.numpy() - segments.x[test]) ** 2).mean(1)
+    taper = gaussian(720, config.TAPER_SIGMA_S * config.FS_HZ)
+    mse = ((recon.numpy() - segments.x[test] * taper) ** 2).mean(1)
     np.testing.assert_allclose(table["score_mse"], mse, rtol=1e-4)
 
 
@@ -52,6 +55,65 @@ def test_threshold_is_the_stored_one(evaluated):
     result, _ = results(evaluated)
     _, stored = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
     assert {n: s["threshold"] for n, s in result["scores"].items()} == stored["thresholds"]
+
+
+def test_bedside_figures_and_parts_belong_to_the_stored_scores(evaluated):
+    result, table = results(evaluated)
+    _, stored = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
+    default, y = table[f"score_{config.DEFAULT_SCORE}"], table["label"]
+    flagged = default >= np.float32(result["scores"][config.DEFAULT_SCORE]["threshold"])
+    assert [row["asked"] for row in result["calibration"]] == list(train_mitbih.CALIBRATION)
+    for row in result["calibration"]:
+        assert row["threshold"] == stored["calibration"][row["asked"]]
+        assert row["specificity"] == pytest.approx((default[y == 0] < row["threshold"]).mean(), abs=0.01)
+    segments = dataset.load_segments(evaluated)
+    rr = segments.rows["rr_before_s"][segments.part("beat", "test")]
+    assert result["hours"] == pytest.approx(np.nansum(rr.astype(float)) / 3600)
+    assert result["ec57"]["classes"]["N"]["n"] == 0  # records of 90 s end before the learning period does
+    for name, entry in result["parts"].items():
+        here = (table["aami"] == name) & flagged
+        assert entry["n"] == here.sum()
+        for k, part in enumerate(attribution.PARTS):
+            assert entry[part] == (pytest.approx((table["part"][here] == k).mean()) if here.any() else None)
+
+
+def test_examples_of_parts_are_flagged_beats_led_by_the_usual_part_of_their_class(evaluated):
+    result, table = results(evaluated)
+    flagged = table[f"score_{config.DEFAULT_SCORE}"] >= np.float32(result["scores"][config.DEFAULT_SCORE]["threshold"])
+    assert len(table["part_row"]) and (table["label"][table["part_row"]] == 1).all()
+    for row in table["part_row"]:
+        same = np.flatnonzero((table["aami"] == table["aami"][row]) & flagged)
+        counts = np.bincount(table["part"][same])
+        assert row in same and counts[table["part"][row]] == counts.max()
+    segments = dataset.load_segments(evaluated)
+    chosen = segments.part("beat", "test")[table["part_row"]]
+    mv = segments.x[chosen] * segments.rows["scale_mv"][chosen, None] + segments.rows["offset_mv"][chosen, None]
+    np.testing.assert_allclose(table["part_signal"], mv, atol=1e-5)
+    assert table["part_usual"].shape == mv.shape and np.isfinite(table["part_usual"]).all()
+
+
+def test_figures_without_a_record_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    record, y, scores = np.repeat(["1", "2", "232"], 40), np.arange(120) % 2, rng.normal(size=120)
+    rows = {"record": record, "y": y}
+    got, kept = evaluate.without("232", scores, rows), record != "232"
+    assert got["auroc"] == pytest.approx(roc_auc_score(y[kept], scores[kept]))
+    assert got["auprc"] == pytest.approx(average_precision_score(y[kept], scores[kept]))
+    own = [roc_auc_score(y[record == name], scores[record == name]) for name in "12"]
+    assert got["auroc_record_mean"] == pytest.approx(np.mean(own))
+    assert evaluate.without("100", scores, rows) is None
+    assert evaluate.without("232", scores[~kept], {k: v[~kept] for k, v in rows.items()}) is None
+
+
+def test_patient_protocol_has_its_own_scores(small, segments):
+    train_mitbih.main(["--simulated", "--protocol", "patient"])
+    evaluate.main(["--simulated", "--protocol", "patient"])
+    result, table = results(small, "patient")
+    assert tuple(result["scores"]) == config.SCORES["patient"]
+    for name, figures in result["scores"].items():
+        expected = roc_auc_score(table["label"], table[f"score_{name}"])
+        assert figures["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert not np.array_equal(table["score_combined"], table["score_combined_causal"])
 
 
 def test_strip_is_the_filtered_signal_of_the_record(evaluated):
@@ -68,7 +130,9 @@ def test_strip_is_the_filtered_signal_of_the_record(evaluated):
     peak = table["sample"][row]
     own, _, _ = dataset.read_lead(config.records_dir(evaluated) / str(table["record"][row]), config.LEADS)
     mv = dataset.bandpass(own, fs, config.BAND_HZ, config.FILTER_ORDER)[peak - 360:peak + 360]
-    np.testing.assert_allclose(table["example_signal"][0], mv, atol=2e-5)
+    middle = mv.mean()
+    tapered = (mv - middle) * gaussian(720, config.TAPER_SIGMA_S * config.FS_HZ) + middle
+    np.testing.assert_allclose(table["example_signal"][0], tapered, atol=2e-5)
 
 
 def test_pictures_table_and_simulated_marks(evaluated, capsys):
@@ -140,7 +204,7 @@ def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
     for seed in ("1", "2"):
         train_mitbih.main(["--simulated", "--seed", seed])
         evaluate.main(["--simulated", "--seed", seed])
-    assert "ROC-AUC over seeds 0, 1, 2" in capsys.readouterr().out
+    assert "ROC-AUC, median (range) of 3 seeds" in capsys.readouterr().out
     path = config.results_dir(evaluated, "beat", 2) / "metrics.json"
     other = json.loads(path.read_text())
     other["origin"]["training_settings"]["MAX_EPOCHS"] += 1

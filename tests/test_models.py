@@ -58,6 +58,24 @@ def test_lengths(model):
         models.ConvAutoencoder(721, 32)
 
 
+def test_tapered_network_encodes_what_an_untapered_one_makes_of_the_tapered_beat(model):
+    tapered = models.ConvAutoencoder(720, 32, 80).eval()
+    tapered.load_state_dict(model.eval().state_dict())
+    x, t = torch.randn(3, 1, 720), torch.arange(720) - 360
+    taper = torch.exp(-0.5 * (t / 80) ** 2)
+    torch.testing.assert_close(tapered.encode(x), model.encode(x * taper), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tapered(x), model.decode(model.encode(x * taper)), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(tapered.encode(x), model.encode(x), rtol=1e-2)
+
+
+def test_taper_is_no_weight_and_comes_back_with_the_checkpoint(tmp_path):
+    tapered = models.ConvAutoencoder(160, 4, 20)
+    assert "taper" not in tapered.state_dict() and "taper" in dict(tapered.named_buffers())
+    models.save_checkpoint(tmp_path / "a.pt", tapered)
+    again, _ = models.load_checkpoint(tmp_path / "a.pt")
+    assert torch.equal(again.taper, tapered.taper) and again.taper[0] < 0.001
+
+
 def test_reconstruct_does_not_depend_on_the_batch_size(model):
     x = np.random.default_rng(0).normal(size=(37, 720)).astype(np.float32)
     one, z_one = models.reconstruct(model, x, 37, "cpu")

@@ -66,8 +66,8 @@ def test_rr_intervals():
     np.testing.assert_array_equal(after, [1.0, 0.5, np.nan])
 
 
-def test_beat_weights_have_mean_one_and_peak_on_the_beat():
-    w = preprocess.beat_weights(720, 60, 0.1)
-    assert w.mean() == pytest.approx(1) and np.argmax(w) == 360
-    assert w[360] / w[0] == pytest.approx(1.1 / 0.1, rel=1e-6)
-    np.testing.assert_allclose(preprocess.beat_weights(720, 60, 1e9), 1, rtol=1e-6)
+def test_gaussian_is_one_on_the_beat_and_everywhere_without_a_width():
+    w = preprocess.gaussian(720, 60)
+    assert np.argmax(w) == 360 and w[360] == 1
+    assert w[300] == w[420] == pytest.approx(np.exp(-0.5)) and w[0] == pytest.approx(np.exp(-18))
+    np.testing.assert_array_equal(preprocess.gaussian(720, None), np.ones(720))

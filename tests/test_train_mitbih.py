@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import shutil
 import signal
 import time
@@ -11,9 +12,13 @@ import config
 import dataset
 import evaluate
 import models
+import scoring
 import train_mitbih
 from config import UserError
-from preprocess import beat_weights
+from preprocess import gaussian
+
+
+OWN_BEATS = ("record", "excess")  # parts that compare a beat with the unlabelled beats of its record
 
 
 def checkpoint(database, protocol="beat", seed=config.SEED):
@@ -53,30 +58,114 @@ def test_kept_weights_have_the_lowest_validation_loss(trained):
     segments = dataset.load_segments(trained)
     rows = segments.part("beat", "validation")
     x = torch.from_numpy(segments.x[rows[segments.rows["y"][rows] == 0]])
-    weights = beat_weights(720, config.BEAT_SIGMA_S * config.FS_HZ, config.LOSS_FLOOR)
+    taper = torch.from_numpy(gaussian(720, config.TAPER_SIGMA_S * config.FS_HZ))
     with torch.no_grad():
-        loss = np.average((model(x[:, None])[:, 0] - x).numpy() ** 2, axis=1, weights=weights).mean()
+        loss = ((model(x[:, None])[:, 0] - x * taper).numpy() ** 2).mean()
     assert loss == pytest.approx(min(r["validation_loss"] for r in stored["history"]), rel=1e-4)
+
+
+def uses_own_beats(name, protocol):
+    """Whether a score compares a beat with the unlabelled beats of its record."""
+    combined = name.startswith("combined") and any(config.WEIGHTS[protocol].get(part) for part in OWN_BEATS)
+    return name in (*OWN_BEATS, "causal") or combined
+
+
+def retrained_on_noise(database, segments, protocol, hidden):
+    """The checkpoint after the signals of `hidden` (n,) became noise, and test labels their opposite."""
+    noise, rows = dataclasses.replace(segments, x=segments.x.copy(), rows=dict(segments.rows)), segments.rows
+    noise.x[hidden] = np.random.default_rng(0).normal(0, 50, noise.x[hidden].shape)
+    noise.rows["symbol"] = np.where(hidden, "?", rows["symbol"])
+    noise.rows["y"] = np.where(np.isin(rows[f"split_{protocol}"], ("test", "unused")), 1 - rows["y"], rows["y"])
+    rewrite(database, noise)
+    train_mitbih.main(["--simulated", "--protocol", protocol, "--force"])
+    return checkpoint(database, protocol)
+
+
+def assert_same(a, b):
+    """Bit for bit, tensors among nested dicts and lists."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize("protocol", config.PROTOCOLS)
 def test_no_test_or_abnormal_beat_can_influence_training_or_threshold(small, segments, protocol):
     train_mitbih.main(["--simulated", "--protocol", protocol])
     model, stored = checkpoint(small, protocol)
-    rng = np.random.default_rng(0)
     split, y = segments.rows[f"split_{protocol}"], segments.rows["y"]
-    hidden = np.isin(split, ("test", "unused")) | (y == 1)
-    assert ((split == "validation") & hidden).any() and ((split == "test") & (y == 0)).sum() > 50
-    segments.x[hidden] = rng.normal(0, 50, segments.x[hidden].shape)
-    y[np.isin(split, ("test", "unused"))] ^= 1
-    segments.rows["symbol"][hidden] = "?"
-    rewrite(small, segments)
-    train_mitbih.main(["--simulated", "--protocol", protocol, "--force"])
-    again, other = checkpoint(small, protocol)
+    unseen, ill = np.isin(split, ("test", "unused")), (split == "validation") & (y == 1)
+    assert ill.any() and ((split == "test") & (y == 0)).sum() > 50 and ((split == "unused") & (y == 1)).any()
+
+    again, other = retrained_on_noise(small, segments, protocol, unseen)
     assert models.weights_digest(again) == models.weights_digest(model)
-    assert other["thresholds"] == stored["thresholds"]
-    assert other["fitted"]["log_mean"] == stored["fitted"]["log_mean"]
-    assert torch.equal(other["fitted"]["references"], stored["fitted"]["references"])
+    for key in ("fitted", "thresholds", "calibration", "part_limits"):
+        assert_same(other[key], stored[key])
+
+    # abnormal validation beats too: unlabelled, they may be among a record's own beats, nothing else
+    again, other = retrained_on_noise(small, segments, protocol, unseen | ill)
+    assert models.weights_digest(again) == models.weights_digest(model)
+    for key in stored["fitted"].keys() - {"standard"}:
+        assert_same(other["fitted"][key], stored["fitted"][key])
+    for part, values in stored["fitted"]["standard"].items():
+        assert part.startswith(OWN_BEATS) or other["fitted"]["standard"][part] == values
+    shared = [name for name in stored["thresholds"] if not uses_own_beats(name, protocol)]
+    assert {"mse", "beat", "latent", "rhythm", "nearest"} <= set(shared)
+    for name in shared:
+        assert other["thresholds"][name] == stored["thresholds"][name], name
+
+
+def test_an_epoch_goes_on_where_the_last_one_stopped():
+    n, size = 103, 25
+    rows = np.concatenate([train_mitbih.epoch_order(0, epoch, n, size) for epoch in range(20)])
+    assert len(rows) == 20 * size
+    for start in range(0, len(rows) - n, n):
+        np.testing.assert_array_equal(np.sort(rows[start:start + n]), np.arange(n))
+    assert not np.array_equal(rows[:n], rows[n:2 * n])
+
+
+def test_an_epoch_of_all_rows_is_a_permutation_of_its_own():
+    orders = [train_mitbih.epoch_order(seed, epoch, 50, 50) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 1))]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(50))
+    np.testing.assert_array_equal(orders[1], orders[3])
+    assert not any(np.array_equal(orders[0], order) for order in orders[1:])
+
+
+def test_an_epoch_trains_on_so_many_segments_and_no_more(small, segments, monkeypatch):
+    monkeypatch.setattr(config, "EPOCH_SEGMENTS", 130)
+    run = train_mitbih.Run(0, 400, 2, torch.device("cpu"))
+    assert (run.segments, run.steps) == (130, 130 // config.BATCH_SIZE)
+    assert train_mitbih.Run(0, 50, 2, torch.device("cpu")).segments == 50
+    assert run.schedule.total_steps == run.steps * config.MAX_EPOCHS + 1
+
+
+def test_weight_of_the_record_loss_changes_the_weights(small, segments, monkeypatch):
+    monkeypatch.setattr(config, "MAX_EPOCHS", 1)
+    digests = []
+    for weight in (0.0, 0.01):
+        monkeypatch.setattr(config, "RECORD_LOSS", weight)
+        train_mitbih.main(["--simulated", "--force"])
+        model, stored = checkpoint(small)
+        digests.append(models.weights_digest(model))
+        assert models.n_parameters(model) == 583_361 and "head" not in stored
+    assert digests[0] != digests[1]
+
+
+def test_threshold_flags_the_asked_share_of_normal_validation_beats(trained):
+    segments, (model, stored) = dataset.load_segments(trained), checkpoint(trained)
+    rows = segments.part("beat", "validation")
+    scores, _ = scoring.score(model, stored["fitted"], segments, rows, config.SCORES["beat"], config.FS_HZ, "cpu")
+    normal = segments.rows["y"][rows] == 0
+    for name, threshold in stored["thresholds"].items():
+        allowed = int((1 - config.TARGET_SPECIFICITY) * normal.sum())
+        assert (scores[name][normal] >= threshold).sum() <= allowed
+        assert threshold == pytest.approx(np.sort(scores[name][normal])[-allowed - 1], rel=1e-6)
+    asked = stored["calibration"]
+    assert tuple(asked) == train_mitbih.CALIBRATION and list(asked.values()) == sorted(asked.values())
+    assert (scores[config.DEFAULT_SCORE][normal] >= asked[0.8]).mean() == pytest.approx(0.2, abs=1 / normal.sum())
 
 
 def test_seeds_differ_and_repeat(small, segments):
@@ -132,8 +221,8 @@ def test_early_stopping_after_patience(small, segments, monkeypatch):
 
 def test_non_finite_loss_stops_with_epoch_and_learning_rate(small, segments, monkeypatch):
     monkeypatch.setattr(config, "LEARNING_RATE", 1.0)
-    monkeypatch.setattr(train_mitbih, "weighted_loss",
-                        lambda model, x, w: model(x.unsqueeze(1)).sum() * float("nan"))
+    monkeypatch.setattr(train_mitbih, "reconstruction_loss",
+                        lambda model, x: (model(x.unsqueeze(1)).sum() * float("nan"), model.encode(x.unsqueeze(1))))
     with pytest.raises(UserError, match=r"nan in epoch 0, step 0, at learning rate 0\.04.*LEARNING_RATE"):
         train_mitbih.main(["--simulated"])
     assert not config.checkpoint_path(small, "beat", config.SEED).exists()
@@ -148,12 +237,12 @@ def test_changed_score_settings_fit_anew_without_training(trained, monkeypatch, 
     train_mitbih.main(["--simulated"])
     again, other = checkpoint(trained)
     assert models.weights_digest(again) == models.weights_digest(model)
-    assert other["fitted"]["neighbours"] == 1 and "fitting the scores anew" in capsys.readouterr().out
+    assert other["fitted"]["settings"]["NEIGHBOURS"] == 1 and "fitting the scores anew" in capsys.readouterr().out
 
 
 def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
-    monkeypatch.setattr(config, "LOSS_FLOOR", 0.5)
-    with pytest.raises(UserError, match="LOSS_FLOOR: 0.1 then, 0.5 now"):
+    monkeypatch.setattr(config, "RECORD_LOSS", 0.5)
+    with pytest.raises(UserError, match="RECORD_LOSS: 0.01 then, 0.5 now"):
         evaluate.main(["--simulated"])
     train_mitbih.main(["--simulated"])
     assert "epoch 0" in capsys.readouterr().out
@@ -162,7 +251,7 @@ def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
 def test_files_under_the_wrong_name_are_refused(trained):
     path = config.checkpoint_path(trained, "beat", config.SEED)
     path.rename(path.with_suffix(".resume.pt"))
-    with pytest.raises(UserError, match="resume.pt: lacks optimizer"):
+    with pytest.raises(UserError, match="resume.pt: lacks head, optimizer"):
         train_mitbih.main(["--simulated", "--resume"])
     stages = train_mitbih.read_checkpoint
     with pytest.raises(UserError, match="lacks fitted"):

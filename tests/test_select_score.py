@@ -1,0 +1,125 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import config
+import metrics
+import models
+import select_score
+from config import UserError
+
+
+def test_merit_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    record, scores = np.repeat(["a", "b", "few"], 50), rng.normal(size=150)
+    y = (rng.random(150) < 0.4).astype(int)
+    y[100:] = np.arange(50) < metrics.MIN_BEATS - 1  # too few abnormal beats for a figure of its own
+    got = select_score.merit(scores + y, y, record)
+    own = [roc_auc_score(y[record == name], (scores + y)[record == name]) for name in "ab"]
+    expected = {"auroc": roc_auc_score(y, scores + y), "auroc_record_mean": np.mean(own),
+                "auprc": average_precision_score(y, scores + y)}
+    assert got == pytest.approx(expected | {"merit": np.mean(list(expected.values()))})
+
+
+def test_averaged_is_the_mean_of_each_figure():
+    assert select_score.averaged([{"a": 1.0, "b": 0.0}, {"a": 3.0, "b": 1.0}]) == {"a": 2.0, "b": 0.5}
+
+
+@pytest.mark.parametrize("protocol", config.PROTOCOLS)
+def test_judged_is_the_mean_over_seeds_and_pools_folds(segments, protocol):
+    rows = [np.arange(0, 300), np.arange(100, 400)]
+    values = [np.random.default_rng(k).normal(size=300) for k in range(2)]
+    y = segments.rows["y"]
+    got = select_score.judged(protocol, [(None, r, None) for r in rows], segments, values)
+    if protocol == "beat":
+        expected = np.mean([roc_auc_score(y[r], v) for r, v in zip(rows, values)])
+    else:
+        expected = roc_auc_score(y[np.concatenate(rows)], np.concatenate(values))
+    assert got["auroc"] == pytest.approx(expected)
+
+
+def test_weights_that_change_nothing_stay_zero(segments, monkeypatch):
+    """Best first, and the smaller weights where the merit is the same."""
+    rows, names = np.arange(len(segments.x)), select_score.PARTS["patient"]
+    y = segments.rows["y"]
+    first = np.random.default_rng(0).normal(size=len(rows)) + y
+    parts = {names[0]: first, names[1]: 3.0 * y, names[2]: np.zeros(len(rows))}
+    monkeypatch.setattr(select_score, "parts_of", lambda *a: [parts])
+    table = select_score.weigh("patient", [(None, rows, None)], segments, "cpu")
+    assert len(table) == len(select_score.STEPS) ** 2
+    assert table[0]["weights"] == {names[0]: 1.0, names[1]: max(select_score.STEPS), names[2]: 0.0}
+    merits = [round(row["merit"], 4) for row in table]
+    assert merits == sorted(merits, reverse=True) and table[-1]["weights"][names[1]] == 0
+
+
+def test_folds_hold_each_patient_of_ds1_once_and_nobody_of_ds2(small, segments, monkeypatch):
+    trained = []
+
+    def fresh(segments, train, normal, seed, device, paths, stamp):
+        trained.append((train, normal))
+        return models.ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM), []
+
+    monkeypatch.setattr(select_score.train_mitbih, "fresh_weights", fresh)
+    folds = select_score.fold_models(small, segments, "cpu")
+    record, y = segments.rows["record"], segments.rows["y"]
+    held = [set(record[rows]) for _, rows, _ in folds]
+    assert sorted(name for names in held for name in names) == sorted(small.train + small.validation)
+    for (_, rows, train), (fitted, chosen), names in zip(folds, trained, held):
+        assert not set(record[train]) & (names | set(small.test)) and (y[train] == 0).all() and len(train)
+        np.testing.assert_array_equal(train, fitted)
+        np.testing.assert_array_equal(chosen, rows[y[rows] == 0])
+    assert len(trained) == select_score.FOLDS
+    select_score.fold_models(small, segments, "cpu")
+    assert len(trained) == select_score.FOLDS  # kept as checkpoints
+    monkeypatch.setattr(config, "RECORD_LOSS", 0.5)
+    select_score.fold_models(small, segments, "cpu")
+    assert len(trained) == 2 * select_score.FOLDS
+
+
+def test_parts_are_standard_on_normal_beats(evaluated, monkeypatch):
+    monkeypatch.setattr(config, "SEEDS", (0,))
+    segments = select_score.prepare(select_score.parsed(select_score.stage_parser(""), ["--simulated"]))[2]
+    found = select_score.beat_models(evaluated, segments, "cpu")
+    np.testing.assert_array_equal(found[0][1], segments.part("beat", "validation"))
+    settings = config.snapshot(config.SCORE_SETTINGS)
+    parts = select_score.parts_of("beat", found, segments, settings, select_score.PARTS["beat"], "cpu")[0]
+    normal = segments.rows["y"][found[0][1]] == 0
+    assert tuple(parts) == select_score.PARTS["beat"]
+    for values in parts.values():
+        assert (values[normal].mean(), values[normal].std()) == pytest.approx((0, 1), abs=1e-6)
+    monkeypatch.setattr(config, "RECORD_LOSS", 0.5)
+    with pytest.raises(UserError, match="seed 0.*RECORD_LOSS.*train_mitbih.py"):
+        select_score.beat_models(evaluated, segments, "cpu")
+
+
+def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
+    """What is test in both protocols may be anything: the file is the same."""
+    monkeypatch.setattr(config, "SEEDS", (0,))
+    monkeypatch.setattr(config, "MAX_EPOCHS", 1)
+    monkeypatch.setattr(select_score, "beat_models", lambda database, segments, device: [
+        (models.load_checkpoint(config.checkpoint_path(database, "beat", 0))[0], segments.part("beat", "validation"),
+         segments.part("beat", "train"))])
+    monkeypatch.setattr(select_score, "STEPS", (0.0, 0.3))
+    monkeypatch.setattr(select_score, "TRIED", {"beat": {"NEIGHBOURS": (1, 3)}, "patient": {"OWN_SHARE": (0.5, 1.0)}})
+    path, found, real = evaluated.root / "results" / "selection.json", [], select_score.prepare
+
+    def spoilt(args):
+        database, device, segments = real(args)
+        unseen = (segments.rows["split_beat"] == "test") & (segments.rows["split_patient"] == "test")
+        assert unseen.sum() > 20
+        segments.x[unseen], segments.rows["y"][unseen] = 7, 1 - segments.rows["y"][unseen]
+        return database, device, segments
+
+    for prepare in (real, spoilt):
+        monkeypatch.setattr(select_score, "prepare", prepare)
+        for checkpoint in (evaluated.root / "checkpoints").glob("fold*.pt"):
+            checkpoint.unlink()
+        select_score.main(["--simulated"])
+        found.append(json.loads(path.read_text()))
+    assert found[0] == found[1] and set(found[0]["protocols"]) == set(config.PROTOCOLS)
+    table = found[0]["protocols"]["beat"]
+    assert [(row["setting"], row["value"], row["used"]) for row in table["settings"]] == [
+        ("NEIGHBOURS", 1, False), ("NEIGHBOURS", 3, True)]
+    assert len(table["weights"]) == 4 and "best weights" in capsys.readouterr().out
