@@ -27,7 +27,7 @@ from dataset import load_npz
 from evaluate import write_json
 from models import ConvAutoencoder
 from preprocess import gaussian
-from stages import FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command, stage_parser
+from stages import FINISHED, machine_parser, normal_validation, parsed, prepare, read_checkpoint, run_command
 
 PUBLISHED = {"TAPER_SIGMA_S": None, "RECORD_LOSS": 0.0}
 TAPERED = {"RECORD_LOSS": 0.0}
@@ -211,8 +211,12 @@ def line(protocol, row):
             f"mean over records {100 * row['auroc_record_mean']['value']:.2f}  {row['title']}")
 
 
+def parse_args(argv=None):
+    return parsed(machine_parser(__doc__), argv)
+
+
 def main(argv=None):
-    args = parsed(stage_parser(__doc__), argv)
+    args = parse_args(argv)
     database, device, segments = prepare(args)
     result = {"segments_id": segments.meta["id"], "simulated": segments.meta["simulated"], "seed": config.SEED,
               "settings": config.snapshot(config.TRAINING_SETTINGS + config.SCORE_SETTINGS),

@@ -24,7 +24,7 @@ import train_mitbih
 from evaluate import load_detector, write_json
 from models import ENCODER_KERNELS
 from report import aligned
-from stages import parsed, prepare, stage_parser
+from stages import machine_parser, parsed, prepare
 
 REPEATS = 7
 STEPS = 20            # training steps a timing
@@ -145,8 +145,12 @@ def row(what, times, per, unit, against):
     return [entry(name) for name in times]
 
 
+def parse_args(argv=None):
+    return parsed(machine_parser(__doc__), argv)
+
+
 def main(argv=None):
-    args = parsed(stage_parser(__doc__), argv)
+    args = parse_args(argv)
     database, _, segments = prepare(args)
     model, stored = load_detector(database, "patient", config.SEED, segments)
     rows = segments.part("patient", "train")[:STEPS * config.BATCH_SIZE]

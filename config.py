@@ -48,7 +48,7 @@ LOCAL_BEATS = 21              # RR intervals in the median that a beat's own is 
 OWN_SHARE = 0.5               # of a record's beats, the most regular: its own reference
 OWN_NEIGHBOURS = 0.1          # share of the reference that must be near for a beat to be usual
 LEARNING_S = 300              # `causal`: the reference comes from the first five minutes
-WEIGHTS = {"beat": {"nearest": 1.0, "rhythm": 0.3, "beat": 0.0},          # of the standardised parts of
+WEIGHTS = {"beat": {"nearest": 1.0, "rhythm": 0.3, "beat": 0.1},          # of the standardised parts of
            "patient": {"record": 1.0, "rhythm": 0.3, "excess": 0.3}}     # `combined`: select_score.py
 TARGET_SPECIFICITY = 0.955    # asked of the threshold on normal validation beats: the published
                               # specificity is 0.9551; abnormal beats have no say in it

@@ -59,9 +59,10 @@ class View:
             error = np.square(x[part] * taper - self.recon[part])
             self.mse[part], self.beat[part] = error.mean(axis=1), error @ weights / weights.sum()
         self.record = segments.rows["record"][rows]
-        self._rhythm(segments, rows, settings, fs_hz)
+        self.set_rhythm(segments, rows, settings, fs_hz)
 
-    def _rhythm(self, segments, rows, settings, fs_hz):
+    def set_rhythm(self, segments, rows, settings, fs_hz):
+        """Timing of the rows from the RR intervals of all beats of their records."""
         n = len(segments.rows["record"])
         table = {name: np.zeros((n, 2) if "times" in name else n, np.float32)
                  for name in ("times", "past_times", "irregular", "past_irregular")}

@@ -8,7 +8,8 @@ writes  results/selection.json          every candidate tried and what it reache
 Beat protocol: the validation beats, mean over the trained seeds. Patient protocol: the patients of
 DS1 (training and validation) in three folds, each scored by a network that saw only the other
 two; no record of DS2 is touched. Merit: the mean of pooled ROC-AUC, mean ROC-AUC over records
-and PR-AUC. One setting is varied at a time, then the weights together on a grid.
+and PR-AUC. One setting is varied at a time and kept unless another gains half a point (0.005);
+then the weights together on a grid, of which the best is taken.
 """
 
 import itertools
@@ -23,7 +24,7 @@ import scoring
 import train_mitbih
 from config import UserError
 from evaluate import write_json
-from stages import FINISHED, parsed, prepare, read_checkpoint, run_command, stage_parser
+from stages import FINISHED, machine_parser, parsed, prepare, read_checkpoint, run_command
 
 FOLDS = 3
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.5)  # tried for the weight of every part beside the first
@@ -49,7 +50,7 @@ def averaged(figures):
 # --- the networks ---------------------------------------------------------------------------------
 
 def beat_models(database, segments, device):
-    """[(model, rows to score, training rows)]: the checkpoints of all seeds on the validation beats."""
+    """[(model, rows to score, training rows, fitted)]: the checkpoints of all seeds on the validation beats."""
     models = []
     for seed in config.SEEDS:
         command = run_command(database, "train_mitbih.py", "beat", seed)
@@ -58,12 +59,13 @@ def beat_models(database, segments, device):
         if why or stored["segments_id"] != segments.meta["id"]:
             why = why or ["segments.npz is not the one it was trained on"]
             raise UserError(f"checkpoint of seed {seed}: out of date ({'; '.join(why)}). Make it with: {command}")
-        models.append((model.to(device), segments.part("beat", "validation"), segments.part("beat", "train")))
+        models.append((model.to(device), segments.part("beat", "validation"), segments.part("beat", "train"),
+                       stored["fitted"]))
     return models
 
 
 def fold_models(database, segments, device):
-    """[(model, rows to score, training rows)]: a third of the patients of DS1 each, trained on the others."""
+    """[(model, rows to score, training rows, None)]: a third of the patients of DS1 each, trained on the others."""
     patients, models = sorted(database.train + database.validation), []
     record, normal = segments.rows["record"], segments.rows["y"] == 0
     for fold in range(FOLDS):
@@ -82,50 +84,57 @@ def fold_models(database, segments, device):
             train_mitbih.save_checkpoint(path, model, **stamp)
             for leftover in paths.values():
                 leftover.unlink(missing_ok=True)
-        models.append((model.to(device), np.flatnonzero(held), train))
+        models.append((model.to(device), np.flatnonzero(held), train, None))
     return models
 
 
 # --- the candidates -------------------------------------------------------------------------------
 
-def parts_of(protocol, models, segments, settings, names, device):
+def prepared(models, segments, protocol, device):
+    """[(fitted, View)] of each model on its rows: all that does not change between candidates."""
+    settings, result = config.snapshot(config.SCORE_SETTINGS), []
+    for model, rows, train, fitted in models:
+        fitted = fitted or scoring.fit(model, segments, train, rows, config.WEIGHTS[protocol], settings,
+                                       config.FS_HZ, device)
+        result.append((fitted, scoring.View(model, segments, rows, settings, config.FS_HZ, device)))
+    return result
+
+
+def parts_of(models, ready, segments, changed, names):
     """[{part: values}] of each model on its rows, each standardised on the normal beats among them."""
-    weights, result = {names[0]: 1.0}, []
-    for model, rows, train in models:
-        fitted = scoring.fit(model, segments, train, rows, weights, settings, config.FS_HZ, device)
-        scores, _ = scoring.score(model, fitted, segments, rows, names, config.FS_HZ, device)
-        if "beat" in scores:
-            scores["beat"] = np.log(scores["beat"] + scoring.TINY)
+    settings, result = config.snapshot(config.SCORE_SETTINGS) | changed, []
+    for (_, rows, _, _), (fitted, view) in zip(models, ready):
+        view.set_rhythm(segments, rows, settings, config.FS_HZ)
+        parts = {name: scoring.PARTS[name](view, fitted | {"settings": settings}, False) for name in names}
         normal = segments.rows["y"][rows] == 0
-        result.append({name: (v - v[normal].mean()) / v[normal].std() for name, v in scores.items()})
+        result.append({name: (v - v[normal].mean()) / v[normal].std() for name, v in parts.items()})
     return result
 
 
 def judged(protocol, models, segments, values):
     """Merit of one score an each model's rows: mean over seeds, or all folds together."""
     y, record = segments.rows["y"], segments.rows["record"]
-    rows = [r for _, r, _ in models]
+    rows = [model[1] for model in models]
     if protocol == "beat":
         return averaged([merit(v, y[r], record[r]) for v, r in zip(values, rows)])
     return merit(np.concatenate(values), y[np.concatenate(rows)], record[np.concatenate(rows)])
 
 
-def vary(protocol, models, segments, device):
+def vary(protocol, models, ready, segments):
     """[{"setting", "value", figures}]: the protocol's first part alone, one setting changed at a time."""
     first, table = PARTS[protocol][0], []
     candidates = [(name, value) for name, values in TRIED[protocol].items() for value in values]
     for name, value in tqdm(candidates, desc=f"{protocol}: settings", disable=None):
-        settings = config.snapshot(config.SCORE_SETTINGS) | {name: value}
-        values = [p[first] for p in parts_of(protocol, models, segments, settings, (first,), device)]
+        values = [p[first] for p in parts_of(models, ready, segments, {name: value}, (first,))]
         table.append({"setting": name, "value": value, "used": value == getattr(config, name),
                       **judged(protocol, models, segments, values)})
     return table
 
 
-def weigh(protocol, models, segments, device):
+def weigh(protocol, models, ready, segments):
     """[{"weights", figures}] for all weights of the grid, best first; ties go to the smaller weights."""
     names = PARTS[protocol]
-    parts = parts_of(protocol, models, segments, config.snapshot(config.SCORE_SETTINGS), names, device)
+    parts = parts_of(models, ready, segments, {}, names)
     table = []
     for tail in itertools.product(STEPS, repeat=len(names) - 1):
         weights = dict(zip(names, (1.0, *tail)))
@@ -134,14 +143,19 @@ def weigh(protocol, models, segments, device):
     return sorted(table, key=lambda row: (-round(row["merit"], 4), sum(row["weights"].values())))
 
 
+def parse_args(argv=None):
+    return parsed(machine_parser(__doc__), argv)
+
+
 def main(argv=None):
-    args = parsed(stage_parser(__doc__), argv)
+    args = parse_args(argv)
     database, device, segments = prepare(args)
     result = {"segments_id": segments.meta["id"],
               "training_settings": config.snapshot(config.TRAINING_SETTINGS), "protocols": {}}
     for protocol, build in (("beat", beat_models), ("patient", fold_models)):
         models = build(database, segments, device)
-        settings, weights = vary(protocol, models, segments, device), weigh(protocol, models, segments, device)
+        ready = prepared(models, segments, protocol, device)
+        settings, weights = vary(protocol, models, ready, segments), weigh(protocol, models, ready, segments)
         result["protocols"][protocol] = {"settings": settings, "weights": weights}
         for row in settings + weights[:5]:
             what = f"{row['setting']} = {row['value']}" if "setting" in row else row["weights"]

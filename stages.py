@@ -17,11 +17,17 @@ STOPPED = (*STAMP, "head", "optimizer", "schedule", "best", "best_state")
 
 
 def stage_parser(description):
-    """Parser with the flags of both stages; `description` is the script's docstring."""
-    config.check()
-    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    """Parser with the flags of training and evaluation; `description` is the script's docstring."""
+    parser = machine_parser(description)
     parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
     parser.add_argument("--seed", type=int, default=config.SEED, help="another seed, another checkpoint file")
+    return parser
+
+
+def machine_parser(description):
+    """Parser of a script that goes over both protocols: which data, on what."""
+    config.check()
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--simulated", action="store_true", help="use the simulated database")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=config.THREADS, help="0: one a core")
@@ -31,7 +37,7 @@ def stage_parser(description):
 def parsed(parser, argv):
     """Parsed flags, with negative numbers refused."""
     args = parser.parse_args(argv)
-    if args.threads < 0 or args.seed < 0:
+    if args.threads < 0 or getattr(args, "seed", 0) < 0:
         parser.error("--threads and --seed are whole numbers from 0")
     return args
 

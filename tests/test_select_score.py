@@ -47,7 +47,7 @@ def test_weights_that_change_nothing_stay_zero(segments, monkeypatch):
     first = np.random.default_rng(0).normal(size=len(rows)) + y
     parts = {names[0]: first, names[1]: 3.0 * y, names[2]: np.zeros(len(rows))}
     monkeypatch.setattr(select_score, "parts_of", lambda *a: [parts])
-    table = select_score.weigh("patient", [(None, rows, None)], segments, "cpu")
+    table = select_score.weigh("patient", [(None, rows, None, None)], None, segments)
     assert len(table) == len(select_score.STEPS) ** 2
     assert table[0]["weights"] == {names[0]: 1.0, names[1]: max(select_score.STEPS), names[2]: 0.0}
     merits = [round(row["merit"], 4) for row in table]
@@ -64,9 +64,9 @@ def test_folds_hold_each_patient_of_ds1_once_and_nobody_of_ds2(small, segments, 
     monkeypatch.setattr(select_score.train_mitbih, "fresh_weights", fresh)
     folds = select_score.fold_models(small, segments, "cpu")
     record, y = segments.rows["record"], segments.rows["y"]
-    held = [set(record[rows]) for _, rows, _ in folds]
+    held = [set(record[rows]) for _, rows, _, _ in folds]
     assert sorted(name for names in held for name in names) == sorted(small.train + small.validation)
-    for (_, rows, train), (fitted, chosen), names in zip(folds, trained, held):
+    for (_, rows, train, _), (fitted, chosen), names in zip(folds, trained, held):
         assert not set(record[train]) & (names | set(small.test)) and (y[train] == 0).all() and len(train)
         np.testing.assert_array_equal(train, fitted)
         np.testing.assert_array_equal(chosen, rows[y[rows] == 0])
@@ -80,11 +80,11 @@ def test_folds_hold_each_patient_of_ds1_once_and_nobody_of_ds2(small, segments, 
 
 def test_parts_are_standard_on_normal_beats(evaluated, monkeypatch):
     monkeypatch.setattr(config, "SEEDS", (0,))
-    segments = select_score.prepare(select_score.parsed(select_score.stage_parser(""), ["--simulated"]))[2]
+    segments = select_score.prepare(select_score.parse_args(["--simulated"]))[2]
     found = select_score.beat_models(evaluated, segments, "cpu")
     np.testing.assert_array_equal(found[0][1], segments.part("beat", "validation"))
-    settings = config.snapshot(config.SCORE_SETTINGS)
-    parts = select_score.parts_of("beat", found, segments, settings, select_score.PARTS["beat"], "cpu")[0]
+    ready = select_score.prepared(found, segments, "beat", "cpu")
+    parts = select_score.parts_of(found, ready, segments, {}, select_score.PARTS["beat"])[0]
     normal = segments.rows["y"][found[0][1]] == 0
     assert tuple(parts) == select_score.PARTS["beat"]
     for values in parts.values():
@@ -100,7 +100,7 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     monkeypatch.setattr(select_score, "beat_models", lambda database, segments, device: [
         (models.load_checkpoint(config.checkpoint_path(database, "beat", 0))[0], segments.part("beat", "validation"),
-         segments.part("beat", "train"))])
+         segments.part("beat", "train"), None)])
     monkeypatch.setattr(select_score, "STEPS", (0.0, 0.3))
     monkeypatch.setattr(select_score, "TRIED", {"beat": {"NEIGHBOURS": (1, 3)}, "patient": {"OWN_SHARE": (0.5, 1.0)}})
     path, found, real = evaluated.root / "results" / "selection.json", [], select_score.prepare

@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
+import attribution
 import config
 import files
 import visualize
@@ -95,6 +96,16 @@ def fake_examples(rng, columns):
             "example_recon": recon.astype(np.float32)}
 
 
+def fake_parts(rng, columns):
+    """Leading parts of all beats, and an example of each abnormal class."""
+    row = np.array([np.flatnonzero(columns["aami"] == name)[0] for name in "SVFQ"])
+    time = (np.arange(WINDOW) - WINDOW // 2) / FS_HZ
+    return {"part": rng.integers(0, 4, len(columns["aami"])).astype(np.int8),
+            "part_strength": rng.gamma(2, 3, len(columns["aami"])).astype(np.float32), "part_row": row,
+            "part_signal": np.array([wave(time, columns["aami"][r]) for r in row], np.float32),
+            "part_usual": np.array([wave(time)] * len(row), np.float32)}
+
+
 def fake_strip(rng, threshold):
     start = 200_000
     sample = start + 150 + np.cumsum(rng.integers(210, 330, 38))
@@ -137,12 +148,17 @@ def write_artefacts(folder, n=2500, simulated=False, protocol="beat", seed=0):
     database = config.SIMULATED if simulated else config.MITDB
     metrics = {"database": database.title, "simulated": simulated, "protocol": protocol, "seed": seed,
                "default_score": "combined", "published": config.PUBLISHED, "scores": scores,
+               "baselines": {name: {"title": title, **fake_metrics(columns, columns[f"score_{of}"])}
+                             for name, title, of in (("knn", "nearest components", "beat"), ("rr", "RR rule", "mse"))},
+               "parts": {c: {"n": 40 + i, "P": 0.1, "QRS": 0.55, "ST-T": 0.15, "timing": 0.2}
+                         for i, c in enumerate("NSVFQ")},
                "n": {"test": n, "normal": int((columns["label"] == 0).sum()),
                      "abnormal": int(columns["label"].sum()), "records": len(np.unique(columns["record"]))}}
     latent = rng.normal(0, 1, (n, 2)) + 1.4 * np.array([[SHIFT[c], (c in "QF") * 2] for c in columns["aami"]])
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         folder / "scores.npz", **columns, **fake_examples(rng, columns), **fake_bands(),
+        **fake_parts(rng, columns), baseline_knn=columns["score_beat"], baseline_rr=columns["score_mse"],
         **fake_strip(rng, scores["combined"]["threshold"]), latent_2d=latent.astype(np.float32),
         latent_explained=np.array([0.412, 0.173], np.float32), fs_hz=np.int64(FS_HZ))
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -219,7 +235,7 @@ def metrics_of(folder):
 
 
 def test_draw_all_writes_every_figure_small_and_nothing_else(written):
-    assert [path.name for path in written] == list(visualize.FIGURES) and len(written) == 10
+    assert [path.name for path in written] == list(visualize.FIGURES) and len(written) == 11
     assert sorted(os.listdir(written[0].parent)) == sorted([*visualize.FIGURES, "mine.txt"])
     for path in written:
         assert path.stat().st_size < 250_000
@@ -539,3 +555,50 @@ def test_an_interrupted_run_leaves_the_old_pictures(results, tmp_path, monkeypat
     with pytest.raises(OSError, match="no space"):
         visualize.draw_all(results, tmp_path)
     assert (tmp_path / first).read_bytes() == b"old"
+
+
+def test_baselines_are_curves_and_the_best_stands_beside_the_records(results):
+    ax, = draw("roc.png", results).axes
+    for name, entry in metrics_of(results)["baselines"].items():
+        curve = line(ax, entry["title"])
+        assert curve.get_label() == f"{entry['title']}: {visualize.estimate(entry['auroc'])}", name
+    by_record = metrics_of(results)["baselines"]["knn"]["by_record"]
+    dots = line(draw("auroc_by_record.png", results).axes[0], "nearest components")
+    assert sorted(dots.get_xdata()) == pytest.approx(sorted(v["auroc"] for v in by_record.values()
+                                                            if v["auroc"] is not None))
+
+
+def test_parts_show_the_named_part_and_the_saved_shares(results):
+    figure = draw("parts_of_the_beat.png", results)
+    with np.load(results / "scores.npz") as scores:
+        for ax, row in zip(figure.axes, scores["part_row"]):
+            title = attribution.TITLES[attribution.PARTS[scores["part"][row]]]
+            assert f"leads: {title}, {scores['part_strength'][row]:.1f} times" in ax.get_title()
+    widths = {patch.get_width() for patch in figure.axes[4].patches}
+    assert {round(w, 6) for w in widths} == {10, 55, 15, 20}
+
+
+def fake_ablation(path):
+    row = {"title": "an element of the detector with a long name", "score": "combined",
+           **{key: {"value": 0.9, "low": 0.85, "high": 0.93} for key in ("auroc", "auprc", "auroc_record_mean")}}
+    table = {"ladder": [row] * 9, "checks": [row] * 5}
+    path.write_text(json.dumps({"simulated": False, "seed": 0, "protocols": {"beat": table, "patient": table}}))
+
+
+def test_ablation_picture_shows_every_variant_with_its_interval(tmp_path):
+    fake_ablation(tmp_path / "ablation.json")
+    path = visualize.draw_ablation(tmp_path / "ablation.json", tmp_path)
+    with Image.open(path) as image:
+        assert image.text["artefacts"] and image.width > 1000
+    figure = visualize.ablation_figure(json.loads((tmp_path / "ablation.json").read_text()))
+    for ax in figure.axes:
+        assert len(ax.get_yticklabels()) == 14
+        assert ax.lines[0].get_xdata() == pytest.approx(np.full(14, 90))
+
+
+@pytest.mark.parametrize("content", (None, "{", "{}"))
+def test_ablation_picture_without_results_names_the_command(content, tmp_path):
+    if content is not None:
+        (tmp_path / "ablation.json").write_text(content)
+    with pytest.raises(config.UserError, match="python ablation.py"):
+        visualize.draw_ablation(tmp_path / "ablation.json", tmp_path)
