@@ -48,7 +48,7 @@ LADDER = {
                 ("+ network sees a tapered beat", "tapered", "latent", {}),
                 ("+ latents tell records apart in training", "full", "latent", {}),
                 ("+ timing beside the latents", "full", "nearest", {"DENSITY_POWER": 0.0}),
-                ("own unlabelled beats as reference instead, all of them", "full", "record", {"OWN_SHARE": 1.0}),
+                ("own unlabelled beats as reference instead, all of them", "full", "record", {"OWN_IRREGULARITY": np.inf}),
                 ("+ only the regular ones", "full", "record", {}),
                 ("+ weights of the default score", "full", "combined", {}),
                 ("the same from the past alone", "full", "combined_causal", {}))}

@@ -27,8 +27,7 @@ def deviations(view, x, fitted, fs_hz):
     middle, vectors = x.shape[1] // 2, view.vectors(fitted["z_scale"])
     spans = [slice(middle + round(a * fs_hz), middle + round(b * fs_hz)) for a, b in WINDOWS_S.values()]
     result, typical = np.zeros((len(x), len(PARTS))), x.copy()
-    for here in scoring.by_record(view.record).values():
-        reference = scoring.own_reference(view.irregular[here], np.arange(len(here)), fitted["settings"]["OWN_SHARE"])
+    for here, reference in scoring.own_references(view, fitted, False):
         if len(here) < 2 or len(reference) < 2:
             continue  # nothing to compare with: no part leads
         _, near = scoring.neighbours(vectors[here][reference], vectors[here], TEMPLATE_BEATS + 1)

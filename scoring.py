@@ -70,9 +70,10 @@ class View:
         for here in by_record(segments.rows["record"]).values():
             before, after = (segments.rows[name][here] for name in ("rr_before_s", "rr_after_s"))
             for name, causal, learning in (("", False, slice(None)), ("past_", True, early[here])):
-                times = rhythm.timing(before, after, settings["LOCAL_BEATS"], causal)
+                times = rhythm.timing(before, after, settings["LOCAL_BEATS"], settings["USUAL_PERCENTILE"], causal)
                 table[name + "times"][here] = times
-                table[name + "irregular"][here] = rhythm.irregularity(times, learning)
+                table[name + "irregular"][here] = rhythm.irregularity(
+                    times, settings["PAUSE_WEIGHT"], settings["SPREAD_FLOOR"], learning)
         for name, values in table.items():
             setattr(self, name, values[rows])
         self.learning = early[rows]
@@ -112,14 +113,14 @@ def relative_distance(distance, index, scale, power):
     return (np.log(distance + TINY) - power * scale[index]).mean(axis=1)
 
 
-def own_reference(irregular, candidates, share):
-    """The `share` least irregular of the candidate beats (row numbers): what is regular now is this heart's normal.
+def own_reference(irregular, candidates, limit):
+    """The candidate beats (row numbers) whose irregularity is at most `limit`: this heart's normal.
 
-    Bundle-branch block and pacing come in time and are kept, whatever they look like; premature
-    beats come last, and are left out as long as `share` of the beats are regular.
+    Bundle-branch block and pacing come in time and are kept, whatever they look like. Premature
+    beats are left out even where they are the majority. At least LEAST_OWN, the least irregular.
     """
     ranked = candidates[np.argsort(irregular[candidates], kind="stable")]
-    chosen = np.sort(ranked[:max(LEAST_OWN, int(share * len(ranked)))])
+    chosen = np.sort(ranked[:max(LEAST_OWN, int((irregular[candidates] <= limit).sum()))])
     step = -(-len(chosen) // OWN_LIMIT)
     return chosen[::max(step, 1)]
 
@@ -157,7 +158,7 @@ def _latent(view, fitted, causal):
 def _excess(view, fitted, causal):
     """`nearest` less its median over the record's own regular beats: another lead or database moves all its beats."""
     values = _nearest(view, fitted, causal)
-    for here, reference in _references(view, fitted, causal):
+    for here, reference in own_references(view, fitted, causal):
         values[here] -= np.median(values[here[reference]])
     return values
 
@@ -175,18 +176,18 @@ def _own(view, fitted, causal):
     return result
 
 
-def _references(view, fitted, causal):
+def own_references(view, fitted, causal):
     """Of each record (its rows, which of them are its own reference)."""
     irregular = view.past_irregular if causal else view.irregular
     for here in by_record(view.record).values():
         known = np.flatnonzero(view.learning[here]) if causal else np.arange(len(here))
         known = known if len(known) >= LEAST_OWN else np.arange(len(here))[:LEAST_OWN]
-        yield here, own_reference(irregular[here], known, fitted["settings"]["OWN_SHARE"])
+        yield here, own_reference(irregular[here], known, fitted["settings"]["OWN_IRREGULARITY"])
 
 
 def _record(view, fitted, causal):
     result, vectors = np.empty(len(view.z)), view.vectors(fitted["z_scale"], causal)
-    for here, reference in _references(view, fitted, causal):
+    for here, reference in own_references(view, fitted, causal):
         result[here] = distance_to_own(vectors[here], reference, fitted["settings"]["OWN_NEIGHBOURS"])
     return result
 

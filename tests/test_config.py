@@ -12,7 +12,7 @@ NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE"
             ("BATCH_SIZE", 1), ("MAX_EPOCHS", 0), ("PATIENCE", 0), ("LEARNING_RATE", 0),
             ("LEARNING_RATE", float("nan")), ("WARMUP_FRACTION", 1), ("WEIGHT_DECAY", -1), ("TAPER_SIGMA_S", 0),
             ("RECORD_LOSS", -0.1), ("EPOCH_SEGMENTS", 1), ("SCORE_SIGMA_S", 0), ("NEIGHBOURS", 0),
-            ("DENSITY_NEIGHBOURS", 0), ("DENSITY_POWER", 1.5), ("LOCAL_BEATS", 2), ("OWN_SHARE", 0),
+            ("DENSITY_NEIGHBOURS", 0), ("DENSITY_POWER", 1.5), ("LOCAL_BEATS", 2), ("USUAL_PERCENTILE", 101), ("PAUSE_WEIGHT", -1), ("SPREAD_FLOOR", 0), ("OWN_SHARE", 0),
             ("OWN_NEIGHBOURS", 1), ("LEARNING_S", 5), ("WEIGHTS", {"beat": {"nearest": 1}}),
             ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"rhythm": 0}}),
             ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"own": 1}}),

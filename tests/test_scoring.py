@@ -10,7 +10,8 @@ import models
 import scoring
 
 FS = 360
-SETTINGS = {"SCORE_SIGMA_S": 0.1, "NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5, "LOCAL_BEATS": 5,
+SETTINGS = {"SCORE_SIGMA_S": 0.1, "NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
+            "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
             "OWN_SHARE": 0.5, "OWN_NEIGHBOURS": 0.2, "LEARNING_S": 20}
 WEIGHTS = {"nearest": 1.0, "record": 0.5, "rhythm": 0.3, "beat": 0.2, "excess": 0.1}
 BEATS = 80
