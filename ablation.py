@@ -27,6 +27,7 @@ from dataset import load_npz
 from evaluate import write_json
 from models import ConvAutoencoder
 from preprocess import gaussian
+from report import load_metrics
 from stages import FINISHED, machine_parser, normal_validation, parsed, prepare, read_checkpoint, run_command
 
 PUBLISHED = {"TAPER_SIGMA_S": None, "RECORD_LOSS": 0.0}
@@ -197,11 +198,15 @@ def ensemble(database, protocol, rows):
     scores = []
     for seed in config.SEEDS:
         command = run_command(database, "evaluate.py", protocol, seed)
-        table = load_npz(config.results_dir(database, protocol, seed) / "scores.npz", command)
-        _, stored = read_checkpoint(config.checkpoint_path(database, protocol, seed),
-                                    run_command(database, "train_mitbih.py", protocol, seed), FINISHED)
-        if not np.array_equal(table["sample"], rows["sample"]) or str(table["weights"]) != stored["weights"]:
-            raise UserError(f"scores.npz of seed {seed}: not of its checkpoint. Make it again with: {command} --force")
+        folder = config.results_dir(database, protocol, seed)
+        table, origin = load_npz(folder / "scores.npz", command), load_metrics(folder)["origin"]
+        why = config.changed(origin["training_settings"], config.TRAINING_SETTINGS)
+        why += config.changed(origin["score_settings"], config.SCORE_SETTINGS)
+        why += [] if np.array_equal(table["sample"], rows["sample"]) else ["other beats"]
+        why += [] if str(table["weights"]) == origin["weights"] else ["other weights than metrics.json"]
+        if why:
+            raise UserError(f"{folder / 'scores.npz'}: out of date ({'; '.join(why)}). "
+                            f"Make it again with: {command} --force")
         scores.append(table[f"score_{config.DEFAULT_SCORE}"].astype(float))
     return np.mean(scores, axis=0)
 

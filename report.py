@@ -225,11 +225,21 @@ def ablation_rows(rows):
 
 def selection_rows(rows, best=None):
     """Candidates tried on validation data and their merit."""
-    names = ["auroc", "auroc_record_mean", "auprc", "merit"]
+    names = {"auroc": "ROC-AUC", "auroc_record_mean": "mean over records", "auprc": "PR-AUC",
+             "thinned": "mean of the three, thinned records", "merit": "merit"}
+    names = {key: title for key, title in names.items() if key in rows[0]}
     what = lambda r: (f"`{r['setting']} = {r['value']}`{' (used)' if r['used'] else ''}" if "setting" in r else
                       ", ".join(f"{k} {v:g}" for k, v in r["weights"].items()))
-    return [["candidate", "ROC-AUC", "mean over records", "PR-AUC", "mean of the three"],
+    return [["candidate", *names.values()],
             *([what(r), *(percent(r[k]) for k in names)] for r in rows[:best])]
+
+
+def operating_rows(points):
+    """Specificity asked of the threshold and what it gives on the validation beats."""
+    names = ("accuracy", "sensitivity", "specificity", "f1")
+    return [["asked", *names[:3], "F1", "least margin over the published figures"],
+            *([percent(p["asked"]) + " (used)" * p["used"], *(percent(p[k]) for k in names), percent(p["margin"])]
+              for p in points)]
 
 
 def load_result(database, name, command):
@@ -294,10 +304,13 @@ def results_document(database):
             *markdown(ablation_rows(of["ladder"])), "",
             "### Sanity checks", "", "The default score with something broken or replaced.", "",
             *markdown(ablation_rows(of["checks"])), "",
-            "### Selection on validation data", "", "`select_score.py`; one setting varied at a time, then the ten "
-            "best weights. No test beat is read.", "",
+            "### Selection on validation data", "", "`select_score.py`, where the procedure is stated; one setting "
+            "varied at a time, then the ten best weights. No test beat is read.", "",
             *markdown(selection_rows(selection["protocols"][protocol]["settings"])), "",
             *markdown(selection_rows(selection["protocols"][protocol]["weights"], 10))]
+    lines += ["", "## Specificity asked of the threshold", "", "Beat protocol, validation beats, mean over seeds "
+              "(`select_score.py`). Abnormal validation beats have a say here and nowhere else.", "",
+              *markdown(operating_rows(selection["operating_points"]))]
     return "\n".join(lines) + "\n"
 
 

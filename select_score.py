@@ -34,12 +34,11 @@ from stages import FINISHED, machine_parser, parsed, prepare, read_checkpoint, r
 FOLDS = 3
 FIGURES = ("auroc", "auroc_record_mean", "auprc", "thinned", "merit")
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # tried for the weight of every part beside the first
-TRIED = {"beat": {"DENSITY_POWER": ("nearest", (0.0, 0.3, 0.5, 0.7, 1.0)), "NEIGHBOURS": ("nearest", (1, 3, 10))},
-         "patient": {"LOCAL_BEATS": ("rhythm", (21, 51, 101, 201, 401)),
-                     "USUAL_PERCENTILE": ("rhythm", (50, 60, 70, 80, 90)),
-                     "PAUSE_WEIGHT": ("rhythm", (0.0, 0.25, 0.5, 1.0)), "SPREAD_FLOOR": ("rhythm", (0.02, 0.05, 0.1, 0.2)),
-                     "OWN_IRREGULARITY": ("record", (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 1000.0)),
-                     "OWN_NEIGHBOURS": ("record", (0.02, 0.05, 0.1, 0.2, 0.3))}}
+TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0), "NEIGHBOURS": (1, 3, 10)},
+         "patient": {"LOCAL_BEATS": (21, 51, 101, 201, 401), "USUAL_PERCENTILE": (50, 80, 85, 90, 95),
+                     "PAUSE_WEIGHT": (0.0, 0.25, 0.5, 1.0), "SPREAD_FLOOR": (0.02, 0.05, 0.1, 0.2),
+                     "OWN_IRREGULARITY": (0.0, 0.1, 0.25, 0.5, 1.0, 1000.0),
+                     "OWN_NEIGHBOURS": (0.02, 0.05, 0.1, 0.2, 0.3)}}
 SPECIFICITIES = (0.95, 0.955, 0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99)
 THINNED_NORMAL = 3    # abnormal beats for every normal one left in a thinned record
 THINNED_LEAST = 30    # abnormal beats that a record must have
@@ -47,9 +46,13 @@ PARTS = {"beat": ("nearest", "rhythm", "beat"), "patient": ("record", "rhythm", 
 
 
 def merit(scores, y, record):
-    """{"auroc", "auroc_record_mean", "auprc", "merit"} of scores (n,)."""
+    """{"auroc", "auroc_record_mean", "auprc", "merit"} of scores (n,).
+
+    Where no record has enough beats of both classes, the pooled figure stands for the mean over them.
+    """
+    pooled = float(roc_auc_score(y, scores))
     own = [v for v in metrics.auroc_by_record(scores, y, record).values() if v is not None]
-    figures = {"auroc": float(roc_auc_score(y, scores)), "auroc_record_mean": float(np.mean(own)),
+    figures = {"auroc": pooled, "auroc_record_mean": float(np.mean(own or [pooled])),
                "auprc": float(average_precision_score(y, scores))}
     return figures | {"merit": float(np.mean(list(figures.values())))}
 
@@ -163,11 +166,12 @@ def judged(protocol, ready, parts, weights):
 
 
 def vary(protocol, ready):
-    """[{"setting", "value", "part", figures}]: one part alone, one setting changed at a time."""
-    candidates = [(name, part, value) for name, (part, values) in TRIED[protocol].items() for value in values]
-    return [{"setting": name, "value": value, "part": part, "used": value == getattr(config, name),
-             **judged(protocol, ready, parts_of(ready, {name: value}, (part,)), {part: 1.0})}
-            for name, part, value in tqdm(candidates, desc=f"{protocol}: settings", disable=None)]
+    """[{"setting", "value", figures}]: the score of config.WEIGHTS with one setting changed at a time."""
+    candidates = [(name, value) for name, values in TRIED[protocol].items() for value in values]
+    weights = config.WEIGHTS[protocol]
+    return [{"setting": name, "value": value, "used": value == getattr(config, name),
+             **judged(protocol, ready, parts_of(ready, {name: value}, weights), weights)}
+            for name, value in tqdm(candidates, desc=f"{protocol}: settings", disable=None)]
 
 
 def weigh(protocol, ready):

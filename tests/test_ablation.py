@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_settings_changed_for_a_row_are_read_when_scoring_and_not_in_the_fit():
     """Variants fits once with the shipped settings: a row may change only what the fit does not use."""
     for rows in ablation.LADDER.values():
         for _, _, name, changed in rows:
-            assert set(changed) <= {"DENSITY_POWER", "OWN_SHARE", "OWN_NEIGHBOURS"}
+            assert set(changed) <= {"DENSITY_POWER", "OWN_IRREGULARITY", "OWN_NEIGHBOURS"}
             assert not changed or not name.startswith("combined")
 
 
@@ -109,12 +110,18 @@ def test_ensemble_is_the_mean_score_of_all_seeds(evaluated, monkeypatch):
     rows["sample"] = table["sample"]
     other = config.results_dir(evaluated, "beat", 1)
     other.mkdir()
+    shutil.copy(folder / "metrics.json", other)
     values = np.random.default_rng(0).normal(size=len(rows["sample"]))
-    np.savez(other / "scores.npz", sample=rows["sample"], score_combined=values)
+    saved = {"sample": rows["sample"], "score_combined": values, "weights": table["weights"]}
+    np.savez(other / "scores.npz", **saved)
     monkeypatch.setattr(config, "SEEDS", (0, 1))
     np.testing.assert_allclose(ablation.ensemble(evaluated, "beat", rows), (table["score_combined"] + values) / 2)
-    np.savez(other / "scores.npz", sample=rows["sample"][::-1], score_combined=values)
-    with pytest.raises(UserError, match="seed 1: of other beats.*evaluate.py --protocol beat --seed 1"):
+    for name, value, why in (("sample", rows["sample"][::-1], "other beats"), ("weights", "x", "other weights")):
+        np.savez(other / "scores.npz", **saved | {name: value})
+        with pytest.raises(UserError, match=f"seed1.*{why}.*evaluate.py --protocol beat --seed 1"):
+            ablation.ensemble(evaluated, "beat", rows)
+    monkeypatch.setattr(config, "NEIGHBOURS", 1)
+    with pytest.raises(UserError, match="NEIGHBOURS: 3 then, 1 now"):
         ablation.ensemble(evaluated, "beat", rows)
 
 

@@ -79,7 +79,7 @@ def test_links_and_pictures_exist():
 def test_numbers_of_the_method_are_those_of_the_settings():
     assert "0.5 to 40 Hz" in TEXT and config.BAND_HZ == (0.5, 40.0)
     assert f"{config.MAX_EPOCHS * config.EPOCH_SEGMENTS:,d} segments" in TEXT
-    assert f"({config.TAPER_SIGMA_S:.2f} s wide)" in TEXT and config.OWN_SHARE == 0.5 and config.LEARNING_S == 300
+    assert f"({config.TAPER_SIGMA_S:.2f} s wide)" in TEXT and config.LEARNING_S == 300
     assert f"bottleneck of {config.LATENT_DIM}" in TEXT
     assert "three nearest" in TEXT and config.NEIGHBOURS == 3
     assert f"{', '.join(config.MITDB.validation[:-1])} and {config.MITDB.validation[-1]}" in TEXT

@@ -12,7 +12,7 @@ import scoring
 FS = 360
 SETTINGS = {"SCORE_SIGMA_S": 0.1, "NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
             "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
-            "OWN_SHARE": 0.5, "OWN_NEIGHBOURS": 0.2, "LEARNING_S": 20}
+            "OWN_IRREGULARITY": 0.1, "OWN_NEIGHBOURS": 0.2, "LEARNING_S": 20}
 WEIGHTS = {"nearest": 1.0, "record": 0.5, "rhythm": 0.3, "beat": 0.2, "excess": 0.1}
 BEATS = 80
 
@@ -125,19 +125,20 @@ def test_own_reference_leaves_premature_beats_out_even_where_they_are_most():
     irregular = np.random.default_rng(6).normal(0, 0.3, 200)
     premature = np.arange(200) % 10 < 7
     irregular[premature] += 5
-    chosen = scoring.own_reference(irregular, np.arange(200), 0.3)
-    assert len(chosen) == 60 and not premature[chosen].any()
-    some = scoring.own_reference(irregular, np.flatnonzero(premature)[:40], 0.5)
-    assert len(some) == 20 and set(some) <= set(np.flatnonzero(premature)[:40])
+    chosen = scoring.own_reference(irregular, np.arange(200), 0.1)
+    np.testing.assert_array_equal(chosen, np.flatnonzero(irregular <= 0.1))
+    assert 20 < len(chosen) < 60 and not premature[chosen].any()
+    some = scoring.own_reference(irregular, np.arange(50, 100), 0.1)
+    np.testing.assert_array_equal(some, chosen[(chosen >= 50) & (chosen < 100)])
 
 
 def test_own_reference_is_in_order_has_its_least_and_its_limit():
     irregular = np.random.default_rng(7).normal(size=30000)
-    few = scoring.own_reference(irregular, np.arange(8), 0.1)
+    few = scoring.own_reference(irregular, np.arange(8), -10)
     assert list(few) == sorted(np.argsort(irregular[:8])[:scoring.LEAST_OWN])
-    many = scoring.own_reference(irregular, np.arange(30000), 0.5)
+    many = scoring.own_reference(irregular, np.arange(30000), 0.0)
     assert scoring.OWN_LIMIT / 2 < len(many) <= scoring.OWN_LIMIT and (np.diff(many) > 0).all()
-    assert many[0] < 100 and many[-1] > 29900 and irregular[many].max() < np.median(irregular) + 1e-9
+    assert many[0] < 100 and many[-1] > 29900 and irregular[many].max() <= 0
 
 
 # --- what the scores are ---------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def test_record_and_causal_equal_brute_force(segments, detector, name):
         here = np.flatnonzero(segments.rows["record"][rows] == record)
         early = segments.rows["sample"][rows[here]] < 20 * FS
         known = here[early] if causal else here
-        reference = known[np.argsort(irregular[known])][:max(5, len(known) // 2)]
+        reference = known[np.argsort(irregular[known])][:max(5, (irregular[known] <= 0.1).sum())]
         k = max(3, int(0.2 * len(reference)))
         order = np.sort(distances(vectors[here], vectors[reference]), axis=1)
         expected = np.log(order[:, min(k, len(reference) - 1)])
@@ -220,7 +221,7 @@ def test_record_and_causal_equal_brute_force(segments, detector, name):
 
 
 def excess(segments, detector, view, causal):
-    """`nearest` less its median over the half of a record's (early) beats that are least irregular."""
+    """`nearest` less its median over a record's (early) beats that are regular."""
     _, fitted, rows = detector
     references, vectors = fitted["references"].float().numpy(), view.vectors(fitted["z_scale"], causal)
     distance, index = scoring.neighbours(references, vectors, 3)
@@ -229,7 +230,7 @@ def excess(segments, detector, view, causal):
     for record in "abc":
         here = np.flatnonzero(segments.rows["record"][rows] == record)
         known = here[segments.rows["sample"][rows[here]] < 20 * FS] if causal else here
-        values[here] -= np.median(values[known[np.argsort(irregular[known])][:max(5, len(known) // 2)]])
+        values[here] -= np.median(values[known[np.argsort(irregular[known])][:max(5, (irregular[known] <= 0.1).sum())]])
     return values
 
 

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_s
 
 import attribution
 import config
+import drawing
 import files
 import visualize
 
@@ -41,7 +42,7 @@ def fake_beats(rng, n):
     symbol = rng.choice(list(SHARE), n, p=list(SHARE.values()))
     symbol[:len(SHARE)] = list(SHARE)
     symbol[record >= RECORDS[36]] = "N"
-    aami = np.array([visualize.CLASS_OF[s] for s in symbol])
+    aami = np.array([drawing.CLASS_OF[s] for s in symbol])
     columns = {"record": record, "sample": rng.integers(360, 649640, n), "symbol": symbol, "aami": aami,
                "label": (aami != "N").astype(np.int8)}
     hidden = np.array([SHIFT[c] for c in aami]) + rng.normal(0, 0.7, n)
@@ -131,7 +132,7 @@ def fake_bands():
 
 
 def write_history(path):
-    rows = [visualize.NEEDED["history.csv"].replace(" ", ",")]
+    rows = [drawing.NEEDED["history.csv"].replace(" ", ",")]
     losses = [0.061, 0.042, 0.033, 0.034, 0.0297, 0.0285, 0.0291]
     for epoch, loss in enumerate(losses, 1):
         rows.append(f"{epoch},{loss * 0.93},{loss},{2e-3 * (1 - epoch / 8)},61.5,1021.4,"
@@ -190,14 +191,14 @@ def written(results, tmp_path_factory):
 
 def draw(name, folder):
     """Figure `name` of the artefacts in `folder`."""
-    with matplotlib.rc_context(visualize.STYLE):
-        return visualize.FIGURES[name](visualize.load_artefacts(folder))
+    with matplotlib.rc_context(drawing.STYLE):
+        return visualize.FIGURES[name](drawing.load_artefacts(folder))
 
 
 def render(name, folder):
     """Pixels of figure `name` and its (text, box) as they are drawn: no tick beyond the axes."""
     drawn, draw_text = [], Text.draw
-    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(visualize.STYLE):
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(drawing.STYLE):
         canvas = FigureCanvasAgg(draw(name, folder))
         canvas.draw()      # settles the layout
         patch.setattr(Text, "draw", lambda text, renderer: (drawn.append(text), draw_text(text, renderer)))
@@ -491,7 +492,7 @@ def test_nulls_are_drawn_as_nothing(tmp_path):
 
     edit(tmp_path, forget)
     edit_scores(tmp_path, label=np.zeros(1200, np.int8), aami=np.full(1200, "N"), symbol=np.full(1200, "N"))
-    assert len(visualize.draw_all(tmp_path, tmp_path / "plots")) == 10
+    assert len(visualize.draw_all(tmp_path, tmp_path / "plots")) == len(visualize.FIGURES)
     assert "AUROC not available" in words(draw("score_distributions.png", tmp_path))
     assert "48 without abnormal beats" in words(draw("auroc_by_record.png", tmp_path))
 
@@ -517,17 +518,17 @@ def test_a_lacking_array_and_a_pickle_are_refused(tmp_path):
     write_artefacts(tmp_path, n=1200)
     edit_scores(tmp_path, score_mse=None)
     with pytest.raises(config.UserError, match="lacks score_mse"):
-        visualize.load_artefacts(tmp_path)
+        drawing.load_artefacts(tmp_path)
     edit_scores(tmp_path, score_mse=np.array([{}], dtype=object))
     with pytest.raises(config.UserError, match="cannot be read.*allow_pickle"):
-        visualize.load_artefacts(tmp_path)
+        drawing.load_artefacts(tmp_path)
 
 
 def test_artefacts_of_different_runs_are_refused(tmp_path):
     write_artefacts(tmp_path, n=1200)
     edit(tmp_path, lambda m: m["n"].update(test=1201))
     with pytest.raises(config.UserError, match="scores.npz and metrics.json"):
-        visualize.load_artefacts(tmp_path)
+        drawing.load_artefacts(tmp_path)
 
 
 def test_main_draws_the_protocol_asked_for(tmp_path, monkeypatch, capsys):
@@ -536,8 +537,8 @@ def test_main_draws_the_protocol_asked_for(tmp_path, monkeypatch, capsys):
     folder = config.results_dir(config.SIMULATED, "patient", config.SEED)
     write_artefacts(folder, n=1200, simulated=True, protocol="patient")
     visualize.main(["--protocol", "patient", "--simulated"])
-    assert len(list(config.plots_dir(config.SIMULATED, "patient").glob("*.png"))) == 10
-    assert "10 pictures" in capsys.readouterr().out
+    assert len(list(config.plots_dir(config.SIMULATED, "patient").glob("*.png"))) == len(visualize.FIGURES)
+    assert f"{len(visualize.FIGURES)} pictures" in capsys.readouterr().out
     with pytest.raises(config.UserError, match="mitdb"):
         visualize.main(["--protocol", "patient"])
     with pytest.raises(SystemExit):
@@ -561,7 +562,7 @@ def test_baselines_are_curves_and_the_best_stands_beside_the_records(results):
     ax, = draw("roc.png", results).axes
     for name, entry in metrics_of(results)["baselines"].items():
         curve = line(ax, entry["title"])
-        assert curve.get_label() == f"{entry['title']}: {visualize.estimate(entry['auroc'])}", name
+        assert curve.get_label() == f"{entry['title']}: {drawing.estimate(entry['auroc'])}", name
     by_record = metrics_of(results)["baselines"]["knn"]["by_record"]
     dots = line(draw("auroc_by_record.png", results).axes[0], "nearest components")
     assert sorted(dots.get_xdata()) == pytest.approx(sorted(v["auroc"] for v in by_record.values()
