@@ -11,6 +11,7 @@ import numpy as np
 LEARNING_S = 300                  # EC57: not counted
 PACED_SYMBOLS = ("/", "f")
 SENSITIVITIES = (0.5, 0.8, 0.9, 0.95)
+LEVELS = np.round(np.arange(0, 12.01, 0.05), 2)
 
 
 def ec57(rows, flagged, paced_records, fs_hz):
@@ -59,3 +60,24 @@ def calibration(scores, y, thresholds):
     validation part, and what they did on these beats."""
     return [{"asked": asked, "threshold": threshold, "specificity": float((scores[y == 0] < threshold).mean()),
              "sensitivity": float((scores[y == 1] >= threshold).mean())} for asked, threshold in thresholds.items()]
+
+
+def level_curve(levels, y, record):
+    """{"level", "specificity", "sensitivity"}: lists over LEVELS; means over the records that have such beats."""
+    curve = {"level": LEVELS.tolist()}
+    for name, wanted in (("specificity", 0), ("sensitivity", 1)):
+        own = [np.sort(levels[here]) for r in np.unique(record) if (here := (record == r) & (y == wanted)).any()]
+        below = np.mean([np.searchsorted(values, LEVELS) / len(values) for values in own], axis=0)
+        curve[name] = (below if name == "specificity" else 1 - below).tolist()
+    return curve
+
+
+def level_at(curve, name, asked):
+    """The lowest level with at least the asked specificity, or the highest with at least the asked sensitivity.
+
+    The last of LEVELS where none has that specificity, the first where none has that sensitivity.
+    """
+    reached = np.flatnonzero(np.array(curve[name]) >= asked)
+    if name == "specificity":
+        return curve["level"][reached[0] if len(reached) else -1]
+    return curve["level"][reached[-1] if len(reached) else 0]

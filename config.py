@@ -54,6 +54,7 @@ LEARNING_S = 300              # `causal`: the reference comes from the first fiv
 WEIGHTS = {"beat": {"nearest": 1.0, "rhythm": 0.2, "beat": 0.1},          # of the standardised parts of
            "patient": {"record": 1.0, "rhythm": 0.5, "excess": 0.5}}     # `combined`: select_score.py
 TARGET_SPECIFICITY = 0.985    # asked of the threshold on normal validation beats: select_score.py
+LEVEL_SPECIFICITY = 0.98      # of detect.py's level, mean over the normal beats of validation patients
 
 # --- Evaluation ------------------------------------------ after a change: python evaluate.py
 SCORES = {"beat": ("mse", "beat", "latent", "rhythm", "nearest", "own", "record", "combined", "combined_own"),
@@ -229,6 +230,7 @@ def _rules():
     yield real("SCORE_SIGMA_S", 0.005, 10)
     yield whole("NEIGHBOURS", 1, 1000)
     yield real("TARGET_SPECIFICITY", 0.5, 0.9999)
+    yield real("LEVEL_SPECIFICITY", 0.5, 0.9999)
     yield whole("DENSITY_NEIGHBOURS", 1, 1000)
     yield real("DENSITY_POWER", 0, 1)
     yield whole("LOCAL_BEATS", 3, 1001)

@@ -114,7 +114,7 @@ def prepared(models, segments, protocol, device):
     for model, rows, train, fitted in models:
         fitted = fitted or scoring.fit(model, segments, train, rows, config.WEIGHTS[protocol], settings,
                                        config.FS_HZ, device)
-        view = scoring.View(model, segments, rows, settings, config.FS_HZ, device)
+        view = scoring.View.of(model, segments, rows, settings, config.FS_HZ, device)
         result.append([SimpleNamespace(fitted=fitted, view=view, table=segments, at=rows)])
         if protocol == "patient":
             result[-1].append(thinned(result[-1][0]))
@@ -145,7 +145,7 @@ def parts_of(ready, changed, names):
     for samples in ready:
         raw = []
         for sample in samples:
-            sample.view.set_rhythm(sample.table, sample.at, settings, config.FS_HZ)
+            sample.view.set_rhythm(sample.table.rows, sample.at, settings, config.FS_HZ)
             raw.append({name: scoring.PARTS[name](sample.view, sample.fitted | {"settings": settings}, False)
                         for name in names})
         normal = samples[0].table.rows["y"][samples[0].at] == 0

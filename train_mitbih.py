@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import attribution
+import clinical
 import config
 import scoring
 from config import UserError
@@ -171,8 +172,10 @@ def fit_scores(model, segments, protocol, device):
     thresholds = {name: scoring.threshold_at_specificity(s[normal], config.TARGET_SPECIFICITY)
                   for name, s in scores.items()}
     default = scores[config.DEFAULT_SCORE][normal]
+    levels = scoring.levels(scores[config.DEFAULT_SCORE], view, fitted)
+    curve = clinical.level_curve(levels, segments.rows["y"][rows], segments.rows["record"][rows])
     unusual, _ = attribution.deviations(view, segments.x[rows], fitted, config.FS_HZ)
-    return {"fitted": fitted, "thresholds": thresholds, "score_settings": settings,
+    return {"fitted": fitted, "thresholds": thresholds, "score_settings": settings, "levels": curve,
             "calibration": {asked: scoring.threshold_at_specificity(default, asked) for asked in CALIBRATION},
             "part_limits": attribution.limits(unusual[normal], config.TARGET_SPECIFICITY).tolist()}
 

@@ -104,19 +104,19 @@ def test_distance_to_own_equals_a_plain_sort(share):
     reference = np.arange(0, 700, 7)
     k = max(3, int(share * len(reference)))
     expected = np.log(np.sort(distances(vectors, vectors[reference]), axis=1)[:, k])
-    np.testing.assert_allclose(scoring.distance_to_own(vectors, reference, share), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scoring.distance_to_own(vectors[reference], vectors, share), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_rare_shape_among_the_reference_stays_far():
     vectors = np.random.default_rng(5).normal(0, 0.1, (100, 3)).astype(np.float32)
     vectors[:5] += 10
-    distance = scoring.distance_to_own(vectors, np.arange(100), 0.1)
+    distance = scoring.distance_to_own(vectors, vectors, 0.1)
     assert distance[:5].min() > distance[5:].max() + 3
 
 
 def test_distance_to_own_of_fewer_beats_than_neighbours_is_to_the_farthest():
     vectors = np.array([[0.0], [1], [3]], np.float32)
-    np.testing.assert_allclose(scoring.distance_to_own(vectors, np.arange(3), 0.1), np.log([3, 2, 3]), rtol=1e-5)
+    np.testing.assert_allclose(scoring.distance_to_own(vectors, vectors, 0.1), np.log([3, 2, 3]), rtol=1e-5)
 
 
 # --- a record's own reference ---------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_error_far_from_the_beat_moves_mse_and_not_beat(segments, monkeypatch):
     monkeypatch.setattr(scoring, "reconstruct", lambda model, x, *a: (torch.zeros(len(x), 160), torch.zeros(len(x), 4)))
     segments.x[:2] = 0
     segments.x[0, 80], segments.x[1, 0] = 3, 3
-    view = scoring.View(model, segments, np.arange(2), SETTINGS | {"SCORE_SIGMA_S": 10 / FS}, FS, "cpu")
+    view = scoring.View.of(model, segments, np.arange(2), SETTINGS | {"SCORE_SIGMA_S": 10 / FS}, FS, "cpu")
     assert view.mse[0] == pytest.approx(view.mse[1]) and view.beat[0] > 1000 * view.beat[1]
 
 
@@ -167,7 +167,7 @@ def test_references_are_latents_in_units_of_their_spread_and_timing(segments, de
     model, fitted, rows = detector
     train = np.setdiff1d(np.arange(3 * BEATS), rows)
     _, z = models.reconstruct(model, segments.x[train], 64, "cpu")
-    view = scoring.View(model, segments, train, SETTINGS, FS, "cpu")
+    view = scoring.View.of(model, segments, train, SETTINGS, FS, "cpu")
     expected = np.concatenate([z.numpy() / z.numpy().std(), view.times], axis=1)
     np.testing.assert_allclose(fitted["references"].float(), expected, rtol=2e-3, atol=1e-3)
     names = np.array(fitted["reference_records"])[fitted["reference_record"].numpy()]
