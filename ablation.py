@@ -24,7 +24,7 @@ import train_mitbih
 import visualize
 from config import UserError
 from dataset import load_npz
-from evaluate import write_json
+from files import write_json
 from models import ConvAutoencoder
 from preprocess import gaussian
 from report import load_metrics
@@ -49,7 +49,8 @@ LADDER = {
                 ("+ network sees a tapered beat", "tapered", "latent", {}),
                 ("+ latents tell records apart in training", "full", "latent", {}),
                 ("+ timing beside the latents", "full", "nearest", {"DENSITY_POWER": 0.0}),
-                ("own unlabelled beats as reference instead, all of them", "full", "record", {"OWN_IRREGULARITY": np.inf}),
+                ("own unlabelled beats as reference instead, all of them", "full", "record",
+                 {"OWN_IRREGULARITY": np.inf}),
                 ("+ only the regular ones", "full", "record", {}),
                 ("+ weights of the default score", "full", "combined", {}),
                 ("the same from the past alone", "full", "combined_causal", {}))}

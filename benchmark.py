@@ -21,7 +21,8 @@ from tqdm import tqdm
 import config
 import scoring
 import train_mitbih
-from evaluate import load_detector, write_json
+from evaluate import load_detector
+from files import write_json
 from models import ENCODER_KERNELS
 from report import aligned
 from stages import machine_parser, parsed, prepare

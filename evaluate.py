@@ -7,8 +7,9 @@ writes  results/beat/scores.npz       the score of each test beat, what the pict
         evaluation_plots/beat/*.png   by visualize.py
 """
 
-import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ import baselines
 import clinical
 import config
 import metrics
+import recordings_report
 import report
 import scoring
 import visualize
 from config import UserError
 from dataset import load_npz
-from files import whole_file
+from files import whole_file, write_json
 from stages import (FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command,
                     stage_parser, stale, stamp_of)
 
@@ -209,20 +211,6 @@ def add_baselines(result, table, thresholds, scores, segments):
 
 # --- artefacts ----------------------------------------------------------------------------------
 
-def write_json(path, value):
-    """Whole or not at all; NaN becomes null."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def save_scores(path, table):
     """scores.npz, whole or not at all."""
     with whole_file(path) as part, open(part, "wb") as file:
@@ -299,11 +287,30 @@ def parse_args(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--baselines", action="store_true", help="add detectors without a network to the results")
     parser.add_argument("--force", action="store_true", help="score again even if the results are up to date")
+    parser.add_argument("--recordings", nargs="+", metavar="DIR", help="detect.py's own output on WFDB records with "
+                        "expert labels instead, whatever their rate and leads")
+    parser.add_argument("--annotator", default="atr", help="of the expert labels")
+    parser.add_argument("--given-beats", action="store_true",
+                        help="with --recordings: R peaks of the labels, not detected")
     return parsed(parser, argv)
+
+
+def evaluate_recordings(args):
+    """detect.py against expert labels; the table is printed, results/recordings-*.json written."""
+    threads = args.threads or os.cpu_count()
+    result = recordings_report.run(args.recordings, args.annotator, args.given_beats, args.device, threads,
+                                   simulated=args.simulated)
+    database = config.SIMULATED if args.simulated else config.MITDB
+    name = Path(args.recordings[0]).resolve().name + ("-given" if args.given_beats else "")
+    path = database.root / "results" / f"recordings-{name}.json"
+    write_json(path, result)
+    print(f"{recordings_report.table(result)}\nwrote {path}")
 
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.recordings:
+        return evaluate_recordings(args)
     database, device, segments = prepare(args)
     model, stored = load_detector(database, args.protocol, args.seed, segments)
     folder = config.results_dir(database, args.protocol, args.seed)

@@ -1,7 +1,10 @@
 """Writing a file whole or not at all."""
 
+import json
 import os
 from contextlib import contextmanager
+
+import numpy as np
 
 
 @contextmanager
@@ -20,3 +23,17 @@ def whole_file(path):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Whole or not at all; NaN becomes null."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

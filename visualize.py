@@ -213,7 +213,8 @@ def parts_of_the_beat(run):
         left += width
     bottom.set_yticks(range(len(shares)), [f"{name}, n = {row['n']:,}" for name, row in shares.items()])
     bottom.invert_yaxis()
-    bottom.set(xlim=(0, 100), ylabel="class (flagged beats)", xlabel="share of the flagged beats in which the part leads (%)",
+    bottom.set(xlim=(0, 100), ylabel="class (flagged beats)",
+               xlabel="share of the flagged beats in which the part leads (%)",
                title="All flagged beats. Above: of those led by their class's most frequent part, "
                      "the one of median strength")
     bars, names = bottom.get_legend_handles_labels()

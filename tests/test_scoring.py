@@ -104,7 +104,8 @@ def test_distance_to_own_equals_a_plain_sort(share):
     reference = np.arange(0, 700, 7)
     k = max(3, int(share * len(reference)))
     expected = np.log(np.sort(distances(vectors, vectors[reference]), axis=1)[:, k])
-    np.testing.assert_allclose(scoring.distance_to_own(vectors[reference], vectors, share), expected, rtol=1e-3, atol=1e-4)
+    got = scoring.distance_to_own(vectors[reference], vectors, share)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_rare_shape_among_the_reference_stays_far():

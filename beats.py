@@ -1,0 +1,208 @@
+"""From one lead of a recording to scored beats, piece by piece: memory does not grow with the recording.
+
+The recording is cut into pieces of PIECE_S on a fixed grid, each read with a margin, so that nothing
+depends on how much is read at a time. A piece is resampled, filtered, its R peaks are found and
+its beats go through the network; of each beat only the latents, two errors and its time are kept.
+"""
+
+import tempfile
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import sleepecg
+from scipy.signal import resample_poly
+
+import quality
+import scoring
+from preprocess import bandpass, cut_segments, inside, normalise
+
+PIECE_S = 300      # a multiple of quality.WINDOW_S
+MARGIN_S = 30      # of quality.MARGIN_S; filters ring for about a second, the QRS detector learns for two
+SEAM_S = 0.06      # a beat on a seam is taken from both pieces ...
+REFRACTORY_S = 0.2  # ... and of two beats nearer than this the first is kept
+ALIGN_S = 0.07     # the R peak is the largest deviation this near to the detection: on DS1 2.3 samples (median over
+                   # records 1.5) of scatter about the annotated peaks, 3.4 for the highest value, 2.8 for none
+RATIO_LIMIT = 1000  # largest factor of the polyphase resampling: 1 ppm of a piece at most
+
+
+@dataclass
+class Beats:
+    """What is kept of a recording: a row a beat, and the verdict on each stretch of quality.WINDOW_S.
+
+    time_s (n,) of the R peak; readable (n,) bool, and whole (n,): its segment lies in the recording;
+    z (n, latent_dim) float32, mse, beat (n,) of those that are both, NaN of the others.
+    """
+
+    time_s: np.ndarray
+    readable: np.ndarray
+    whole: np.ndarray
+    z: np.ndarray
+    mse: np.ndarray
+    beat: np.ndarray
+    unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
+    duration_s: float
+    spool: object = field(default=None, repr=False)  # keeps the file of z alive
+
+    @property
+    def scored(self):
+        """(n,) bool"""
+        return self.readable & self.whole
+
+
+@dataclass
+class Piece:
+    """One piece with its margin, at the network's rate."""
+
+    start_s: float             # of the first sample
+    own_s: tuple               # from, to: what is not margin
+    raw: np.ndarray            # resampled, NaN filled
+    filtered: np.ndarray
+    unreadable: np.ndarray     # of its own windows
+    peaks: np.ndarray          # samples of `filtered`
+
+
+def filled(signal):
+    """(n,) with NaN replaced by straight lines, or by zeros where there is nothing else."""
+    missing = ~np.isfinite(signal)
+    if not missing.any():
+        return signal
+    if missing.all():
+        return np.zeros(len(signal))
+    at = np.arange(len(signal))
+    return np.where(missing, np.interp(at, at[~missing], signal[~missing]), signal)
+
+
+def find_peaks(raw, filtered, fs_hz):
+    """R peaks (k,) in samples: detections of sleepecg, each moved to the largest deviation nearby.
+
+    Modified Pan and Tompkins 1985 (Brunner et al. 2023, sleepecg); nothing in a signal without beats.
+    """
+    if len(raw) < 2 * fs_hz or np.ptp(raw) == 0:
+        return np.empty(0, int)
+    found = np.asarray(sleepecg.detect_heartbeats(raw, fs_hz), int)
+    return aligned(filtered, found, round(ALIGN_S * fs_hz))
+
+
+def aligned(filtered, found, reach):
+    """Each detection (k,) moved to the largest absolute value within `reach` samples."""
+    if not len(found):
+        return found
+    offsets = np.arange(-reach, reach + 1)
+    near = np.abs(filtered[np.clip(found[:, None] + offsets, 0, len(filtered) - 1)])
+    return np.unique(np.clip(found + offsets[near.argmax(axis=1)], 0, len(filtered) - 1))
+
+
+def read_piece(recording, lead, start_s, fs_hz, band_hz, order):
+    """The Piece that begins at start_s of one lead (index), or None where that is the end."""
+    own_fs, end_s = recording.fs_hz, recording.n_samples / recording.fs_hz
+    first = max(0, round((start_s - MARGIN_S) * own_fs))
+    last = min(recording.n_samples, round((start_s + PIECE_S + MARGIN_S) * own_fs))
+    given = recording.read(lead, first, last)
+    ratio = Fraction(fs_hz / own_fs).limit_denominator(RATIO_LIMIT)
+    signal = filled(given)
+    raw = signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)
+    filtered = bandpass(raw, fs_hz, band_hz, order) if len(raw) > 6 * order + 3 else np.zeros(len(raw))
+    peaks = find_peaks(raw, filtered, fs_hz)
+    own = start_s, min(start_s + PIECE_S, end_s)
+    piece = Piece(first / own_fs, own, raw, filtered, None, peaks)
+    piece.unreadable = verdicts(given, raw, piece, own_fs, fs_hz)
+    return piece
+
+
+def verdicts(given, raw, piece, own_fs, fs_hz):
+    """quality's verdict on each window of the piece's own part, at the rate the network works at."""
+    missing = np.flatnonzero(~np.isfinite(given))
+    signal = raw.copy()
+    if len(missing):  # what was filled is told to the rule again
+        signal[np.clip(np.round(missing * fs_hz / own_fs).astype(int), 0, len(raw) - 1)] = np.nan
+    found = quality.unreadable(signal, piece.filtered, fs_hz, piece.peaks)
+    skip = round((piece.own_s[0] - piece.start_s) / quality.WINDOW_S)
+    return found[skip:skip + int(np.ceil((piece.own_s[1] - piece.own_s[0]) / quality.WINDOW_S))]
+
+
+def segments_of(piece, peaks, fs_hz, window_size):
+    """x (k, w) of the R peaks of a piece, whose windows lie inside it."""
+    x, offset_mv, scale_mv = normalise(cut_segments(piece.filtered, peaks, window_size))
+    return x, offset_mv, scale_mv
+
+
+def scan(recording, lead, model, fitted, fs_hz, band_hz, order, device, given_s=None, progress=lambda pieces: pieces):
+    """Beats of one lead (index) of a Recording; given_s (k,): R peaks known already, in s, instead of detection."""
+    window, latent = model.model_args["window_size"], model.model_args["latent_dim"]
+    end_s, columns, verdict = recording.n_samples / recording.fs_hz, [], []
+    spool = tempfile.TemporaryFile()
+    for start_s in progress(np.arange(0, end_s, PIECE_S)):
+        piece = read_piece(recording, lead, start_s, fs_hz, band_hz, order)
+        verdict.append(piece.unreadable)
+        peaks = piece.peaks if given_s is None else given_peaks(piece, given_s, fs_hz)
+        time_s = piece.start_s + peaks / fs_hz
+        here = (time_s >= piece.own_s[0] - SEAM_S) & (time_s < piece.own_s[1] + SEAM_S)
+        peaks, time_s = peaks[here], time_s[here]
+        window_of = np.clip(((time_s - start_s) / quality.WINDOW_S).astype(int), 0, len(piece.unreadable) - 1)
+        readable = piece.unreadable[window_of] == 0
+        whole = inside(peaks, len(piece.filtered), window)
+        scored = readable & whole
+        z = np.full((len(peaks), latent), np.nan, np.float32)
+        mse, beat = np.full(len(peaks), np.nan), np.full(len(peaks), np.nan)
+        if scored.any():
+            x, _, _ = segments_of(piece, peaks[scored], fs_hz, window)
+            _, z[scored], mse[scored], beat[scored] = scoring.network_view(model, x, fitted["settings"], fs_hz, device)
+        spool.write(z.tobytes())
+        columns.append((time_s, readable, whole, mse, beat))
+    spool.flush()
+    time_s, readable, whole, mse, beat = (np.concatenate(c) for c in zip(*columns))
+    shape = len(time_s), latent
+    z = np.memmap(spool, np.float32, "r", shape=shape) if len(time_s) else np.empty(shape, np.float32)
+    order_of = np.argsort(time_s, kind="stable")
+    kept = order_of[separate(time_s[order_of], REFRACTORY_S if given_s is None else 1e-4)]
+    z = z if np.array_equal(kept, np.arange(len(z))) else z[kept]
+    return Beats(time_s[kept], readable[kept], whole[kept], z, mse[kept], beat[kept], np.concatenate(verdict), end_s,
+                 spool)
+
+
+def given_peaks(piece, given_s, fs_hz):
+    """R peaks given in seconds, as samples of a piece."""
+    at = np.round((given_s - piece.start_s) * fs_hz).astype(int)
+    return at[(at >= 0) & (at < len(piece.filtered))]
+
+
+def separate(time_s, refractory_s):
+    """Indices of beats at least refractory_s after the one kept before; time_s (n,) ascending."""
+    kept, last = [], -np.inf
+    for k, t in enumerate(time_s):
+        if t - last >= refractory_s:
+            kept.append(k)
+            last = t
+    return np.array(kept, int)
+
+
+def rhythm_table(beats, name, fs_hz):
+    """Columns for View.set_rhythm of the scored beats: intervals across unreadable stretches are unknown (NaN)."""
+    gaps = np.diff(beats.time_s)
+    bad = np.concatenate([[0], np.cumsum(beats.unreadable > 0)])
+    window = np.clip((beats.time_s / quality.WINDOW_S).astype(int), 0, len(beats.unreadable) - 1)
+    broken = ~beats.readable[:-1] | ~beats.readable[1:] | (bad[window[1:] + 1] > bad[window[:-1]])
+    gaps = np.where(broken, np.nan, gaps)
+    scored = beats.scored
+    return {"record": np.full(int(scored.sum()), name),
+            "sample": np.round(beats.time_s[scored] * fs_hz).astype(np.int64),
+            "rr_before_s": np.append(np.nan, gaps)[:len(scored)][scored],
+            "rr_after_s": np.append(gaps, np.nan)[:len(scored)][scored]}
+
+
+def score(beats, fitted, name, fs_hz):
+    """(scores, levels, table): (n,) float64 each, NaN where not scored, the recording as its own reference.
+
+    A level is the score less its median over the recording's own regular beats, in units of their
+    spread: hearts and electrodes differ in both.
+    """
+    scored, table = beats.scored, rhythm_table(beats, "recording", fs_hz)
+    scores, levels = np.full(len(scored), np.nan), np.full(len(scored), np.nan)
+    if scored.any():
+        z = beats.z if scored.all() else beats.z[scored]
+        view = scoring.View(z, beats.mse[scored], beats.beat[scored], table["record"])
+        view.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
+        scores[scored] = scoring.scores_of(view, fitted, (name,))[name]
+        levels[scored] = scoring.levels(scores[scored], view, fitted, name == "combined_causal")
+    return scores, levels, table

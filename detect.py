@@ -1,0 +1,268 @@
+"""The trained detector on any recording of the user's own: no training, no annotations needed.
+
+reads   RECORDING ...               WFDB, EDF, BDF, CSV, TSV or NumPy files, folders, glob patterns
+        checkpoints/patient.pt      shipped; python train_mitbih.py --protocol patient
+writes  beside each recording, or in --out:
+        NAME.ecgad                  WFDB annotations: N, or Q where flagged, score in the aux field; ~ unreadable
+        NAME.ecgad.csv              a row a beat: time, sample, RR, score, level, flag, lead
+        NAME.ecgad.png              the recording at a glance, and its most abnormal beats
+        NAME.ecgad.json             summary, written last: it says that the others are there
+
+The level of a beat is its score against those of the recording's own regular beats, in units of
+their spread; it is flagged at or above a level. Research code, not a medical device.
+"""
+
+import argparse
+import hashlib
+import os
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+import wfdb
+from tqdm import tqdm
+
+import beats as beats_of
+import clinical
+import config
+import detect_output
+import quality
+import recordings
+import synthetic
+from config import UserError
+from files import write_json
+from stages import FINISHED, device_of, read_checkpoint
+
+LEAD_TRIAL_S = 600   # the first minutes, on which the lead is chosen where no name decides
+LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
+DEMO_S = 1800
+
+
+# --- one recording --------------------------------------------------------------------------------
+
+def choose_lead(recording, wanted):
+    """(index, why) of the lead to score: asked for; else named as in training; else the most readable.
+
+    The most readable has the largest share of readable stretches in the first LEAD_TRIAL_S; of
+    equals the first.
+    """
+    if wanted is not None:
+        return recordings.lead_index(recording, wanted), "asked for"
+    names = [name.upper() for name in recording.leads]
+    for name in (*config.LEADS, "II"):
+        if name.upper() in names:
+            return names.index(name.upper()), "named as in training"
+    if len(names) == 1:
+        return 0, "the only one"
+    share = []
+    for lead in range(len(names)):
+        trial = [beats_of.read_piece(recording, lead, start, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
+                 for start in np.arange(0, min(LEAD_TRIAL_S, recording.n_samples / recording.fs_hz), beats_of.PIECE_S)]
+        verdict = np.concatenate([piece.unreadable for piece in trial])
+        share.append(float((verdict == 0).mean()) if any(len(piece.peaks) for piece in trial) else -1.0)
+    return int(np.argmax(share)), f"most readable of {len(names)}"
+
+
+def given_beats(path, annotator, fs_hz):
+    """R peaks (k,) in s of an annotation file beside the record."""
+    base = str(path.with_suffix("")) if path.suffix == ".hea" else str(path)
+    try:
+        notes = wfdb.rdann(base, annotator)
+    except FileNotFoundError as error:
+        raise UserError(f"{base}.{annotator}: missing; expected an annotation file beside the record. "
+                        "Leave --beats out to have the beats detected.") from error
+    except Exception as error:  # the reader of a damaged file raises anything
+        raise UserError(f"{base}.{annotator}: not a readable annotation file ({error}). "
+                        "Leave --beats out to have the beats detected.") from error
+    beat = np.isin(notes.symbol, list("".join(config.AAMI.values())))
+    times = np.asarray(notes.sample)[beat] / fs_hz
+    if (np.diff(times) < 0).any():
+        raise UserError(f"{base}.{annotator}: annotations out of order. Sort them, or leave --beats out.")
+    return times
+
+
+def level_to_flag(levels, duration_s, args, curve):
+    """(level, where it is from): levels (n,) NaN where not scored, curve of the checkpoint's validation patients."""
+    known = np.sort(levels[np.isfinite(levels)])[::-1]
+    if args.level is not None:
+        return args.level, "asked for"
+    if args.alarms_per_hour is not None:
+        allowed = int(args.alarms_per_hour * duration_s / 3600)
+        level = np.nextafter(known[allowed], np.inf) if allowed < len(known) else -np.inf
+        return float(level), f"at most {args.alarms_per_hour:g} flags an hour"
+    if args.sensitivity is not None:
+        return clinical.level_at(curve, "sensitivity", args.sensitivity), (
+            f"sensitivity {args.sensitivity:g} on validation patients")
+    return clinical.level_at(curve, "specificity", config.LEVEL_SPECIFICITY), (
+        f"specificity {config.LEVEL_SPECIFICITY:g}, mean over validation patients")
+
+
+def detect(path, args, model, stored, progress=lambda pieces: pieces):
+    """(summary dict, Findings) of one recording's file."""
+    with recordings.open_recording(path, args.fs) as recording:
+        given = given_beats(path, args.beats, recording.fs_hz) if args.beats else None
+        return examine(recording, given, args, model, stored, progress)
+
+
+def examine(recording, given_s, args, model, stored, progress=lambda pieces: pieces):
+    """The same of an open Recording; given_s (k,): its R peaks in s where they are known, else None."""
+    fitted, name = stored["fitted"], "combined_causal" if args.causal else "combined"
+    lead, why = choose_lead(recording, args.lead)
+    found = beats_of.scan(recording, lead, model, fitted, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER,
+                          device_of(args.device), given_s, progress)
+    scores, levels, _ = beats_of.score(found, fitted, name, config.FS_HZ)
+    threshold, rule = level_to_flag(levels, found.duration_s, args, stored["levels"])
+    findings = detect_output.Findings(recording.name, recording.leads[lead], recording.fs_hz, recording.start,
+                                      found, scores, levels, levels >= threshold, threshold)
+    findings.examples = detect_output.most_abnormal(findings, recording, lead, model, fitted)
+    return summary_of(findings, recording, why, rule, given_s is not None, stored), findings
+
+
+def summary_of(findings, recording, why, rule, given, stored):
+    """What NAME.ecgad.json holds, besides its origin."""
+    found, n_scored = findings.beats, int(findings.beats.scored.sum())
+    hours = found.duration_s / 3600
+    reasons = {name: float((found.unreadable == k).mean()) for k, name in enumerate(quality.REASONS) if k}
+    return {"recording": recording.name, "duration_s": found.duration_s, "fs_hz": recording.fs_hz,
+            "leads": list(recording.leads), "lead": findings.lead, "lead_chosen": why,
+            "calibrated": bool(recording.calibrated[recording.leads.index(findings.lead)]),
+            "beats": len(found.time_s), "scored": n_scored, "flagged": int(findings.flagged.sum()),
+            "flagged_share": float(findings.flagged.sum() / n_scored) if n_scored else None,
+            "flagged_per_hour": float(findings.flagged.sum() / hours) if hours else None,
+            "unreadable_share": float((found.unreadable > 0).mean()), "unreadable": reasons,
+            "level": findings.threshold, "level_rule": rule, "r_peaks": "given" if given else "detected (sleepecg)",
+            "too_few_beats": n_scored < LEAST_BEATS, "simulated_training": stored["simulated"],
+            "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
+
+
+# --- many recordings ------------------------------------------------------------------------------
+
+def output_stem(path, out):
+    """Where a recording's files go, without their suffix."""
+    name = path.name[:-len(path.suffix)] if path.suffix else path.name
+    return (Path(out) if out else path.parent) / name
+
+
+def origin_of(path, args, stored):
+    """What makes a recording's output stale when it changes: its files, the checkpoint, the flags."""
+    files = sorted(f for f in path.parent.glob(path.stem + ".*") if ".ecgad" not in f.name and f.is_file())
+    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    asked = [args.fs, args.lead, args.beats, args.level, args.alarms_per_hour, args.sensitivity, args.causal]
+    what = repr((state, asked, stored["weights"], stored["score_settings"], config.LEVEL_SPECIFICITY))
+    return hashlib.sha256(what.encode()).hexdigest()
+
+
+def process(path, args):
+    """(path, summary or None, error message or None); errors of one recording do not stop the others."""
+    torch.set_num_threads(args.threads)
+    try:
+        model, stored = load(args)
+        stem, origin = output_stem(path, args.out), origin_of(path, args, stored)
+        earlier = None if args.force else detect_output.stored_summary(stem, origin)
+        if earlier:
+            return path, earlier | {"earlier": True}, None
+        bar = (lambda pieces: tqdm(pieces, desc=path.name, leave=False, disable=None)) if args.jobs == 1 else (
+            lambda pieces: pieces)
+        summary, findings = detect(path, args, model.to(device_of(args.device)), stored, bar)
+        detect_output.write_all(stem, findings)
+        write_json(Path(f"{stem}.ecgad.json"), summary | {"origin": origin})
+        return path, summary, None
+    except UserError as error:
+        return path, None, str(error)
+    except OSError as error:
+        return path, None, f"{error.filename or path}: {error.strerror or error}"
+
+
+def load(args):
+    """(model, stored) of the checkpoint."""
+    database = config.SIMULATED if args.simulated else config.MITDB
+    path = Path(args.checkpoint) if args.checkpoint else config.checkpoint_path(database, "patient", config.SEED)
+    return read_checkpoint(path, "python train_mitbih.py --protocol patient", (*FINISHED, "levels"))
+
+
+def unique_stems(paths, out):
+    """UserError where two recordings would write the same files."""
+    stems = {}
+    for path in paths:
+        other = stems.setdefault(output_stem(path, out), path)
+        if other != path:
+            raise UserError(f"{path} and {other} would both write {output_stem(path, out)}.ecgad.*: "
+                            "give them different names, or run them with different --out folders.")
+
+
+def line(path, summary):
+    """One line of the terminal's list."""
+    if summary["scored"] == 0:
+        return f"{path}: no readable beat in {summary['duration_s'] / 60:.1f} min of {summary['lead']}"
+    note = ", FEW BEATS: no rhythm to compare with" * summary["too_few_beats"]
+    return (f"{path}: {summary['lead']}, {summary['duration_s'] / 3600:.2f} h, {summary['scored']:,d} beats, "
+            f"{summary['flagged']:,d} flagged ({100 * summary['flagged_share']:.1f} %, "
+            f"{summary['flagged_per_hour']:.0f} an hour), {100 * summary['unreadable_share']:.1f} % unreadable"
+            f"{note}{' (done before)' * summary.get('earlier', False)}")
+
+
+def demo(args):
+    """A simulated recording in simulated/demo, as if the user had brought it."""
+    folder = config.SIMULATED.root / "demo"
+    parameters = {"duration_s": DEMO_S, "seed": synthetic.SEED, "snr_db": synthetic.SNR_DB}
+    if not synthetic.is_complete(folder, ("s01",), **parameters):
+        synthetic.write_database(folder, ("s01",), **parameters)
+    print(f"*** SIMULATED recording {folder / 's01'}: no patient ***")
+    args.recordings = [str(folder / "s01.hea")]
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("recordings", nargs="*", metavar="RECORDING", help="file, folder or glob pattern")
+    parser.add_argument("--out", help="folder for the output; default: beside each recording")
+    parser.add_argument("--fs", type=float, help="sampling rate in Hz of CSV, TSV and NumPy files")
+    parser.add_argument("--lead", help="name or number (from 1); default: MLII, V5 or II, else the most readable")
+    parser.add_argument("--beats", metavar="ANNOTATOR", help="R peaks from this annotation file, atr for example")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--level", type=float, help="flag from this level on")
+    which.add_argument("--alarms-per-hour", type=float, help="flag the highest levels, at most so many an hour")
+    which.add_argument("--sensitivity", type=float, help="level with this sensitivity on validation patients")
+    parser.add_argument("--causal", action="store_true", help="from the past alone, one beat behind")
+    parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt")
+    parser.add_argument("--simulated", action="store_true", help="the checkpoint of the simulated database")
+    parser.add_argument("--demo", action="store_true", help="a simulated recording, to see the output")
+    parser.add_argument("--jobs", type=int, default=1, help="recordings at a time")
+    parser.add_argument("--force", action="store_true", help="also what is done already")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=config.THREADS, help="a job; 0: the cores shared out")
+    args = parser.parse_args(argv)
+    if bool(args.recordings) == args.demo:
+        parser.error("give recordings, or --demo")
+    if args.jobs < 1 or args.threads < 0:
+        parser.error("--jobs is a whole number from 1, --threads from 0")
+    if args.sensitivity is not None and not 0 < args.sensitivity < 1:
+        parser.error("--sensitivity is a number between 0 and 1")
+    if args.alarms_per_hour is not None and not args.alarms_per_hour >= 0:
+        parser.error("--alarms-per-hour is a number from 0")
+    args.threads = args.threads or max(1, os.cpu_count() // args.jobs)
+    return args
+
+
+def main(argv=None):
+    config.check()
+    args = parse_args(argv)
+    if args.demo:
+        demo(args)
+    load(args)  # a missing checkpoint is one error, not one a recording
+    paths = [p for p in recordings.find_recordings(args.recordings) if ".ecgad" not in p.name]
+    unique_stems(paths, args.out)
+    jobs = joblib.Parallel(n_jobs=args.jobs, return_as="generator_unordered")
+    failed = []
+    for path, summary, error in tqdm(jobs(joblib.delayed(process)(path, args) for path in paths), total=len(paths),
+                                     desc="recordings", disable=None if len(paths) > 1 else True):
+        failed += [error if error.startswith(str(path)) else f"{path}: {error}"] if error else []
+        tqdm.write(line(path, summary) if summary else f"{path}: FAILED")
+        if summary and not args.out:
+            tqdm.write(f"  wrote {output_stem(path, args.out)}.ecgad.*")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(paths)} recordings failed:\n  " + "\n  ".join(failed))
+
+
+if __name__ == "__main__":
+    config.run(main)
