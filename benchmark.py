@@ -125,13 +125,18 @@ def inference(model, x):
 
 
 def detection(model, stored, segments):
-    """{"forward", "default score", "all scores"} of the test beats of the patient protocol."""
-    test = segments.part("patient", "test")
+    """{"forward pass", "default score after it", "all scores after it"} of the test beats of the patient protocol."""
+    test, fitted = segments.part("patient", "test"), stored["fitted"]
     x = segments.x[test]
-    score = lambda names: scoring.score(model, stored["fitted"], segments, test, names, config.FS_HZ, "cpu")
-    return {"forward": lambda: scoring.reconstruct(model, x, scoring.BATCH, "cpu"),
-            "default score": lambda: score((config.DEFAULT_SCORE,)),
-            "all scores": lambda: score(config.SCORES["patient"])}
+    view = scoring.View.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
+
+    def score(names):
+        view.set_rhythm(segments.rows, test, fitted["settings"], config.FS_HZ)
+        scoring.scores_of(view, fitted, names)
+
+    return {"forward pass": lambda: scoring.reconstruct(model, x, scoring.BATCH, "cpu"),
+            "default score after it": lambda: score((config.DEFAULT_SCORE,)),
+            "all scores after it": lambda: score(config.SCORES["patient"])}
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -167,7 +172,7 @@ def main(argv=None):
     n_test = len(segments.part("patient", "test"))
     candidates = detection(model, stored, segments)
     table += row("scoring the test beats", alternating(candidates, 3), dict.fromkeys(candidates, n_test),
-                 dict.fromkeys(candidates, "beats/s"), "forward")
+                 dict.fromkeys(candidates, "beats/s"), "forward pass")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print("\n".join(aligned([["", "", "median s", "rate", "", "times as fast as"], *(
         [r["what"], r["name"], f"{r['median_s']:.3f}", f"{r['rate']:,.0f}", r["unit"],

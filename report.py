@@ -242,6 +242,13 @@ def operating_rows(points):
               for p in points)]
 
 
+def speed_rows(rows):
+    """One row a timing of benchmark.json."""
+    return [["", "", "median s", "rate", "times as fast"],
+            *([r["what"], r["name"], f"{r['median_s']:.2f}", f"{r['rate']:,.0f} {r['unit']}",
+               f"{r['times_as_fast']:.2f} (as {r['against']})"] for r in rows)]
+
+
 def load_result(database, name, command):
     """results/<name>.json; UserError naming the command if it is missing or damaged."""
     path = database.root / "results" / name
@@ -308,6 +315,10 @@ def results_document(database):
             "varied at a time, then the ten best weights. No test beat is read.", "",
             *markdown(selection_rows(selection["protocols"][protocol]["settings"])), "",
             *markdown(selection_rows(selection["protocols"][protocol]["weights"], 10))]
+    speed = load_result(database, "benchmark.json", "benchmark.py")
+    lines += ["", "## Speed", "", f"{speed['threads']} threads, pairs timed in turn within one run, medians; peak memory "
+              f"{speed['peak_gib']:.2f} GiB (`benchmark.py`). Scoring: the {speed['n_test']:,d} test beats of the patient "
+              "protocol.", "", *markdown(speed_rows(speed["rows"]))]
     lines += ["", "## Specificity asked of the threshold", "", "Beat protocol, validation beats, mean over seeds "
               "(`select_score.py`). Abnormal validation beats have a say here and nowhere else.", "",
               *markdown(operating_rows(selection["operating_points"]))]
