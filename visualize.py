@@ -261,8 +261,8 @@ def strip(run):
 FIGURES = {
     "training_history.png": training_history,
     "score_distributions.png": partial(on_axes, score_distributions, 6.4, 4.4),
-    "roc.png": partial(on_axes, roc, 6.4, 7.8),
-    "precision_recall.png": partial(on_axes, precision_recall, 6.4, 7.8),
+    "roc.png": partial(on_axes, roc, 7.6, 8.2),
+    "precision_recall.png": partial(on_axes, precision_recall, 7.6, 8.2),
     "confusion_matrix.png": partial(on_axes, confusion_matrix, 5.2, 4.8),
     "score_by_symbol.png": partial(on_axes, score_by_symbol, 9, 5.2),
     "auroc_by_record.png": partial(on_axes, auroc_by_record, 6.4, 8.2),
