@@ -287,8 +287,8 @@ def parse_args(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--baselines", action="store_true", help="add detectors without a network to the results")
     parser.add_argument("--force", action="store_true", help="score again even if the results are up to date")
-    parser.add_argument("--recordings", nargs="+", metavar="DIR", help="detect.py's own output on WFDB records with "
-                        "expert labels instead, whatever their rate and leads")
+    parser.add_argument("--recordings", nargs="*", metavar="DIR", help="detect.py's own output on WFDB records with "
+                        "expert labels instead, whatever their rate and leads; without DIR the test patients")
     parser.add_argument("--annotator", default="atr", help="of the expert labels")
     parser.add_argument("--given-beats", action="store_true",
                         help="with --recordings: R peaks of the labels, not detected")
@@ -298,10 +298,11 @@ def parse_args(argv=None):
 def evaluate_recordings(args):
     """detect.py against expert labels; the table is printed, results/recordings-*.json written."""
     threads = args.threads or os.cpu_count()
-    result = recordings_report.run(args.recordings, args.annotator, args.given_beats, args.device, threads,
-                                   simulated=args.simulated)
     database = config.SIMULATED if args.simulated else config.MITDB
-    name = Path(args.recordings[0]).resolve().name + ("-given" if args.given_beats else "")
+    folders = args.recordings or [config.records_dir(database) / name for name in database.test]
+    result = recordings_report.run(folders, args.annotator, args.given_beats, args.device, threads,
+                                   simulated=args.simulated)
+    name = (Path(args.recordings[0]).resolve().name if args.recordings else "test") + "-given" * args.given_beats
     path = database.root / "results" / f"recordings-{name}.json"
     write_json(path, result)
     print(f"{recordings_report.table(result)}\nwrote {path}")
@@ -309,7 +310,7 @@ def evaluate_recordings(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.recordings:
+    if args.recordings is not None:
         return evaluate_recordings(args)
     database, device, segments = prepare(args)
     model, stored = load_detector(database, args.protocol, args.seed, segments)

@@ -249,6 +249,49 @@ def speed_rows(rows):
                f"{r['times_as_fast']:.2f} (as {r['against']})"] for r in rows)]
 
 
+def recordings_rows(results):
+    """One row a run of `evaluate.py --recordings`: {name: its JSON}."""
+    rows = [["recordings", "R peaks", "QRS sensitivity / PPV", "ROC-AUC, pooled / mean", "N flagged, gross / average",
+             "S", "V", "F", "false alarms an hour", "unreadable"]]
+    for name, r in results.items():
+        qrs, level = r["qrs"], r["level"]
+        rows.append([f"{name} ({r['records']})", r["r_peaks"],
+                     f"{percent(qrs['sensitivity_gross'])} / {percent(qrs['ppv_gross'])}",
+                     f"{percent(level['auroc'])} / {percent(level['auroc_record_mean'])}",
+                     *(f"{percent(r['classes'][c]['gross'], 1)} / {percent(r['classes'][c]['average'], 1)}"
+                       for c in "NSVF"), f"{r['false_alarms_per_hour']:.0f}", percent(r["unreadable_share"], 1)])
+    return rows
+
+
+def noise_rows(result):
+    """One row a noise, ROC-AUC / false alarms an hour / unreadable share at each ratio."""
+    ratios = sorted({r["snr_db"] for r in result["rows"] if r["noise"]}, reverse=True)
+    cell = lambda r: " / ".join((percent(r["auroc"], 1), f"{r['false_alarms_per_hour']:.0f}",
+                                 percent(r["unreadable_share"], 0)))
+    clean = next(r for r in result["rows"] if not r["noise"])
+    names = list(dict.fromkeys(r["noise"] for r in result["rows"] if r["noise"]))
+    found = {(r["noise"], r["snr_db"]): r for r in result["rows"]}
+    return [["noise", "none", *(f"{snr} dB" for snr in ratios)],
+            *([name, cell(clean), *(cell(found[name, snr]) for snr in ratios)] for name in names)]
+
+
+def detect_lines(database):
+    """RESULTS.md's part on detect.py, of what has been measured."""
+    folder = database.root / "results"
+    runs = {path.stem.removeprefix("recordings-"): json.loads(path.read_text())
+            for path in sorted(folder.glob("recordings-*.json"))}
+    lines = []
+    if runs:
+        lines += ["", "## detect.py against expert labels", "", "`python evaluate.py --recordings`: its own output, "
+                  "nothing refitted; the first five minutes not counted, missed beats count as not flagged. `test`: "
+                  "the 22 test patients of MIT-BIH; others are the folder's name.", "", *markdown(recordings_rows(runs))]
+    if (folder / "noise_stress.json").exists():
+        lines += ["", "## detect.py in noise", "", "`python noise_stress.py`: ROC-AUC of the readable beats / "
+                  "false alarms an hour / % of the time unreadable, in the noisy stretches.", "",
+                  *markdown(noise_rows(load_result(database, "noise_stress.json", "noise_stress.py")))]
+    return lines
+
+
 def load_result(database, name, command):
     """results/<name>.json; UserError naming the command if it is missing or damaged."""
     path = database.root / "results" / name
@@ -316,12 +359,12 @@ def results_document(database):
             *markdown(selection_rows(selection["protocols"][protocol]["settings"])), "",
             *markdown(selection_rows(selection["protocols"][protocol]["weights"], 10))]
     speed = load_result(database, "benchmark.json", "benchmark.py")
-    lines += ["", "## Speed", "", f"{speed['threads']} threads, pairs timed in turn within one run, medians; peak memory "
-              f"{speed['peak_gib']:.2f} GiB (`benchmark.py`). Scoring: the {speed['n_test']:,d} test beats of the patient "
-              "protocol.", "", *markdown(speed_rows(speed["rows"]))]
+    lines += ["", "## Speed", "", f"{speed['threads']} threads, pairs timed in turn within one run, medians; peak "
+              f"memory {speed['peak_gib']:.2f} GiB (`benchmark.py`). Scoring: the {speed['n_test']:,d} test beats of "
+              "the patient protocol.", "", *markdown(speed_rows(speed["rows"]))]
     lines += ["", "## Specificity asked of the threshold", "", "Beat protocol, validation beats, mean over seeds "
               "(`select_score.py`). Abnormal validation beats have a say here and nowhere else.", "",
-              *markdown(operating_rows(selection["operating_points"]))]
+              *markdown(operating_rows(selection["operating_points"])), *detect_lines(database)]
     return "\n".join(lines) + "\n"
 
 
