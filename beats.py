@@ -6,7 +6,7 @@ its beats go through the network; of each beat only the latents, two errors and 
 """
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -31,7 +31,7 @@ class Beats:
     """What is kept of a recording: a row a beat, and the verdict on each stretch of quality.WINDOW_S.
 
     time_s (n,) of the R peak; readable (n,) bool, and whole (n,): its segment lies in the recording;
-    z (n, latent_dim) float32, mse, beat (n,) of those that are both, NaN of the others.
+    z (k, latent_dim) float32, mse, beat (k,) of the k beats that are both, in order.
     """
 
     time_s: np.ndarray
@@ -42,7 +42,6 @@ class Beats:
     beat: np.ndarray
     unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
     duration_s: float
-    spool: object = field(default=None, repr=False)  # keeps the file of z alive
 
     @property
     def scored(self):
@@ -127,38 +126,62 @@ def segments_of(piece, peaks, fs_hz, window_size):
     return x, offset_mv, scale_mv
 
 
+class Network:
+    """The network over segments as they come, in batches of one size: what it says of each is kept in order.
+
+    Batches of many sizes would make its library keep buffers for each of them.
+    """
+
+    def __init__(self, model, fitted, fs_hz, device):
+        self.model, self.settings, self.fs_hz, self.device = model, fitted["settings"], fs_hz, device
+        self.waiting, self.mse, self.beat, self.n = [], [], [], 0
+        self.spool = tempfile.TemporaryFile()
+
+    def add(self, x):
+        """Segments x (k, w)."""
+        self.waiting.append(x)
+        if sum(map(len, self.waiting)) >= scoring.BATCH:
+            x = np.concatenate(self.waiting)
+            whole = len(x) // scoring.BATCH * scoring.BATCH
+            self._run(x[:whole])
+            self.waiting = [x[whole:]]
+
+    def _run(self, x):
+        _, z, mse, beat = scoring.network_view(self.model, x, self.settings, self.fs_hz, self.device)
+        self.spool.write(z.tobytes())
+        self.mse.append(mse)
+        self.beat.append(beat)
+        self.n += len(x)
+
+    def finish(self):
+        """(z (n, latent_dim) mapped from a file, mse (n,), beat (n,))"""
+        if any(map(len, self.waiting)):
+            self._run(np.concatenate(self.waiting))
+        self.spool.flush()
+        shape = self.n, self.model.model_args["latent_dim"]
+        z = np.memmap(self.spool, np.float32, "r", shape=shape) if self.n else np.empty(shape, np.float32)
+        return z, np.concatenate([np.empty(0), *self.mse]), np.concatenate([np.empty(0), *self.beat])
+
+
 def scan(recording, lead, model, fitted, fs_hz, band_hz, order, device, given_s=None, progress=lambda pieces: pieces):
     """Beats of one lead (index) of a Recording; given_s (k,): R peaks known already, in s, instead of detection."""
-    window, latent = model.model_args["window_size"], model.model_args["latent_dim"]
-    end_s, columns, verdict = recording.n_samples / recording.fs_hz, [], []
-    spool = tempfile.TemporaryFile()
+    window, network = model.model_args["window_size"], Network(model, fitted, fs_hz, device)
+    end_s, columns, verdict, last_s = recording.n_samples / recording.fs_hz, [], [], -np.inf
     for start_s in progress(np.arange(0, end_s, PIECE_S)):
         piece = read_piece(recording, lead, start_s, fs_hz, band_hz, order)
         verdict.append(piece.unreadable)
         peaks = piece.peaks if given_s is None else given_peaks(piece, given_s, fs_hz)
         time_s = piece.start_s + peaks / fs_hz
         here = (time_s >= piece.own_s[0] - SEAM_S) & (time_s < piece.own_s[1] + SEAM_S)
+        here[here] = separate(time_s[here], REFRACTORY_S if given_s is None else 1e-4, last_s)
         peaks, time_s = peaks[here], time_s[here]
+        last_s = time_s[-1] if len(time_s) else last_s
         window_of = np.clip(((time_s - start_s) / quality.WINDOW_S).astype(int), 0, len(piece.unreadable) - 1)
-        readable = piece.unreadable[window_of] == 0
-        whole = inside(peaks, len(piece.filtered), window)
-        scored = readable & whole
-        z = np.full((len(peaks), latent), np.nan, np.float32)
-        mse, beat = np.full(len(peaks), np.nan), np.full(len(peaks), np.nan)
-        if scored.any():
-            x, _, _ = segments_of(piece, peaks[scored], fs_hz, window)
-            _, z[scored], mse[scored], beat[scored] = scoring.network_view(model, x, fitted["settings"], fs_hz, device)
-        spool.write(z.tobytes())
-        columns.append((time_s, readable, whole, mse, beat))
-    spool.flush()
-    time_s, readable, whole, mse, beat = (np.concatenate(c) for c in zip(*columns))
-    shape = len(time_s), latent
-    z = np.memmap(spool, np.float32, "r", shape=shape) if len(time_s) else np.empty(shape, np.float32)
-    order_of = np.argsort(time_s, kind="stable")
-    kept = order_of[separate(time_s[order_of], REFRACTORY_S if given_s is None else 1e-4)]
-    z = z if np.array_equal(kept, np.arange(len(z))) else z[kept]
-    return Beats(time_s[kept], readable[kept], whole[kept], z, mse[kept], beat[kept], np.concatenate(verdict), end_s,
-                 spool)
+        readable, whole = piece.unreadable[window_of] == 0, inside(peaks, len(piece.filtered), window)
+        if (readable & whole).any():
+            network.add(segments_of(piece, peaks[readable & whole], fs_hz, window)[0])
+        columns.append((time_s, readable, whole))
+    return Beats(*(np.concatenate(column) for column in zip(*columns)), *network.finish(), np.concatenate(verdict), end_s)
 
 
 def given_peaks(piece, given_s, fs_hz):
@@ -167,14 +190,13 @@ def given_peaks(piece, given_s, fs_hz):
     return at[(at >= 0) & (at < len(piece.filtered))]
 
 
-def separate(time_s, refractory_s):
-    """Indices of beats at least refractory_s after the one kept before; time_s (n,) ascending."""
-    kept, last = [], -np.inf
+def separate(time_s, refractory_s, last_s=-np.inf):
+    """(n,) bool: which beats come at least refractory_s after the one kept before; time_s (n,) ascending."""
+    kept = np.zeros(len(time_s), bool)
     for k, t in enumerate(time_s):
-        if t - last >= refractory_s:
-            kept.append(k)
-            last = t
-    return np.array(kept, int)
+        if t - last_s >= refractory_s:
+            kept[k], last_s = True, t
+    return kept
 
 
 def rhythm_table(beats, name, fs_hz):
@@ -200,8 +222,7 @@ def score(beats, fitted, name, fs_hz):
     scored, table = beats.scored, rhythm_table(beats, "recording", fs_hz)
     scores, levels = np.full(len(scored), np.nan), np.full(len(scored), np.nan)
     if scored.any():
-        z = beats.z if scored.all() else beats.z[scored]
-        view = scoring.View(z, beats.mse[scored], beats.beat[scored], table["record"])
+        view = scoring.View(beats.z, beats.mse, beats.beat, table["record"])
         view.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
         scores[scored] = scoring.scores_of(view, fitted, (name,))[name]
         levels[scored] = scoring.levels(scores[scored], view, fitted, name == "combined_causal")
