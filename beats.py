@@ -17,7 +17,8 @@ import quality
 import scoring
 from preprocess import bandpass, cut_segments, inside, normalise
 
-PIECE_S = 300      # a multiple of quality.WINDOW_S
+PIECE_S = 1800     # a multiple of quality.WINDOW_S; the QRS detector learns anew in each: in pieces of 300 s it
+                   # takes T waves of record 119 for beats
 MARGIN_S = 30      # of quality.MARGIN_S; filters ring for about a second, the QRS detector learns for two
 SEAM_S = 0.06      # a beat on a seam is taken from both pieces ...
 REFRACTORY_S = 0.2  # ... and of two beats nearer than this the first is kept
@@ -72,15 +73,11 @@ def filled(signal):
     return np.where(missing, np.interp(at, at[~missing], signal[~missing]), signal)
 
 
-def find_peaks(raw, filtered, fs_hz):
-    """R peaks (k,) in samples: detections of sleepecg, each moved to the largest deviation nearby.
-
-    Modified Pan and Tompkins 1985 (Brunner et al. 2023, sleepecg); nothing in a signal without beats.
-    """
+def detections(raw, fs_hz):
+    """QRS complexes (k,) in samples: modified Pan and Tompkins 1985 (sleepecg); none in a signal without any."""
     if len(raw) < 2 * fs_hz or np.ptp(raw) == 0:
         return np.empty(0, int)
-    found = np.asarray(sleepecg.detect_heartbeats(raw, fs_hz), int)
-    return aligned(filtered, found, round(ALIGN_S * fs_hz))
+    return np.asarray(sleepecg.detect_heartbeats(raw, fs_hz), int)
 
 
 def aligned(filtered, found, reach):
@@ -102,22 +99,23 @@ def read_piece(recording, lead, start_s, fs_hz, band_hz, order):
     signal = filled(given)
     raw = signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)
     filtered = bandpass(raw, fs_hz, band_hz, order) if len(raw) > 6 * order + 3 else np.zeros(len(raw))
-    peaks = find_peaks(raw, filtered, fs_hz)
+    found = detections(raw, fs_hz)
+    peaks = aligned(filtered, found, round(ALIGN_S * fs_hz))
     own = start_s, min(start_s + PIECE_S, end_s)
     piece = Piece(first / own_fs, own, raw, filtered, None, peaks)
-    piece.unreadable = verdicts(given, raw, piece, own_fs, fs_hz)
+    piece.unreadable = verdicts(given, piece, found, own_fs, fs_hz)
     return piece
 
 
-def verdicts(given, raw, piece, own_fs, fs_hz):
+def verdicts(given, piece, found, own_fs, fs_hz):
     """quality's verdict on each window of the piece's own part, at the rate the network works at."""
     missing = np.flatnonzero(~np.isfinite(given))
-    signal = raw.copy()
+    signal = piece.raw.copy()
     if len(missing):  # what was filled is told to the rule again
-        signal[np.clip(np.round(missing * fs_hz / own_fs).astype(int), 0, len(raw) - 1)] = np.nan
-    found = quality.unreadable(signal, piece.filtered, fs_hz, piece.peaks)
+        signal[np.clip(np.round(missing * fs_hz / own_fs).astype(int), 0, len(signal) - 1)] = np.nan
+    verdict = quality.unreadable(signal, piece.filtered, fs_hz, found)
     skip = round((piece.own_s[0] - piece.start_s) / quality.WINDOW_S)
-    return found[skip:skip + int(np.ceil((piece.own_s[1] - piece.own_s[0]) / quality.WINDOW_S))]
+    return verdict[skip:skip + int(np.ceil((piece.own_s[1] - piece.own_s[0]) / quality.WINDOW_S))]
 
 
 def segments_of(piece, peaks, fs_hz, window_size):

@@ -169,7 +169,7 @@ def overview(findings):
         for k, start in enumerate(starts):
             ax.axvspan(start, start + quality.WINDOW_S / scale, color=GREY, alpha=0.3, linewidth=0,
                        label="unreadable" if k == 0 and ax is axes[0] else None)
-    axes[0].legend(loc="upper right", ncols=4, markerscale=2)
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=2, frameon=False)
     if findings.examples:
         grid = below.subplots(2, 4, sharex=True)
         for ax, example in zip(grid.flat, findings.examples):

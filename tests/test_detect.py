@@ -2,9 +2,11 @@ import csv
 import json
 import shutil
 
+import edfio
 import numpy as np
 import pytest
 import wfdb
+from wfdb.processing import compare_annotations
 
 import clinical
 import config
@@ -21,6 +23,8 @@ def brought(tmp_path_factory):
     synthetic.write_database(folder, ("s02",), duration_s=300, seed=5)
     signal = wfdb.rdrecord(str(folder / "s02")).p_signal[:, 0]
     np.save(folder / "array.npy", signal)
+    edfio.Edf([edfio.EdfSignal(signal, 360, label="ECG MLII", physical_dimension="mV",
+                               physical_range=(-10, 10))]).write(folder / "copy.edf")
     np.savetxt(folder / "table.csv", signal, fmt="%.4f", header="MLII", comments="")
     return folder
 
@@ -69,12 +73,24 @@ def test_flags_are_where_the_abnormal_beats_are(folder):
     assert near.mean() > 0.8
 
 
+def test_annotations_survive_a_round_trip_and_are_scored_by_wfdb(folder):
+    run(folder / "s02.hea")
+    notes, expert = (wfdb.rdann(str(folder / "s02"), name) for name in ("ecgad", "atr"))
+    wfdb.wrann("copy", "ecgad", notes.sample, notes.symbol, notes.subtype, aux_note=notes.aux_note, fs=notes.fs,
+               write_dir=str(folder))
+    again = wfdb.rdann(str(folder / "copy"), "ecgad")
+    assert (again.sample == notes.sample).all() and again.symbol == notes.symbol and again.aux_note == notes.aux_note
+    beats = np.isin(expert.symbol, list("".join(config.AAMI.values())))
+    pairs = compare_annotations(expert.sample[beats], notes.sample[np.isin(notes.symbol, ("N", "Q"))], 54)
+    assert pairs.sensitivity > 0.97 and pairs.positive_predictivity > 0.97
+
+
 def test_copies_in_other_formats_agree_beat_for_beat(folder, tmp_path):
     out = tmp_path / "out"
     run(folder / "s02.hea", "--out", out)
-    run(folder / "table.csv", folder / "array.npy", "--fs", 360, "--out", out)
+    run(folder / "table.csv", folder / "array.npy", folder / "copy.edf", "--fs", 360, "--out", out)
     first = rows_of(out / "s02.ecgad.csv")
-    for name in ("table", "array"):
+    for name in ("table", "array", "copy"):
         other = rows_of(out / f"{name}.ecgad.csv")
         for column in ("time_s", "sample", "flag", "state"):
             assert [r[column] for r in first] == [r[column] for r in other]
@@ -104,7 +120,7 @@ def test_one_bad_file_does_not_stop_the_others_and_is_named(folder, tmp_path):
 def test_folder_is_searched_and_own_output_is_no_recording(folder, tmp_path):
     run(folder, "--fs", 360)
     names = {p.name for p in folder.glob("*.ecgad.json")}
-    assert names == {"s02.ecgad.json", "array.ecgad.json", "table.ecgad.json"}
+    assert names == {"s02.ecgad.json", "array.ecgad.json", "table.ecgad.json", "copy.ecgad.json"}
     run(folder, "--fs", 360)
     assert {p.name for p in folder.glob("*.ecgad.json")} == names
 
