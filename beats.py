@@ -179,7 +179,8 @@ def scan(recording, lead, model, fitted, fs_hz, band_hz, order, device, given_s=
         if (readable & whole).any():
             network.add(segments_of(piece, peaks[readable & whole], fs_hz, window)[0])
         columns.append((time_s, readable, whole))
-    return Beats(*(np.concatenate(column) for column in zip(*columns)), *network.finish(), np.concatenate(verdict), end_s)
+    found = (np.concatenate(column) for column in zip(*columns))
+    return Beats(*found, *network.finish(), np.concatenate(verdict), end_s)
 
 
 def given_peaks(piece, given_s, fs_hz):

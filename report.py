@@ -284,7 +284,8 @@ def detect_lines(database):
     if runs:
         lines += ["", "## detect.py against expert labels", "", "`python evaluate.py --recordings`: its own output, "
                   "nothing refitted; the first five minutes not counted, missed beats count as not flagged. `test`: "
-                  "the 22 test patients of MIT-BIH; others are the folder's name.", "", *markdown(recordings_rows(runs))]
+                  "the 22 test patients of MIT-BIH; others are the folder's name.", "",
+                  *markdown(recordings_rows(runs))]
     if (folder / "noise_stress.json").exists():
         lines += ["", "## detect.py in noise", "", "`python noise_stress.py`: ROC-AUC of the readable beats / "
                   "false alarms an hour / % of the time unreadable, in the noisy stretches.", "",

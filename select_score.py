@@ -11,8 +11,9 @@ two; no record of DS2 is touched. Merit: the mean of pooled ROC-AUC, mean ROC-AU
 PR-AUC; for patients the mean of it and of the same with thinned records: normal beats of those that
 have abnormal ones dropped until three of four are abnormal, since a detector must not take the
 majority for normal. One setting is varied at a time and kept unless another gains half a point
-(0.005); then the weights together on a grid, of which the best is taken; then the specificity asked of the threshold: the one
-at which the least of the margins over the published accuracy, sensitivity, specificity and F1 is largest.
+(0.005); then the weights together on a grid, of which the best is taken; then the specificity asked of
+the threshold: the one at which the least of the margins over the published accuracy, sensitivity,
+specificity and F1 is largest.
 """
 
 import copy
