@@ -178,7 +178,7 @@ def load(args):
     """(model, stored) of the checkpoint."""
     database = config.SIMULATED if args.simulated else config.MITDB
     path = Path(args.checkpoint) if args.checkpoint else config.checkpoint_path(database, "patient", config.SEED)
-    return read_checkpoint(path, "python train_mitbih.py --protocol patient", (*FINISHED, "levels"))
+    return read_checkpoint(path, "python train_mitbih.py --protocol patient", FINISHED)
 
 
 def unique_stems(paths, out):

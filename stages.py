@@ -12,7 +12,7 @@ from dataset import command_of, load_segments
 from models import load_checkpoint
 
 STAMP = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history")
-FINISHED = (*STAMP, "fitted", "thresholds", "calibration", "part_limits", "score_settings", "weights")
+FINISHED = (*STAMP, "fitted", "thresholds", "calibration", "levels", "part_limits", "score_settings", "weights")
 STOPPED = (*STAMP, "head", "optimizer", "schedule", "best", "best_state")
 
 
