@@ -32,13 +32,13 @@ class Beats:
     """What is kept of a recording: a row a beat, and the verdict on each stretch of quality.WINDOW_S.
 
     time_s (n,) of the R peak; readable (n,) bool, and whole (n,): its segment lies in the recording;
-    z (k, latent_dim) float32, mse, beat (k,) of the k beats that are both, in order.
+    z (k, latent_dim) float32, an array or Spooled, mse, beat (k,) of the k beats that are both, in order.
     """
 
     time_s: np.ndarray
     readable: np.ndarray
     whole: np.ndarray
-    z: np.ndarray
+    z: object
     mse: np.ndarray
     beat: np.ndarray
     unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
@@ -152,13 +152,27 @@ class Network:
         self.n += len(x)
 
     def finish(self):
-        """(z (n, latent_dim) mapped from a file, mse (n,), beat (n,))"""
+        """(z (n, latent_dim), read from a file where it is asked for, mse (n,), beat (n,))"""
         if any(map(len, self.waiting)):
             self._run(np.concatenate(self.waiting))
-        self.spool.flush()
-        shape = self.n, self.model.model_args["latent_dim"]
-        z = np.memmap(self.spool, np.float32, "r", shape=shape) if self.n else np.empty(shape, np.float32)
+        z = Spooled(self.spool, (self.n, self.model.model_args["latent_dim"]))
         return z, np.concatenate([np.empty(0), *self.mse]), np.concatenate([np.empty(0), *self.beat])
+
+
+class Spooled:
+    """float32 rows in a temporary file, indexed like an array; what is not asked for takes no memory."""
+
+    def __init__(self, file, shape):
+        file.flush()
+        self.file, self.shape = file, shape
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        if not len(self):
+            return np.empty(self.shape, np.float32)[rows]
+        return np.array(np.memmap(self.file, np.float32, "r", shape=self.shape)[rows])  # and unmapped again
 
 
 def scan(recording, lead, model, fitted, fs_hz, band_hz, order, device, given_s=None, progress=lambda pieces: pieces):
@@ -198,7 +212,7 @@ def separate(time_s, refractory_s, last_s=-np.inf):
     return kept
 
 
-def rhythm_table(beats, name, fs_hz):
+def rhythm_table(beats, fs_hz):
     """Columns for View.set_rhythm of the scored beats: intervals across unreadable stretches are unknown (NaN)."""
     gaps = np.diff(beats.time_s)
     bad = np.concatenate([[0], np.cumsum(beats.unreadable > 0)])
@@ -206,7 +220,7 @@ def rhythm_table(beats, name, fs_hz):
     broken = ~beats.readable[:-1] | ~beats.readable[1:] | (bad[window[1:] + 1] > bad[window[:-1]])
     gaps = np.where(broken, np.nan, gaps)
     scored = beats.scored
-    return {"record": np.full(int(scored.sum()), name),
+    return {"record": np.zeros(int(scored.sum()), np.int8),  # one record: its name on every beat would be memory
             "sample": np.round(beats.time_s[scored] * fs_hz).astype(np.int64),
             "rr_before_s": np.append(np.nan, gaps)[:len(scored)][scored],
             "rr_after_s": np.append(gaps, np.nan)[:len(scored)][scored]}
@@ -218,7 +232,7 @@ def score(beats, fitted, name, fs_hz):
     A level is the score less its median over the recording's own regular beats, in units of their
     spread: hearts and electrodes differ in both.
     """
-    scored, table = beats.scored, rhythm_table(beats, "recording", fs_hz)
+    scored, table = beats.scored, rhythm_table(beats, fs_hz)
     scores, levels = np.full(len(scored), np.nan), np.full(len(scored), np.nan)
     if scored.any():
         view = scoring.View(beats.z, beats.mse, beats.beat, table["record"])

@@ -32,7 +32,7 @@ import recordings
 import synthetic
 from config import UserError
 from files import write_json
-from stages import FINISHED, device_of, read_checkpoint
+from stages import FINISHED, device_of, read_checkpoint, use_threads
 
 LEAD_TRIAL_S = 600   # the first minutes, on which the lead is chosen where no name decides
 LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
@@ -155,7 +155,7 @@ def origin_of(path, args, stored):
 
 def process(path, args):
     """(path, summary or None, error message or None); errors of one recording do not stop the others."""
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     try:
         model, stored = load(args)
         stem, origin = output_stem(path, args.out), origin_of(path, args, stored)

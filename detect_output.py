@@ -1,9 +1,9 @@
 """What detect.py writes of one recording: annotations, table, picture, page; all from its Findings."""
 
 import csv
-import io
+import heapq
+import itertools
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 
 EXAMPLES = 8           # most abnormal beats drawn
 APART_S = 10           # two of them are at least this far apart
 BINS = 400             # stretches of the time axis in the picture
+ROWS = 10000           # beats written at a time
 COLUMNS = ("time_s", "sample", "lead", "rr_before_s", "score", "level", "flag", "state")
 
 
@@ -83,25 +84,25 @@ def most_abnormal(findings, recording, lead, model, fitted):
 
 # --- table and annotations ------------------------------------------------------------------------
 
-def states(found):
+def states(found, rows=slice(None)):
     """(n,) of "scored", "unreadable" and "cut": at an end of the recording."""
-    return np.where(~found.readable, "unreadable", np.where(found.whole, "scored", "cut"))
+    return np.where(~found.readable[rows], "unreadable", np.where(found.whole[rows], "scored", "cut"))
 
 
 def write_csv(path, findings):
     """A row a beat, in order of time."""
-    found, text = findings.beats, io.StringIO()
+    found, samples = findings.beats, findings.samples
     rr = np.append(np.nan, np.diff(found.time_s))
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     number = lambda value, digits: f"{value:.{digits}f}" if np.isfinite(value) else ""
-    columns = found.time_s, findings.samples, rr, findings.scores, findings.levels, findings.flagged, states(found)
-    for row in zip(*columns):
-        time_s, sample, before, score, level, flag, state = row
-        writer.writerow([f"{time_s:.4f}", sample, findings.lead, number(before, 4), number(score, 5), number(level, 4),
-                         int(flag), state])
-    with whole_file(path) as part:
-        part.write_text(text.getvalue())
+    with whole_file(path) as part, open(part, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for rows in scoring.batches(len(rr), ROWS):
+            columns = (found.time_s[rows], samples[rows], rr[rows], findings.scores[rows],
+                       findings.levels[rows], findings.flagged[rows], states(found, rows))
+            writer.writerows([f"{time_s:.4f}", sample, findings.lead, number(before, 4), number(score, 5),
+                              number(level, 4), int(flag), state]
+                             for time_s, sample, before, score, level, flag, state in zip(*columns))
 
 
 def noise_marks(findings):
@@ -112,22 +113,32 @@ def noise_marks(findings):
     return [(min(int(k * quality.WINDOW_S * findings.fs_hz), last), -1 if bad[k + 1] else 0) for k in edges]
 
 
-def write_annotations(path, findings):
-    """WFDB annotation file with every scored beat and the changes of signal quality."""
+def annotations_of(findings):
+    """(sample, symbol, aux, subtype) of every scored beat and change of signal quality, in order of time."""
     found = findings.beats
-    rows = [(int(s), FLAG_SYMBOL if f else "N", f"{level:.2f}", 0)
-            for s, f, level, scored in zip(findings.samples, findings.flagged, findings.levels, found.scored) if scored]
-    rows += [(sample, NOISE_SYMBOL, "", subtype) for sample, subtype in noise_marks(findings)]
-    rows.sort(key=lambda row: row[0])
-    with whole_file(path) as part:
-        if not rows:  # an annotation file without annotations is its end mark
-            return part.write_bytes(b"\0\0")
-        sample, symbol, aux, subtype = zip(*rows)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
-            # wfdb takes no path and refuses many names: written as r.ecgad, then moved
-            wfdb.wrann("r", EXTENSION, np.array(sample), list(symbol), aux_note=list(aux),
-                       subtype=np.array(subtype), fs=findings.fs_hz, write_dir=folder)
-            shutil.move(Path(folder) / f"r.{EXTENSION}", part)
+    beats = ((int(s), FLAG_SYMBOL if f else "N", f"{level:.2f}", 0)
+             for s, f, level, scored in zip(findings.samples, findings.flagged, findings.levels, found.scored) if scored)
+    noise = ((sample, NOISE_SYMBOL, "", subtype) for sample, subtype in noise_marks(findings))
+    return heapq.merge(beats, noise, key=lambda row: row[0])
+
+
+def write_annotations(path, findings):
+    """WFDB annotation file, some thousand annotations at a time, so that memory does not grow with the recording.
+
+    Each has its distance from the one before it: a file is the pieces one after the other, of all but
+    the last without the end mark, two bytes of 0.
+    """
+    with (whole_file(path) as part, open(part, "wb") as file,
+          tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder):
+        last, rows = 0, annotations_of(findings)
+        while piece := list(itertools.islice(rows, ROWS)):
+            sample, symbol, aux, subtype = zip(*piece)
+            # wfdb takes no path and refuses many names: written as r.ecgad
+            wfdb.wrann("r", EXTENSION, np.array(sample) - last, list(symbol), aux_note=list(aux),
+                       subtype=np.array(subtype), fs=None if last else findings.fs_hz, write_dir=folder)
+            file.write((Path(folder) / f"r.{EXTENSION}").read_bytes()[:-2])
+            last = sample[-1]
+        file.write(b"\0\0")
 
 
 # --- picture --------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import torch
 import wfdb
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ from config import UserError
 from drawing import CURVES, save
 from files import write_json
 from report import aligned
-from stages import machine_parser, parsed
+from stages import machine_parser, parsed, use_threads
 
 NOISES = {"bw": "baseline wander", "em": "electrode motion", "ma": "muscle artefact"}
 SNR_DB = (24, 18, 12, 6, 0, -6)
@@ -68,7 +67,7 @@ def mixed(signal, noise, normal, snr_db, fs_hz):
 
 def one(path, noise_path, snr_db, checkpoint_args):
     """(rows, record) of one record with one noise; snr_db None: as it is."""
-    torch.set_num_threads(1)
+    use_threads(1)
     model, stored = detect.load(checkpoint_args)
     with recordings.open_recording(path) as recording:
         lead, _ = detect.choose_lead(recording, None)

@@ -9,7 +9,6 @@ import warnings
 from argparse import Namespace
 
 import numpy as np
-import torch
 import wfdb
 from joblib import Parallel, delayed
 from tqdm import tqdm
@@ -23,7 +22,7 @@ import recordings
 from clinical import LEARNING_S
 from config import UserError
 from dataset import AAMI_OF
-from stages import device_of
+from stages import device_of, use_threads
 
 WINDOW_S = 0.15    # EC57
 CLASSES = tuple(config.AAMI)
@@ -50,7 +49,7 @@ def matched(expert_s, found_s, fs_hz=1000):
 
 def one_record(path, args, annotator):
     """Rows of one record: a dict of arrays of its counted expert beats, and counts of what was found beside them."""
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     model, stored = detect.load(args)
     summary, findings = detect.detect(path, args, model.to(device_of(args.device)), stored)
     return compared(path.stem, summary["lead"], findings, *expert_beats(path, annotator, summary["fs_hz"]))

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 import config
 from config import UserError
@@ -46,8 +47,17 @@ def prepare(args):
     """(database, torch.device, Segments) for the flags, threads set."""
     database = config.SIMULATED if args.simulated else config.MITDB
     device = device_of(args.device)
-    torch.set_num_threads(args.threads or os.cpu_count())
+    use_threads(args.threads or os.cpu_count())
     return database, device, load_segments(database)
+
+
+def use_threads(n):
+    """So many threads for torch and for numpy's and scikit-learn's matrix products, which have pools of their own.
+
+    With another number of them a product is summed in another order and the last digits differ.
+    """
+    torch.set_num_threads(n)
+    threadpool_limits(n)
 
 
 def device_of(name):

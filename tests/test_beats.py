@@ -107,7 +107,7 @@ def test_missing_stretch_is_unreadable_and_not_scored(simulated, detector):
     assert (found.unreadable[windows] == quality.REASONS.index("missing")).all()
     inside = (found.time_s >= 100) & (found.time_s < 130)
     assert not found.scored[inside].any() and found.scored[~inside].mean() > 0.9
-    table = beats.rhythm_table(found, "r", FS)
+    table = beats.rhythm_table(found, FS)
     assert np.nanmax(table["rr_before_s"]) < 3  # the gap is no pause of the heart
     assert np.isnan(table["rr_before_s"]).sum() >= 1
 
