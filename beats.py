@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 import sleepecg
+from scipy.ndimage import median_filter
 from scipy.signal import resample_poly
 
 import quality
@@ -24,6 +25,12 @@ SEAM_S = 0.06      # a beat on a seam is taken from both pieces ...
 REFRACTORY_S = 0.2  # ... and of two beats nearer than this the first is kept
 ALIGN_S = 0.07     # the R peak is the largest deviation this near to the detection: on DS1 2.3 samples (median over
                    # records 1.5) of scatter about the annotated peaks, 3.4 for the highest value, 2.8 for none
+SEARCH_S = 0.36    # a beat the detector passed over is looked for this far from its neighbours (a T wave comes sooner:
+                   # Pan and Tompkins 1985) ...
+SEARCH_SIZE = 0.7  # ... and has this share of their size: on DS1 96.9 % of V beats are then found instead of 86.3 %,
+                   # at a positive predictivity of all beats of 98.3 instead of 98.4 %
+SIZE_S = 0.1       # a beat's size is peak to peak, this near to it ...
+SIZE_BEATS = 41    # ... and the usual size the median of so many
 RATIO_LIMIT = 1000  # largest factor of the polyphase resampling: 1 ppm of a piece at most
 
 
@@ -80,6 +87,28 @@ def detections(raw, fs_hz):
     return np.asarray(sleepecg.detect_heartbeats(raw, fs_hz), int)
 
 
+def sizes(filtered, at, fs_hz):
+    """(k,) peak-to-peak values of the filtered signal near `at` (k,)."""
+    reach = np.arange(-round(SIZE_S * fs_hz), round(SIZE_S * fs_hz) + 1)
+    return np.ptp(filtered[np.clip(at[:, None] + reach, 0, len(filtered) - 1)], axis=1)
+
+
+def searched_back(filtered, found, fs_hz):
+    """Detections (k,) and, where two are far apart, the largest deflection between them if it is of their size.
+
+    The detector looks for steep slopes, and broad ventricular beats among steep normal ones escape it (208: 323).
+    """
+    if len(found) < 2:
+        return found
+    apart = round(SEARCH_S * fs_hz)
+    usual = median_filter(sizes(filtered, found, fs_hz), SIZE_BEATS, mode="nearest")
+    gaps = np.flatnonzero(np.diff(found) > 2 * apart)
+    largest = np.array([found[k] + apart + np.abs(filtered[found[k] + apart:found[k + 1] - apart + 1]).argmax()
+                        for k in gaps], int)
+    kept = sizes(filtered, largest, fs_hz) >= SEARCH_SIZE * np.minimum(usual[gaps], usual[gaps + 1])
+    return np.sort(np.append(found, largest[kept]))
+
+
 def aligned(filtered, found, reach):
     """Each detection (k,) moved to the largest absolute value within `reach` samples."""
     if not len(found):
@@ -100,7 +129,7 @@ def read_piece(recording, lead, start_s, fs_hz, band_hz, order):
     raw = signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)
     filtered = bandpass(raw, fs_hz, band_hz, order) if len(raw) > 6 * order + 3 else np.zeros(len(raw))
     found = detections(raw, fs_hz)
-    peaks = aligned(filtered, found, round(ALIGN_S * fs_hz))
+    peaks = aligned(filtered, searched_back(filtered, found, fs_hz), round(ALIGN_S * fs_hz))
     own = start_s, min(start_s + PIECE_S, end_s)
     piece = Piece(first / own_fs, own, raw, filtered, None, peaks)
     piece.unreadable = verdicts(given, piece, found, own_fs, fs_hz)
