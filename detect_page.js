@@ -103,6 +103,7 @@ function show(row) {
     mark.text.push(Number.isFinite(beats.data.level[k]) ? beats.data.level[k].toFixed(1) : "")
   }
   for (const [k, source] of [strip_normal, strip_flagged, strip_unscored].entries()) source.data = marks[k]
+  chosen.data = {x: [ms(at)]}
   document.getElementById("shown").textContent =
     `Beat ${rows.data.rank[row]} of ${rows.data.rank.length} listed, ${rows.data.time[row]} into the recording, ` +
     `level ${rows.data.level[row].toFixed(1)}.`
