@@ -24,9 +24,9 @@ function extremes(line, low, high, first, last, group, time) {
   }
 }
 
-// The line of samples a to b: at full rate where that is kept, else from the envelope
-function signal_line(a, b) {
-  const line = {x: [], y: []}, width = Math.max(1, Math.ceil((b - a) / COLUMNS))
+// The line of samples a to b, `width` of them a column: at full rate where that is kept, else from the envelope
+function signal_line(a, b, width) {
+  const line = {x: [], y: []}
   const v = full.data.v, {low, high} = envelope.data
   const between = (from, to) => extremes(line, low, high, Math.ceil(from / step), Math.min(low.length, Math.ceil(to / step)),
                                          Math.max(1, Math.round(width / step)), (k) => ms((k + 0.5) * step))
@@ -69,9 +69,23 @@ function level_dots(a, b, wanted) {
   return dots
 }
 
+// A range about the values that are known, with a share of room; the highest of them
+function fit(range, values, room) {
+  let low = Infinity, high = -Infinity
+  for (const v of values) {
+    if (v < low) low = v
+    if (v > high) high = v
+  }
+  if (low > high) return range.end
+  const more = room * (high - low) || 0.5
+  range.setv({start: low - more, end: high + more})
+  return high
+}
+
 function draw() {
   const a = Math.max(0, Math.floor(x_range.start / 1000 * fs)), b = Math.min(n, Math.ceil(x_range.end / 1000 * fs) + 1)
-  signal.data = signal_line(a, b)
+  signal.data = signal_line(a, b, Math.max(1, Math.ceil((b - a) / COLUMNS)))
+  fit(signal_y, signal.data.y, 0.05)
   normal.data = level_dots(a, b, 0)
   flagged.data = level_dots(a, b, 1)
 }
@@ -92,14 +106,15 @@ function move(from, to) {
 // The strip of a row of the table
 function show(row) {
   const at = rows.data.sample[row], a = Math.max(0, at - half), b = Math.min(n, at + half + 1)
-  const line = signal_line(a, b), marks = [0, 1, 2].map(() => ({x: [], y: [], text: []}))
+  const line = signal_line(a, b, 1), marks = [0, 1, 2].map(() => ({x: [], y: [], top: [], text: []}))
   const seconds = (x) => (x - ms(at)) / 1000
   strip.data = {x: line.x.map(seconds), y: line.y}
-  const highest = line.y.reduce((most, y) => y > most ? y : most, -Infinity)
+  const top = fit(strip_y, line.y, 0.12)
   for (let k = first_beat(a), end = first_beat(b); k < end; k++) {
-    const mark = marks[beats.data.state[k]], near = signal_line(beats.data.sample[k], beats.data.sample[k] + 1)
+    const mark = marks[beats.data.state[k]], at_peak = signal_line(beats.data.sample[k], beats.data.sample[k] + 1, 1)
     mark.x.push(seconds(ms(beats.data.sample[k])))
-    mark.y.push(Number.isFinite(near.y[0]) ? near.y[0] : highest)
+    mark.y.push(Number.isFinite(at_peak.y[0]) ? at_peak.y[0] : top)
+    mark.top.push(top)
     mark.text.push(Number.isFinite(beats.data.level[k]) ? beats.data.level[k].toFixed(1) : "")
   }
   for (const [k, source] of [strip_normal, strip_flagged, strip_unscored].entries()) source.data = marks[k]

@@ -16,7 +16,7 @@ from bokeh.document import Document
 from bokeh.embed import file_html
 from bokeh.events import DocumentReady
 from bokeh.layouts import column
-from bokeh.models import (BoxZoomTool, ColumnDataSource, CustomJS, CustomJSTickFormatter, DataRange1d, DataTable,
+from bokeh.models import (BoxZoomTool, ColumnDataSource, CustomJS, CustomJSTickFormatter, DataTable,
                           DatetimeTicker, NumberFormatter, PanTool, Range1d, RangeTool, ResetTool, SaveTool,
                           TableColumn, WheelZoomTool)
 from bokeh.plotting import figure
@@ -73,9 +73,11 @@ def level_plot(sources, x_range, levels, threshold):
 
 def timeline(sources, x_range, levels, threshold, unit):
     """Levels, heart rate and signal over one range; below, the whole recording with the stretch they show."""
-    rate = zoomable(plot("rate", x_range, "beats/min", 130))
+    known = sources["bins"].data["rate"][np.isfinite(sources["bins"].data["rate"])]
+    rate = zoomable(plot("rate", x_range, "beats/min", 130,
+                         y_range=Range1d(known.min(initial=60) - 5, known.max(initial=80) + 5)))
     rate.step("middle", "rate", source=sources["bins"], color="black", mode="center")
-    signal = zoomable(plot("signal", x_range, f"signal ({unit})", 230,
+    signal = zoomable(plot("signal", x_range, f"signal ({unit})", 230, y_range=Range1d(-1, 1),
                            x_axis_label="time into the recording (h:min:s)"))
     signal.line("x", "y", source=sources["signal"], color=NORMAL, line_width=0.8)
     level = level_plot(sources, x_range, levels, threshold)
@@ -93,14 +95,14 @@ def timeline(sources, x_range, levels, threshold, unit):
 def strip(sources, unit):
     """The chosen beat in its STRIP_S, the beats marked with their levels."""
     made = figure(name="strip", height=300, sizing_mode="stretch_width", tools="save", min_border_left=75,
-                  x_range=Range1d(-STRIP_S / 2, STRIP_S / 2), y_range=DataRange1d(range_padding=0.25),
+                  x_range=Range1d(-STRIP_S / 2, STRIP_S / 2), y_range=Range1d(-1, 1),
                   x_axis_label="time from the chosen beat (s)", y_axis_label=f"signal ({unit})")
     made.toolbar.logo, made.grid.grid_line_alpha = None, 0.4
     made.line("x", "y", source=sources["strip"], color="black", line_width=1)
     for name, colour, marker in (("strip_normal", NORMAL, "circle"), ("strip_flagged", ABNORMAL, "triangle"),
                                  ("strip_unscored", GREY, "x")):
         made.scatter("x", "y", source=sources[name], color=colour, marker=marker, size=9)
-        made.text("x", "y", "text", source=sources[name], color=colour, text_font_size="11px", text_align="center",
+        made.text("x", "top", "text", source=sources[name], color=colour, text_font_size="11px", text_align="center",
                   y_offset=-8)
     return made
 
@@ -132,9 +134,9 @@ def clock(time):
 # --- page -----------------------------------------------------------------------------------------
 
 def sources_of(content):
-    """{name: ColumnDataSource} of what is drawn; what detect_page.js fills holds one point until then."""
+    """{name: ColumnDataSource} of what is drawn; most are filled by detect_page.js."""
     names = "normal", "flagged", "signal", "strip", "strip_normal", "strip_flagged", "strip_unscored"
-    sources = {name: ColumnDataSource({"x": [0.0], "y": [0.0], "text": [""]}) for name in names}
+    sources = {name: ColumnDataSource({"x": [], "y": [], "top": [], "text": []}) for name in names}
     bad = content.unreadable_s
     bad = joined(bad, content.n_samples / content.fs_hz / SPANS) if len(bad) > SPANS else bad
     bins = {name: values * (1000 if name in ("left", "right", "middle") else 1)
@@ -160,12 +162,16 @@ def document_of(content, start):
     x_range = Range1d(0, end_ms, bounds=(0, end_ms), min_interval=1000 * SHORTEST_S, name="shown")
     table, document = flagged_table(content, start), Document()
     levels = content.table["level"].to_numpy()
-    for root in timeline(sources, x_range, levels, content.summary["level"], unit), table, strip(sources, unit):
+    over_time = timeline(sources, x_range, levels, content.summary["level"], unit)
+    chosen = strip(sources, unit)
+    for root in over_time, table, chosen:
         document.add_root(root)
     numbers = {"fs": content.fs_hz, "n": content.n_samples, "step": content.step, "offset": content.offset,
                "scale": content.scale, "strip_s": STRIP_S}
     code = (HERE / "detect_page.js").read_text(encoding="utf-8")
-    args = sources | store_of(content) | numbers | {"x_range": x_range, "rows": table.source}
+    ranges = {"x_range": x_range, "signal_y": over_time.select_one({"name": "signal"}).y_range,
+              "strip_y": chosen.y_range}
+    args = sources | store_of(content) | numbers | ranges | {"rows": table.source}
     document.js_on_event(DocumentReady, CustomJS(args=args, code=code))
     return document
 
