@@ -28,8 +28,9 @@ function extremes(line, low, high, first, last, group, time) {
 function signal_line(a, b, width) {
   const line = {x: [], y: []}
   const v = full.data.v, {low, high} = envelope.data
-  const between = (from, to) => extremes(line, low, high, Math.ceil(from / step), Math.min(low.length, Math.ceil(to / step)),
-                                         Math.max(1, Math.round(width / step)), (k) => ms((k + 0.5) * step))
+  const between = (from, to) => extremes(
+    line, low, high, Math.ceil(from / step), Math.min(low.length, Math.ceil(to / step)),
+    Math.max(1, Math.round(width / step)), (k) => ms((k + 0.5) * step))
   let at = a, place = 0
   for (let k = 0; k < start.length; k++) {
     const from = Math.max(a, start[k]), to = Math.min(b, stop[k]), shift = place - start[k]
