@@ -116,7 +116,8 @@ function show(row) {
     mark.x.push(seconds(ms(beats.data.sample[k])))
     mark.y.push(Number.isFinite(at_peak.y[0]) ? at_peak.y[0] : top)
     mark.top.push(top)
-    mark.text.push(Number.isFinite(beats.data.level[k]) ? beats.data.level[k].toFixed(1) : "")
+    const level = Math.round(10 * beats.data.level[k]) / 10 + 0  // no -0.0
+    mark.text.push(Number.isFinite(level) ? level.toFixed(1) : "")
   }
   for (const [k, source] of [strip_normal, strip_flagged, strip_unscored].entries()) source.data = marks[k]
   chosen.data = {x: [ms(at)]}
