@@ -265,7 +265,7 @@ def test_page_does_not_outlive_what_it_was_drawn_from(folder):
     run(folder / "r.csv", "--fs", 360, "--level", 3.5)
     assert not (folder / "r.ecgad.html").exists()
     run(folder / "r.csv", "--fs", 360, "--level", 3.5, "--html")
-    assert "3.50 (asked for)" in (folder / "r.ecgad.html").read_text()
+    assert "3.50 (asked for)" in " ".join((folder / "r.ecgad.html").read_text().split())
     assert not list(folder.glob(".part-*"))
 
 
