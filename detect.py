@@ -7,6 +7,7 @@ writes  beside each recording, or in --out:
         NAME.ecgad.csv              a row a beat: time, sample, RR, score, level, flag, lead
         NAME.ecgad.png              the recording at a glance, and its most abnormal beats
         NAME.ecgad.json             summary, written last: it says that the others are there
+        NAME.ecgad.html             with --html: all of it as one page, to zoom and to look at each flagged beat
 
 The level of a beat is its score against those of the recording's own regular beats, in units of
 their spread; it is flagged at or above a level. Research code, not a medical device.
@@ -153,21 +154,31 @@ def origin_of(path, args, stored):
     return hashlib.sha256(what.encode()).hexdigest()
 
 
+def write_page(stem, path, args):
+    """NAME.ecgad.html from the recording's other files and its signal."""
+    import detect_page  # here: bokeh takes a second to load, and only pages need it
+    with recordings.open_recording(path, args.fs) as recording:
+        detect_page.write_page(stem, recording, choose_lead(recording, args.lead)[0])
+
+
 def process(path, args):
     """(path, summary or None, error message or None); errors of one recording do not stop the others."""
     use_threads(args.threads)
     try:
         model, stored = load(args)
         stem, origin = output_stem(path, args.out), origin_of(path, args, stored)
-        earlier = None if args.force else detect_output.stored_summary(stem, origin)
-        if earlier:
-            return path, earlier | {"earlier": True}, None
-        bar = (lambda pieces: tqdm(pieces, desc=path.name, leave=False, disable=None)) if args.jobs == 1 else (
-            lambda pieces: pieces)
-        summary, findings = detect(path, args, model.to(device_of(args.device)), stored, bar)
-        detect_output.write_all(stem, findings)
-        write_json(Path(f"{stem}.ecgad.json"), summary | {"origin": origin})
-        return path, summary, None
+        page, summary = Path(f"{stem}.ecgad.html"), None if args.force else detect_output.stored_summary(stem, origin)
+        earlier = summary is not None
+        if not earlier:
+            bar = (lambda pieces: tqdm(pieces, desc=path.name, leave=False, disable=None)) if args.jobs == 1 else (
+                lambda pieces: pieces)
+            summary, findings = detect(path, args, model.to(device_of(args.device)), stored, bar)
+            page.unlink(missing_ok=True)  # of other flags or an older recording; so a page that exists is up to date
+            detect_output.write_all(stem, findings)
+            write_json(Path(f"{stem}.ecgad.json"), summary | {"origin": origin})
+        if args.html and not page.is_file():
+            write_page(stem, path, args)
+        return path, summary | {"earlier": earlier}, None
     except UserError as error:
         return path, None, str(error)
     except OSError as error:
@@ -224,6 +235,7 @@ def parse_args(argv=None):
     which.add_argument("--alarms-per-hour", type=float, help="flag the highest levels, at most so many an hour")
     which.add_argument("--sensitivity", type=float, help="level with this sensitivity on validation patients")
     parser.add_argument("--causal", action="store_true", help="from the past alone, one beat behind")
+    parser.add_argument("--html", action="store_true", help="also one page to zoom and look at each flagged beat")
     parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt")
     parser.add_argument("--simulated", action="store_true", help="the checkpoint of the simulated database")
     parser.add_argument("--demo", action="store_true", help="a simulated recording, to see the output")
