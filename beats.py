@@ -204,12 +204,17 @@ class Spooled:
         return np.array(np.memmap(self.file, np.float32, "r", shape=self.shape)[rows])  # and unmapped again
 
 
-def scan(recording, lead, model, fitted, fs_hz, band_hz, order, device, given_s=None, progress=lambda pieces: pieces):
-    """Beats of one lead (index) of a Recording; given_s (k,): R peaks known already, in s, instead of detection."""
+def scan(recording, lead, model, fitted, fs_hz, band_hz, order, device, given_s=None, progress=lambda pieces: pieces,
+         all_readable=False):
+    """Beats of one lead (index) of a Recording; given_s (k,): R peaks known already, in s, instead of detection.
+
+    all_readable: nothing is unreadable, noise is scored like the rest.
+    """
     window, network = model.model_args["window_size"], Network(model, fitted, fs_hz, device)
     end_s, columns, verdict, last_s = recording.n_samples / recording.fs_hz, [], [], -np.inf
     for start_s in progress(np.arange(0, end_s, PIECE_S)):
         piece = read_piece(recording, lead, start_s, fs_hz, band_hz, order)
+        piece.unreadable[:] *= not all_readable
         verdict.append(piece.unreadable)
         peaks = piece.peaks if given_s is None else given_peaks(piece, given_s, fs_hz)
         time_s = piece.start_s + peaks / fs_hz

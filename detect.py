@@ -36,6 +36,7 @@ from files import write_json
 from stages import FINISHED, device_of, read_checkpoint, use_threads
 
 LEAD_TRIAL_S = 600   # the first minutes, on which the lead is chosen where no name decides
+OUTPUT = 2           # raise it with every change that changes what is found: earlier output is then stale
 LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
 DEMO_S = 1800
 
@@ -111,7 +112,7 @@ def examine(recording, given_s, args, model, stored, progress=lambda pieces: pie
     fitted, name = stored["fitted"], "combined_causal" if args.causal else "combined"
     lead, why = choose_lead(recording, args.lead)
     found = beats_of.scan(recording, lead, model, fitted, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER,
-                          device_of(args.device), given_s, progress)
+                          device_of(args.device), given_s, progress, args.score_all)
     scores, levels, _ = beats_of.score(found, fitted, name, config.FS_HZ)
     threshold, rule = level_to_flag(levels, found.duration_s, args, stored["levels"])
     findings = detect_output.Findings(recording.name, recording.leads[lead], recording.fs_hz, recording.start,
@@ -149,8 +150,9 @@ def origin_of(path, args, stored):
     """What makes a recording's output stale when it changes: its files, the checkpoint, the flags."""
     files = sorted(f for f in path.parent.glob(path.stem + ".*") if ".ecgad" not in f.name and f.is_file())
     state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    asked = [args.fs, args.lead, args.beats, args.level, args.alarms_per_hour, args.sensitivity, args.causal]
-    what = repr((state, asked, stored["weights"], stored["score_settings"], config.LEVEL_SPECIFICITY))
+    asked = [args.fs, args.lead, args.beats, args.level, args.alarms_per_hour, args.sensitivity, args.causal,
+             args.score_all]
+    what = repr((OUTPUT, state, asked, stored["weights"], stored["score_settings"], config.LEVEL_SPECIFICITY))
     return hashlib.sha256(what.encode()).hexdigest()
 
 
@@ -234,6 +236,7 @@ def parse_args(argv=None):
     which.add_argument("--level", type=float, help="flag from this level on")
     which.add_argument("--alarms-per-hour", type=float, help="flag the highest levels, at most so many an hour")
     which.add_argument("--sensitivity", type=float, help="level with this sensitivity on validation patients")
+    parser.add_argument("--score-all", action="store_true", help="nothing is unreadable: noise is scored too")
     parser.add_argument("--causal", action="store_true", help="from the past alone, one beat behind")
     parser.add_argument("--html", action="store_true", help="also one page to zoom and look at each flagged beat")
     parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt")

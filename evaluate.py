@@ -292,6 +292,8 @@ def parse_args(argv=None):
     parser.add_argument("--annotator", default="atr", help="of the expert labels")
     parser.add_argument("--given-beats", action="store_true",
                         help="with --recordings: R peaks of the labels, not detected")
+    parser.add_argument("--score-all", action="store_true",
+                        help="with --recordings: without the rule of what cannot be read (quality.py)")
     return parsed(parser, argv)
 
 
@@ -301,8 +303,9 @@ def evaluate_recordings(args):
     database = config.SIMULATED if args.simulated else config.MITDB
     folders = args.recordings or [config.records_dir(database) / name for name in database.test]
     result = recordings_report.run(folders, args.annotator, args.given_beats, args.device, threads,
-                                   simulated=args.simulated)
-    name = (Path(args.recordings[0]).resolve().name if args.recordings else "test") + "-given" * args.given_beats
+                                   simulated=args.simulated, score_all=args.score_all)
+    name = (Path(args.recordings[0]).resolve().name if args.recordings else "test") + (
+        "-given" * args.given_beats + "-all" * args.score_all)
     path = database.root / "results" / f"recordings-{name}.json"
     write_json(path, result)
     print(f"{recordings_report.table(result)}\nwrote {path}")

@@ -66,7 +66,10 @@ def mixed(signal, noise, normal, snr_db, fs_hz):
 
 
 def one(path, noise_path, snr_db, checkpoint_args):
-    """(rows, record) of one record with one noise; snr_db None: as it is."""
+    """[(rows, record)] of one record with one noise, by the rule of what cannot be read and without it.
+
+    snr_db None: the record as it is.
+    """
     use_threads(1)
     model, stored = detect.load(checkpoint_args)
     with recordings.open_recording(path) as recording:
@@ -77,8 +80,12 @@ def one(path, noise_path, snr_db, checkpoint_args):
             normal = np.round(time_s[np.isin(symbol, list(config.AAMI["N"]))] * recording.fs_hz).astype(int)
             noise = wfdb.rdrecord(str(noise_path), channels=[0]).p_signal[:, 0]
             signal = mixed(signal, noise, normal, snr_db, recording.fs_hz)
-        _, findings = detect.examine(Mixed(recording, lead, signal), None, checkpoint_args, model, stored)
-    return recordings_report.compared(path.stem, findings.lead, findings, time_s, symbol, noisy)
+        result = []
+        for score_all in (False, True):
+            flags = Namespace(**vars(checkpoint_args), score_all=score_all)
+            _, findings = detect.examine(Mixed(recording, lead, signal), None, flags, model, stored)
+            result.append(recordings_report.compared(path.stem, findings.lead, findings, time_s, symbol, noisy))
+    return result
 
 
 def figure(rows):
@@ -102,11 +109,19 @@ def figure(rows):
     return picture
 
 
-def row(noise, snr_db, found):
-    """What the table shows of one condition."""
+def pooled(found):
+    """recordings_report's figures of [(rows, record)] together."""
     rows = {name: np.concatenate([r[name] for r, _ in found]) for name in found[0][0]}
-    figures = recordings_report.figures(rows, [record for _, record in found])
-    return {"noise": noise, "snr_db": snr_db, "auroc": figures["level"]["auroc"], "qrs": figures["qrs"],
+    return recordings_report.figures(rows, [record for _, record in found])
+
+
+def row(noise, snr_db, found):
+    """What the table shows of one condition: found [[(rows, record), the same without the rule] a record]."""
+    by_rule, without = ([record[k] for record in found] for k in (0, 1))
+    figures = pooled(by_rule)
+    return {"without_rule": {key: value for key, value in pooled(without).items()
+                             if key in ("classes", "false_alarms_per_hour", "level")},
+            "noise": noise, "snr_db": snr_db, "auroc": figures["level"]["auroc"], "qrs": figures["qrs"],
             "false_alarms_per_hour": figures["false_alarms_per_hour"], "unreadable_share": figures["unreadable_share"],
             "classes": figures["classes"], "beats": figures["beats"], "hours": figures["hours"]}
 

@@ -145,6 +145,7 @@ def run(folder, annotator, given, device, threads, jobs=None, **flags):
     """What `python evaluate.py --recordings` does; returns metrics.json's content."""
     jobs = jobs or threads
     args = Namespace(**{"fs": None, "lead": None, "beats": annotator if given else None, "level": None, "causal": False,
+                        "score_all": False,
                         "alarms_per_hour": None, "sensitivity": None, "checkpoint": None, "simulated": False,
                         "device": str(device), "threads": max(1, threads // jobs)} | flags)
     paths = [path for path in recordings.find_recordings([str(f) for f in folder]) if path.suffix == ".hea"]

@@ -275,6 +275,20 @@ def noise_rows(result):
             *([name, cell(clean), *(cell(found[name, snr]) for snr in ratios)] for name in names)]
 
 
+def rule_rows(runs, noise):
+    """What the rule of unreadable stretches costs and saves: flagged share and false alarms with it / without it."""
+    rows = [["signal", "false alarms an hour", *(f"{name} flagged" for name in "NSVF"), "beats of N, V not scored"]]
+    pairs = [("test records", runs["test"], runs["test-all"])] if {"test", "test-all"} <= runs.keys() else []
+    pairs += [(f"{r['noise'] or 'none'}, {r['snr_db']} dB" if r["noise"] else "the stress test's records, no noise",
+               r, r["without_rule"]) for r in (noise["rows"] if noise else []) if r["snr_db"] in (None, 24, 12, 0)]
+    for name, ruled, free in pairs:
+        both = lambda key, digits=1: " / ".join(percent(r["classes"][key]["gross"], digits) for r in (ruled, free))
+        lost = lambda key: percent(ruled["classes"][key]["not_scored"] / max(ruled["classes"][key]["n"], 1), 1)
+        rows.append([name, " / ".join(f"{r['false_alarms_per_hour']:.0f}" for r in (ruled, free)),
+                     *map(both, "NSVF"), f"{lost('N')}, {lost('V')}"])
+    return rows
+
+
 def detect_lines(database):
     """RESULTS.md's part on detect.py, of what has been measured."""
     folder = database.root / "results"
@@ -286,10 +300,15 @@ def detect_lines(database):
                   "nothing refitted; the first five minutes not counted, missed beats count as not flagged. `test`: "
                   "the 22 test patients of MIT-BIH; others are the folder's name.", "",
                   *markdown(recordings_rows(runs))]
-    if (folder / "noise_stress.json").exists():
+    noise = load_result(database, "noise_stress.json", "") if (folder / "noise_stress.json").exists() else None
+    rule = rule_rows(runs, noise)
+    if len(rule) > 1:
+        lines += ["", "### What the rule of unreadable stretches costs and saves", "", "With `quality.py`'s rule / "
+                  "without it (`--score-all`). A beat that is not scored counts as not flagged.", "", *markdown(rule)]
+    if noise:
         lines += ["", "## detect.py in noise", "", "`python noise_stress.py`: ROC-AUC of the readable beats / "
                   "false alarms an hour / % of the time unreadable, in the noisy stretches.", "",
-                  *markdown(noise_rows(load_result(database, "noise_stress.json", "noise_stress.py")))]
+                  *markdown(noise_rows(noise))]
     return lines
 
 
