@@ -7,15 +7,13 @@ its beats go through the network; of each beat only the latents, two errors and 
 
 import tempfile
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import sleepecg
-from scipy.signal import resample_poly
 
 import quality
 import scoring
-from preprocess import bandpass, cut_segments, inside, normalise
+from preprocess import bandpass, cut_segments, filled, inside, normalise, resampled
 
 PIECE_S = 1800     # a multiple of quality.WINDOW_S; the QRS detector learns anew in each: in pieces of 300 s it
                    # takes T waves of record 119 for beats
@@ -24,7 +22,6 @@ SEAM_S = 0.06      # a beat on a seam is taken from both pieces ...
 REFRACTORY_S = 0.2  # ... and of two beats nearer than this the first is kept
 ALIGN_S = 0.07     # the R peak is the largest deviation this near to the detection: on DS1 2.3 samples (median over
                    # records 1.5) of scatter about the annotated peaks, 3.4 for the highest value, 2.8 for none
-RATIO_LIMIT = 1000  # largest factor of the polyphase resampling: 1 ppm of a piece at most
 
 
 @dataclass
@@ -62,17 +59,6 @@ class Piece:
     peaks: np.ndarray          # samples of `filtered`
 
 
-def filled(signal):
-    """(n,) with NaN replaced by straight lines, or by zeros where there is nothing else."""
-    missing = ~np.isfinite(signal)
-    if not missing.any():
-        return signal
-    if missing.all():
-        return np.zeros(len(signal))
-    at = np.arange(len(signal))
-    return np.where(missing, np.interp(at, at[~missing], signal[~missing]), signal)
-
-
 def detections(raw, fs_hz):
     """QRS complexes (k,) in samples: modified Pan and Tompkins 1985 (sleepecg); none in a signal without any."""
     if len(raw) < 2 * fs_hz or np.ptp(raw) == 0:
@@ -95,9 +81,7 @@ def read_piece(recording, lead, start_s, fs_hz, band_hz, order):
     first = max(0, round((start_s - MARGIN_S) * own_fs))
     last = min(recording.n_samples, round((start_s + PIECE_S + MARGIN_S) * own_fs))
     given = recording.read(lead, first, last)
-    ratio = Fraction(fs_hz / own_fs).limit_denominator(RATIO_LIMIT)
-    signal = filled(given)
-    raw = signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)
+    raw = resampled(filled(given), own_fs, fs_hz)
     filtered = bandpass(raw, fs_hz, band_hz, order) if len(raw) > 6 * order + 3 else np.zeros(len(raw))
     found = detections(raw, fs_hz)
     peaks = aligned(filtered, found, round(ALIGN_S * fs_hz))

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import wfdb
 from tqdm import tqdm
 
 import beats as beats_of
@@ -66,24 +65,6 @@ def choose_lead(recording, wanted):
     return int(np.argmax(share)), f"most readable of {len(names)}"
 
 
-def given_beats(path, annotator, fs_hz):
-    """R peaks (k,) in s of an annotation file beside the record."""
-    base = str(path.with_suffix("")) if path.suffix == ".hea" else str(path)
-    try:
-        notes = wfdb.rdann(base, annotator)
-    except FileNotFoundError as error:
-        raise UserError(f"{base}.{annotator}: missing; expected an annotation file beside the record. "
-                        "Leave --beats out to have the beats detected.") from error
-    except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{base}.{annotator}: not a readable annotation file ({error}). "
-                        "Leave --beats out to have the beats detected.") from error
-    beat = np.isin(notes.symbol, list("".join(config.AAMI.values())))
-    times = np.asarray(notes.sample)[beat] / fs_hz
-    if (np.diff(times) < 0).any():
-        raise UserError(f"{base}.{annotator}: annotations out of order. Sort them, or leave --beats out.")
-    return times
-
-
 def level_to_flag(levels, duration_s, args, curve):
     """(level, where it is from): levels (n,) NaN where not scored, curve of the checkpoint's validation patients."""
     known = np.sort(levels[np.isfinite(levels)])[::-1]
@@ -103,7 +84,8 @@ def level_to_flag(levels, duration_s, args, curve):
 def detect(path, args, model, stored, progress=lambda pieces: pieces):
     """(summary dict, Findings) of one recording's file."""
     with recordings.open_recording(path, args.fs) as recording:
-        given = given_beats(path, args.beats, recording.fs_hz) if args.beats else None
+        given = recordings.annotated_beats(path, args.beats, recording.fs_hz, "".join(config.AAMI.values()), "Leave "
+                                           "--beats out to have them detected.")[0] if args.beats else None
         return examine(recording, given, args, model, stored, progress)
 
 
@@ -182,23 +164,6 @@ def checkpoint_of(args):
 def load(args):
     """(model, stored) of the checkpoint."""
     return read_checkpoint(cluster.local(checkpoint_of(args)), "python train_mitbih.py --protocol patient", FINISHED)
-
-
-def places_of(args):
-    """[Path or address] of all recordings asked for, without our own output. UserError where one means none."""
-    texts = list(args.recordings)
-    for name in args.list or ():
-        try:
-            lines = [line.strip() for line in Path(name).read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--list {name}: cannot be read ({error}). Give a text file with a recording a "
-                            "line.") from error
-        texts += [line for line in lines if line and not line.startswith("#")]
-    places = [remote.place_of(text) for text in texts]
-    urls = [url for place in places if remote.is_url(place) for url in remote.find(place, recordings.SUFFIXES)]
-    paths = recordings.find_recordings([place for place in places if not remote.is_url(place)])
-    paths = [path.absolute() for path in paths] if args.cluster else paths  # a worker was started in another folder
-    return [place for place in [*paths, *dict.fromkeys(urls)] if ".ecgad" not in remote.name_of(place)]
 
 
 def check_places(places, out):
@@ -281,7 +246,8 @@ def main(argv=None):
     if args.demo:
         demo(args)
     load(args)  # a missing checkpoint is one error, not one a recording
-    places = places_of(args)
+    places = [place for place in remote.find_places(args.recordings, args.list, bool(args.cluster))
+              if ".ecgad" not in remote.name_of(place)]
     check_places(places, args.out)
     done = cluster.each(functools.partial(process, args), places, args.jobs, args.cluster, [checkpoint_of(args)])
     failed = []

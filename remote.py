@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import config
+import recordings
 from cluster import INSTALL
 from config import UserError
 from recording_files import FILE_NAME, WFDB_RECORD
@@ -107,7 +108,7 @@ def _said(error):
     return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
 
 
-# --- reading ------------------------------------------------------------------------------------
+# --- finding ------------------------------------------------------------------------------------
 
 def find(url, suffixes):
     """[address] that one argument means: a file, a record without suffix, a pattern (*, [), a folder ending in /.
@@ -125,6 +126,27 @@ def find(url, suffixes):
         raise UserError(f"{url}: no recording there; expected files ending in {' '.join(suffixes)}. Check the address.")
     return found
 
+
+def find_places(texts, lists, absolute):
+    """[Path or address] of the recordings that texts and the lines of the files `lists` mean, each once.
+
+    absolute: paths that are good wherever a process was started. UserError for a text that means none.
+    """
+    texts = list(texts)
+    for name in lists or ():
+        try:
+            lines = [line.strip() for line in Path(name).read_text().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--list {name}: cannot be read ({error}). Give a text file with a recording a "
+                            "line.") from error
+        texts += [line for line in lines if line and not line.startswith("#")]
+    places = [place_of(text) for text in texts]
+    urls = [url for place in places if is_url(place) for url in find(place, recordings.SUFFIXES)]
+    paths = recordings.find_recordings([place for place in places if not is_url(place)])
+    return [path.absolute() if absolute else path for path in paths] + list(dict.fromkeys(urls))
+
+
+# --- reading ------------------------------------------------------------------------------------
 
 def files_of(place, annotator=None):
     """{name: stamp} of the files a recording consists of: header, signals, annotations with `annotator`.
