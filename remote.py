@@ -78,8 +78,8 @@ def _store(url):
     except Exception as error:  # each store has errors of its own
         if isinstance(error, OSError) and error.errno in LOCAL_TROUBLE:
             raise
-        while isinstance(error, FileNotFoundError) and error.__cause__:  # so fsspec reports any trouble of a web server
-            error = error.__cause__
+        while isinstance(error, FileNotFoundError) and error.__cause__ and url.startswith("http"):
+            error = error.__cause__  # fsspec says so whatever the trouble of a web server
         if isinstance(error, FileNotFoundError) or getattr(error, "status", 0) in (404, 410):
             raise UserError(f"{url}: missing. Check the address; that of a folder ends with /.") from error
         if _final(error):
