@@ -132,23 +132,22 @@ def _outcome(item, future):
 
 
 def _flow(client, send, items, ahead):
-    """(item, future) as they finish, `ahead` times the workers' threads of them in flight, one where that is 0."""
+    """(item, future) as they finish, `ahead` times the workers' threads of them in flight, one where that is 0.
+
+    Where the caller stops, by Ctrl-C for example, closing the client takes back what is queued.
+    """
     waiting, flying, done = iter(items), {}, queue.SimpleQueue()
     crew = _Crew(client)
-    try:
-        while True:
-            room = max(1, ahead * crew.threads()) - len(flying)
-            for item in itertools.islice(waiting, max(0, room)):
-                future = send(item)
-                flying[future.key] = item, future
-                future.add_done_callback(done.put)
-            if not flying:
-                return
-            with contextlib.suppress(queue.Empty):
-                yield flying.pop(done.get(timeout=LOOK_S).key)
-    finally:  # also where the caller stops, by Ctrl-C for example
-        if flying and client.status == "running":
-            client.cancel([future for _, future in flying.values()], force=True)
+    while True:
+        room = max(1, ahead * crew.threads()) - len(flying)
+        for item in itertools.islice(waiting, max(0, room)):
+            future = send(item)
+            flying[future.key] = item, future
+            future.add_done_callback(done.put)
+        if not flying:
+            return
+        with contextlib.suppress(queue.Empty):
+            yield flying.pop(done.get(timeout=LOOK_S).key)
 
 
 # --- the cluster --------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ ENDS = ("", ".csv", ".json", ".png")
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Folder with three simulated records of 40 s."""
+    """Folder with two simulated records of 40 s."""
     folder = tmp_path_factory.mktemp("archive")
-    synthetic.write_database(folder, ("s01", "s02", "s03"), duration_s=40, seed=5)
+    synthetic.write_database(folder, ("s01", "s02"), duration_s=40, seed=5)
     return folder
 
 
@@ -92,7 +92,7 @@ def test_files_records_folders_and_patterns_are_found(archive):
     uploaded(archive, "memory://found/deep")
     find = lambda text: [url.rpartition("/")[2] for url in remote.find(f"memory://found/{text}", recordings.SUFFIXES)]
     assert find("deep/s01") == find("deep/s01.hea") == ["s01.hea"]
-    assert find("deep/") == find("") == find("*/*.hea") == find("deep/s0*") == [f"s0{k}.hea" for k in range(1, 4)]
+    assert find("deep/") == find("") == find("*/*.hea") == find("deep/s0*") == [f"s0{k}.hea" for k in range(1, 3)]
     assert find("deep/s0[12]*") == ["s01.hea", "s02.hea"]
     with pytest.raises(UserError, match="memory://found/x/: no recording there"):
         find("x/")
@@ -118,8 +118,9 @@ def test_files_of_a_recording_are_those_its_headers_name(tmp_path):
 
 def test_hostile_names_in_a_header_are_not_fetched():
     fs = fsspec.filesystem("memory")
-    fs.pipe_file("/secret", b"secret")
-    fs.pipe_file("/deep/h.hea", b"h 2 360 10\n../secret 16 200 16 0 0 0 0 I\n.. 16 200 16 0 0 0 0 II\n")
+    for key in ("/deep/../secret", "/deep/..", "/deep/~"):  # a store may have such keys
+        fs.pipe_file(key, b"secret")
+    fs.pipe_file("/deep/h.hea", b"h 3 360 10\n../secret 16 200 16 0 0 0 0 I\n.. 16 200 16 0 0 0 0 II\n~ 0\n")
     assert set(remote.files_of("memory://deep/h.hea")) == {"h.hea"}
 
 
@@ -150,7 +151,7 @@ def test_web_recordings_give_the_same_bytes_and_are_fetched_once(archive, one_pr
     capsys.readouterr()
     detect.main(command)
     assert capsys.readouterr().out.count("done before") == 2 and ("GET", "/s02.dat") not in requests
-    (tmp_path / "web" / "s02.dat").write_bytes((archive / "s03.dat").read_bytes())
+    (tmp_path / "web" / "s02.dat").write_bytes((archive / "s01.dat").read_bytes())
     detect.main(command)
     assert capsys.readouterr().out.count("done before") == 1 and ("GET", "/s02.dat") in requests
 
@@ -194,13 +195,13 @@ def test_s3_and_cluster_give_the_bytes_of_one_process(archive, one_process, s3, 
     command = [f"{s3}/in/*.hea", "--out", f"{s3}/out", "--threads", "1"]
     detect.main([*command, "--cluster", dask_cluster])
     fs.get(f"{s3}/out/", str(tmp_path / "got") + "/", recursive=True)
-    assert contents(tmp_path / "got") == one_process and len(one_process) == 12
+    assert contents(tmp_path / "got") == one_process and len(one_process) == 8
     capsys.readouterr()
     detect.main(command)
-    assert capsys.readouterr().out.count("done before") == 3
-    fs.rm_file(f"{s3}/out/s03.ecgad.csv")
+    assert capsys.readouterr().out.count("done before") == 2
+    fs.rm_file(f"{s3}/out/s02.ecgad.csv")
     detect.main(command)
-    assert capsys.readouterr().out.count("done before") == 2 and fs.exists(f"{s3}/out/s03.ecgad.csv")
+    assert capsys.readouterr().out.count("done before") == 1 and fs.exists(f"{s3}/out/s02.ecgad.csv")
     with pytest.raises(UserError, match="1 of 1 recordings failed:\n  s3://nobucket/x.hea: missing"):
         detect.main(["s3://nobucket/x.hea", "--cluster", dask_cluster])
 
