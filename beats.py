@@ -7,16 +7,14 @@ its beats go through the network; of each beat only the latents, two errors and 
 
 import tempfile
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import sleepecg
 from scipy.ndimage import median_filter
-from scipy.signal import resample_poly
 
 import quality
 import scoring
-from preprocess import bandpass, cut_segments, inside, normalise
+from preprocess import bandpass, cut_segments, filled, inside, normalise, resampled
 
 PIECE_S = 1800     # a multiple of quality.WINDOW_S; the QRS detector learns anew in each: in pieces of 300 s it
                    # takes T waves of record 119 for beats
@@ -31,7 +29,6 @@ SEARCH_SIZE = 0.7  # ... and has this share of their size: on DS1 96.9 % of V be
                    # at a positive predictivity of all beats of 98.3 instead of 98.4 %
 SIZE_S = 0.1       # a beat's size is peak to peak, this near to it ...
 SIZE_BEATS = 41    # ... and the usual size the median of so many
-RATIO_LIMIT = 1000  # largest factor of the polyphase resampling: 1 ppm of a piece at most
 
 
 @dataclass
@@ -67,17 +64,6 @@ class Piece:
     filtered: np.ndarray
     unreadable: np.ndarray     # of its own windows
     peaks: np.ndarray          # samples of `filtered`
-
-
-def filled(signal):
-    """(n,) with NaN replaced by straight lines, or by zeros where there is nothing else."""
-    missing = ~np.isfinite(signal)
-    if not missing.any():
-        return signal
-    if missing.all():
-        return np.zeros(len(signal))
-    at = np.arange(len(signal))
-    return np.where(missing, np.interp(at, at[~missing], signal[~missing]), signal)
 
 
 def detections(raw, fs_hz):
@@ -124,9 +110,7 @@ def read_piece(recording, lead, start_s, fs_hz, band_hz, order):
     first = max(0, round((start_s - MARGIN_S) * own_fs))
     last = min(recording.n_samples, round((start_s + PIECE_S + MARGIN_S) * own_fs))
     given = recording.read(lead, first, last)
-    ratio = Fraction(fs_hz / own_fs).limit_denominator(RATIO_LIMIT)
-    signal = filled(given)
-    raw = signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)
+    raw = resampled(filled(given), own_fs, fs_hz)
     filtered = bandpass(raw, fs_hz, band_hz, order) if len(raw) > 6 * order + 3 else np.zeros(len(raw))
     found = detections(raw, fs_hz)
     peaks = aligned(filtered, searched_back(filtered, found, fs_hz), round(ALIGN_S * fs_hz))

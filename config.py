@@ -23,6 +23,9 @@ SPLIT_SEED = 42               # permutation of the beat protocol
 TRAIN_FRACTION = 0.70         # of all beats, as published: 70 / 15 / 15
 VALIDATION_FRACTION = 0.15
 
+# --- Shards of an archive ------- nothing to run after a change: old shards stay good
+SHARD_BEATS = 8192            # beats a file at most: 24 MB
+
 # --- Training ------------------------------------------ after a change: python train_mitbih.py
 SEED = 0                      # initial weights and order of batches of the shipped checkpoint
 SEEDS = (0, 1, 2, 3, 4)       # `make reproduce` trains all of them; tables give median and range
@@ -212,6 +215,7 @@ def _rules():
            and TRAIN_FRACTION + VALIDATION_FRACTION < 0.999,
            "a number from 0.01 that leaves part of the beats for the test: "
            "TRAIN_FRACTION + VALIDATION_FRACTION < 1")
+    yield whole("SHARD_BEATS", 1, 10**6)
     yield whole("SEED", 0, 2**32 - 1)
     yield ("SEEDS", isinstance(SEEDS, tuple) and SEED in SEEDS and len(set(SEEDS)) == len(SEEDS)
            and all(_is_number(s, 0, 2**32 - 1, True) for s in SEEDS),

@@ -4,6 +4,7 @@ reads   data/mitdb/*.{hea,dat,atr}  python dataset.py --download [--source DIR_O
 writes  data/segments.npz           one 720-sample segment a beat, its label, record and splits
 
 With --simulated everything lies below simulated/ instead, and comes from `python synthetic.py`.
+With --records and --shards any other annotated records become shards to train on: shards_build.py.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 import config
 import download
+import shards_build
 from config import UserError
 from files import whole_file
 from preprocess import (bandpass, cut_segments, inside, longest_flat_run, normalise, rr_intervals_s)
@@ -294,7 +296,19 @@ def parse_args(argv=None):
     parser.add_argument("--source", help="with --download: folder, mirror address or zip to take it from")
     parser.add_argument("--simulated", action="store_true", help="use the simulated database")
     parser.add_argument("--force", action="store_true", help="build even if the segments are up to date")
+    other = parser.add_argument_group("shards of other records")
+    other.add_argument("--records", nargs="+", metavar="RECORD", help="WFDB files, folders, patterns, addresses")
+    other.add_argument("--shards", metavar="FOLDER", help="where they go")
+    other.add_argument("--annotator", default="atr", help="suffix of the annotation files [%(default)s]")
+    other.add_argument("--lead", help="name or number (from 1) [the first of LEADS that there is]")
+    other.add_argument("--cluster", metavar="ADDRESS", help="of a dask scheduler, whose workers do it: cluster.py")
     args = parser.parse_args(argv)
+    if bool(args.records) != bool(args.shards):
+        parser.error("--records and --shards go together")
+    if args.records and (args.download or args.simulated or args.force):
+        parser.error("--records is not for --download, --simulated or --force: what is up to date is told by content")
+    if not args.records and (args.lead or args.cluster):
+        parser.error("--lead and --cluster go with --records")
     if args.source and not args.download:
         parser.error("--source goes with --download")
     if args.download and args.simulated:
@@ -313,6 +327,8 @@ def fetch(source):
 def main(argv=None):
     args = parse_args(argv)
     config.check()
+    if args.records:
+        return shards_build.build(args)
     if args.download:
         return fetch(args.source)
     database = config.SIMULATED if args.simulated else config.MITDB

@@ -1,6 +1,6 @@
 """The trained detector on any recording of the user's own: no training, no annotations needed.
 
-reads   RECORDING ...               WFDB, EDF, BDF, CSV, TSV or NumPy files, folders, glob patterns
+reads   RECORDING ...               WFDB, EDF, BDF, CSV, TSV or NumPy files, folders, glob patterns, addresses
         checkpoints/patient.pt      shipped; python train_mitbih.py --protocol patient
 writes  beside each recording, or in --out:
         NAME.ecgad                  WFDB annotations: N, or Q where flagged, score in the aux field; ~ unreadable
@@ -14,22 +14,23 @@ their spread; it is flagged at or above a level. Research code, not a medical de
 """
 
 import argparse
+import functools
 import hashlib
 import os
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
-import wfdb
 from tqdm import tqdm
 
 import beats as beats_of
 import clinical
+import cluster
 import config
 import detect_output
 import quality
 import recordings
+import remote
 import synthetic
 from config import UserError
 from files import write_json
@@ -66,24 +67,6 @@ def choose_lead(recording, wanted):
     return int(np.argmax(share)), f"most readable of {len(names)}"
 
 
-def given_beats(path, annotator, fs_hz):
-    """R peaks (k,) in s of an annotation file beside the record."""
-    base = str(path.with_suffix("")) if path.suffix == ".hea" else str(path)
-    try:
-        notes = wfdb.rdann(base, annotator)
-    except FileNotFoundError as error:
-        raise UserError(f"{base}.{annotator}: missing; expected an annotation file beside the record. "
-                        "Leave --beats out to have the beats detected.") from error
-    except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{base}.{annotator}: not a readable annotation file ({error}). "
-                        "Leave --beats out to have the beats detected.") from error
-    beat = np.isin(notes.symbol, list("".join(config.AAMI.values())))
-    times = np.asarray(notes.sample)[beat] / fs_hz
-    if (np.diff(times) < 0).any():
-        raise UserError(f"{base}.{annotator}: annotations out of order. Sort them, or leave --beats out.")
-    return times
-
-
 def level_to_flag(levels, duration_s, args, curve):
     """(level, where it is from): levels (n,) NaN where not scored, curve of the checkpoint's validation patients."""
     known = np.sort(levels[np.isfinite(levels)])[::-1]
@@ -103,7 +86,8 @@ def level_to_flag(levels, duration_s, args, curve):
 def detect(path, args, model, stored, progress=lambda pieces: pieces):
     """(summary dict, Findings) of one recording's file."""
     with recordings.open_recording(path, args.fs) as recording:
-        given = given_beats(path, args.beats, recording.fs_hz) if args.beats else None
+        given = recordings.annotated_beats(path, args.beats, recording.fs_hz, "".join(config.AAMI.values()), "Leave "
+                                           "--beats out to have them detected.")[0] if args.beats else None
         return examine(recording, given, args, model, stored, progress)
 
 
@@ -140,19 +124,19 @@ def summary_of(findings, recording, why, rule, given, stored):
 
 # --- many recordings ------------------------------------------------------------------------------
 
-def output_stem(path, out):
-    """Where a recording's files go, without their suffix."""
-    name = path.name[:-len(path.suffix)] if path.suffix else path.name
-    return (Path(out) if out else path.parent) / name
+def output_stem(place, out):
+    """Where a recording's files go, without their suffix: Path or address."""
+    name = remote.name_of(place)
+    name = name[:-len(Path(name).suffix)] if Path(name).suffix else name
+    return remote.below(remote.place_of(out), name) if out else remote.beside(place, name)
 
 
-def origin_of(path, args, stored):
+def origin_of(files, args, stored):
     """What makes a recording's output stale when it changes: its files, the checkpoint, the flags."""
-    files = sorted(f for f in path.parent.glob(path.stem + ".*") if ".ecgad" not in f.name and f.is_file())
-    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     asked = [args.fs, args.lead, args.beats, args.level, args.alarms_per_hour, args.sensitivity, args.causal,
              args.score_all]
-    what = repr((OUTPUT, state, asked, stored["weights"], stored["score_settings"], config.LEVEL_SPECIFICITY))
+    what = repr((OUTPUT, sorted(files.items()), asked, stored["weights"], stored["score_settings"],
+                 config.LEVEL_SPECIFICITY))
     return hashlib.sha256(what.encode()).hexdigest()
 
 
@@ -163,41 +147,50 @@ def write_page(stem, path, args):
         detect_page.write_page(stem, recording, choose_lead(recording, args.lead)[0])
 
 
-def process(path, args):
-    """(path, summary or None, error message or None); errors of one recording do not stop the others."""
+def process(args, place):
+    """Summary of one recording, whose files it writes; place: Path or address."""
     use_threads(args.threads)
-    try:
-        model, stored = load(args)
-        stem, origin = output_stem(path, args.out), origin_of(path, args, stored)
-        page, summary = Path(f"{stem}.ecgad.html"), None if args.force else detect_output.stored_summary(stem, origin)
-        earlier = summary is not None
-        if not earlier:
-            bar = (lambda pieces: tqdm(pieces, desc=path.name, leave=False, disable=None)) if args.jobs == 1 else (
-                lambda pieces: pieces)
-            summary, findings = detect(path, args, model.to(device_of(args.device)), stored, bar)
-            page.unlink(missing_ok=True)  # of other flags or an older recording; so a page that exists is up to date
-            detect_output.write_all(stem, findings)
-            write_json(Path(f"{stem}.ecgad.json"), summary | {"origin": origin})
-        if args.html and not page.is_file():
+    model, stored = load(args)
+    stem, files = output_stem(place, args.out), remote.files_of(place, args.beats)
+    origin = origin_of(files, args, stored)
+    earlier = None if args.force else detect_output.stored_summary(stem, origin)
+    lacks_page = args.html and not remote.is_file(remote.beside(stem, f"{remote.name_of(stem)}.ecgad.html"))
+    if earlier and lacks_page and isinstance(stem, Path):  # at an address all is made anew
+        with remote.fetched(place, files) as path:
             write_page(stem, path, args)
-        return path, summary | {"earlier": earlier}, None
-    except UserError as error:
-        return path, None, str(error)
-    except OSError as error:
-        return path, None, f"{error.filename or path}: {error.strerror or error}"
+        lacks_page = False
+    if earlier and not lacks_page:
+        return earlier | {"earlier": True}
+    alone = args.jobs == 1 and not args.cluster
+    bar = (lambda pieces: tqdm(pieces, desc=remote.name_of(place), leave=False, disable=None)) if alone else iter
+    with remote.fetched(place, files) as path, remote.written(stem, last=".json") as here:
+        summary, findings = detect(path, args, model.to(device_of(args.device)), stored, bar)
+        Path(f"{here}.{detect_output.EXTENSION}.html").unlink(missing_ok=True)  # of other flags: a page fits its files
+        detect_output.write_all(here, findings)
+        write_json(Path(f"{here}.{detect_output.EXTENSION}.json"), summary | {"origin": origin})
+        if args.html:
+            write_page(here, path, args)
+    return summary
+
+
+def checkpoint_of(args):
+    """Its path on the machine of the user."""
+    database = config.SIMULATED if args.simulated else config.MITDB
+    return Path(args.checkpoint) if args.checkpoint else config.checkpoint_path(database, "patient", config.SEED)
 
 
 def load(args):
     """(model, stored) of the checkpoint."""
-    database = config.SIMULATED if args.simulated else config.MITDB
-    path = Path(args.checkpoint) if args.checkpoint else config.checkpoint_path(database, "patient", config.SEED)
-    return read_checkpoint(path, "python train_mitbih.py --protocol patient", FINISHED)
+    return read_checkpoint(cluster.local(checkpoint_of(args)), "python train_mitbih.py --protocol patient", FINISHED)
 
 
-def unique_stems(paths, out):
-    """UserError where two recordings would write the same files."""
+def check_places(places, out):
+    """UserError where two recordings would write the same files, or nothing can be written."""
+    if any(remote.is_url(place) and place.startswith("http") for place in places if not out) or (
+            out and out.startswith("http")):
+        raise UserError("nothing can be written to http(s) addresses: give --out FOLDER or s3://BUCKET/FOLDER.")
     stems = {}
-    for path in paths:
+    for path in places:
         other = stems.setdefault(output_stem(path, out), path)
         if other != path:
             raise UserError(f"{path} and {other} would both write {output_stem(path, out)}.ecgad.*: "
@@ -227,8 +220,9 @@ def demo(args):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("recordings", nargs="*", metavar="RECORDING", help="file, folder or glob pattern")
-    parser.add_argument("--out", help="folder for the output; default: beside each recording")
+    parser.add_argument("recordings", nargs="*", metavar="RECORDING", help="file, folder, pattern, s3:// or http(s)://")
+    parser.add_argument("--list", metavar="FILE", action="append", help="a text file with such a RECORDING a line")
+    parser.add_argument("--out", help="folder or s3:// address for the output; default: beside each recording")
     parser.add_argument("--fs", type=float, help="sampling rate in Hz of CSV, TSV and NumPy files")
     parser.add_argument("--lead", help="name or number (from 1); default: MLII, V5 or II, else the most readable")
     parser.add_argument("--beats", metavar="ANNOTATOR", help="R peaks from this annotation file, atr for example")
@@ -243,19 +237,26 @@ def parse_args(argv=None):
     parser.add_argument("--simulated", action="store_true", help="the checkpoint of the simulated database")
     parser.add_argument("--demo", action="store_true", help="a simulated recording, to see the output")
     parser.add_argument("--jobs", type=int, default=1, help="recordings at a time")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="of a dask scheduler, whose workers do it: cluster.py")
     parser.add_argument("--force", action="store_true", help="also what is done already")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=config.THREADS, help="a job; 0: the cores shared out")
+    parser.add_argument("--threads", type=int, default=config.THREADS,
+                        help="a job; 0: the cores shared out, with --cluster one")
     args = parser.parse_args(argv)
-    if bool(args.recordings) == args.demo:
+    if bool(args.recordings or args.list) == args.demo:
         parser.error("give recordings, or --demo")
+    if args.cluster and args.jobs != 1:
+        parser.error("--jobs or --cluster: the workers of a cluster take as many at a time as they have threads")
     if args.jobs < 1 or args.threads < 0:
         parser.error("--jobs is a whole number from 1, --threads from 0")
     if args.sensitivity is not None and not 0 < args.sensitivity < 1:
         parser.error("--sensitivity is a number between 0 and 1")
     if args.alarms_per_hour is not None and not args.alarms_per_hour >= 0:
         parser.error("--alarms-per-hour is a number from 0")
-    args.threads = args.threads or max(1, os.cpu_count() // args.jobs)
+    args.threads = args.threads or (1 if args.cluster else max(1, os.cpu_count() // args.jobs))
+    if args.cluster:
+        args.out = str(Path(args.out).absolute()) if args.out and not remote.is_url(args.out) else args.out
+        args.checkpoint = str(checkpoint_of(args).absolute())
     return args
 
 
@@ -265,18 +266,19 @@ def main(argv=None):
     if args.demo:
         demo(args)
     load(args)  # a missing checkpoint is one error, not one a recording
-    paths = [p for p in recordings.find_recordings(args.recordings) if ".ecgad" not in p.name]
-    unique_stems(paths, args.out)
-    jobs = joblib.Parallel(n_jobs=args.jobs, return_as="generator_unordered")
+    places = [place for place in remote.find_places(args.recordings, args.list, bool(args.cluster))
+              if ".ecgad" not in remote.name_of(place)]
+    check_places(places, args.out)
+    done = cluster.each(functools.partial(process, args), places, args.jobs, args.cluster, [checkpoint_of(args)])
     failed = []
-    for path, summary, error in tqdm(jobs(joblib.delayed(process)(path, args) for path in paths), total=len(paths),
-                                     desc="recordings", disable=None if len(paths) > 1 else True):
-        failed += [error if error.startswith(str(path)) else f"{path}: {error}"] if error else []
-        tqdm.write(line(path, summary) if summary else f"{path}: FAILED")
+    for place, summary, error in tqdm(done, total=len(places), desc="recordings",
+                                      disable=None if len(places) > 1 else True):
+        failed += [error if error.startswith(str(place)) else f"{place}: {error}"] if error else []
+        tqdm.write(line(place, summary) if summary else f"{place}: FAILED")
         if summary and not args.out:
-            tqdm.write(f"  wrote {output_stem(path, args.out)}.ecgad.*")
+            tqdm.write(f"  wrote {output_stem(place, args.out)}.ecgad.*")
     if failed:
-        raise UserError(f"{len(failed)} of {len(paths)} recordings failed:\n  " + "\n  ".join(failed))
+        raise UserError(f"{len(failed)} of {len(places)} recordings failed:\n  " + "\n  ".join(failed))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 import beats as beats_of
 import config
 import quality
+import remote
 import scoring
+from config import UserError
 from drawing import ABNORMAL, GREY, NORMAL, save
 from files import whole_file
 
@@ -208,10 +210,13 @@ def write_all(stem, findings):
 
 
 def stored_summary(stem, origin):
-    """The summary of an earlier run with the same origin and all its files, or None."""
+    """The summary of an earlier run with the same origin and all its files, or None; stem: Path or address."""
+    file = lambda end: remote.beside(stem, f"{remote.name_of(stem)}.{EXTENSION}{end}")
     try:
-        summary = json.loads(Path(f"{stem}.{EXTENSION}.json").read_text())
-        there = all(Path(f"{stem}.{EXTENSION}{end}").is_file() for end in ("", ".csv", ".png"))
-        return summary if there and summary["origin"] == origin else None
-    except (OSError, ValueError, KeyError, TypeError):
+        summary = json.loads(remote.read_text(file(".json")))
+        same = summary["origin"] == origin and all(remote.is_file(file(end)) for end in ("", ".csv", ".png"))
+        return summary if same else None
+    except ConnectionError:
+        raise
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 POINT = {"markersize": 8, "markeredgecolor": "white", "zorder": 5}
 STYLE = {"font.size": 9, "axes.titlesize": 9.5, "legend.fontsize": 8, "legend.title_fontsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3}
+_DRAWING = threading.Lock()   # matplotlib's settings are those of the process, whose threads may draw at a time
 NEEDED = {
     "metrics.json": "database simulated protocol seed default_score n published scores parts",
     "scores.npz": "record sample symbol aami label fs_hz roc_fpr pr_recall latent_2d latent_explained"
@@ -131,7 +133,7 @@ def save(path, draw, digest):
     """Draw a figure and write it, with the digest of what it was drawn from."""
     stamp = PngInfo()
     stamp.add_text("artefacts", digest)
-    with matplotlib.rc_context(STYLE):
+    with _DRAWING, matplotlib.rc_context(STYLE):
         canvas = FigureCanvasAgg(draw())
         canvas.draw()
     # 256 colours: a third of the size; the median cut would turn the colour of a rare class grey

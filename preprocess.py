@@ -3,8 +3,12 @@
 Settings arrive as arguments; signals are one lead in mV, positions are in samples.
 """
 
+from fractions import Fraction
+
 import numpy as np
-from scipy.signal import butter, sosfiltfilt
+from scipy.signal import butter, resample_poly, sosfiltfilt
+
+RATIO_LIMIT = 1000  # largest factor of the polyphase resampling: 1 ppm of half an hour at most
 
 
 def bandpass(signal_mv, fs_hz, band_hz, order):
@@ -15,6 +19,23 @@ def bandpass(signal_mv, fs_hz, band_hz, order):
     """
     sos = butter(order, band_hz, btype="bandpass", fs=fs_hz, output="sos")
     return sosfiltfilt(sos, signal_mv)
+
+
+def filled(signal):
+    """(n,) with NaN replaced by straight lines, or by zeros where there is nothing else."""
+    missing = ~np.isfinite(signal)
+    if not missing.any():
+        return signal
+    if missing.all():
+        return np.zeros(len(signal))
+    at = np.arange(len(signal))
+    return np.where(missing, np.interp(at, at[~missing], signal[~missing]), signal)
+
+
+def resampled(signal, from_hz, to_hz):
+    """(n,) at another rate: polyphase filter, time 0 stays where it is."""
+    ratio = Fraction(to_hz / from_hz).limit_denominator(RATIO_LIMIT)
+    return signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)
 
 
 def longest_flat_run(signal_mv):

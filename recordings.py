@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import wfdb
 
 from config import UserError
 from recording_edf import Edf
@@ -240,6 +241,29 @@ def lead_index(recording, wanted):
         return int(text) - 1
     leads = ", ".join(f"{k + 1}: {name}" for k, name in enumerate(recording.leads[:50]))
     raise UserError(f"{recording.path}: no lead {text!r}. Give a name or a number of these: {leads}")
+
+
+# --- annotations --------------------------------------------------------------------------------
+
+def annotated_beats(path, annotator, fs_hz, symbols, remedy):
+    """(time_s (k,), symbol (k,)) of the annotations that are one of `symbols`, from the file beside a recording.
+
+    fs_hz: rate of the recording, where the annotations have none of their own. Raises UserError, ending in
+    `remedy`, where the file is missing, damaged or out of order.
+    """
+    base = str(path.with_suffix("")) if path.suffix == ".hea" else str(path)
+    try:
+        notes = wfdb.rdann(base, annotator)
+    except FileNotFoundError as error:
+        raise UserError(f"{base}.{annotator}: missing; expected an annotation file beside the record. "
+                        f"{remedy}") from error
+    except Exception as error:  # the reader of a damaged file raises anything
+        raise UserError(f"{base}.{annotator}: not a readable annotation file ({error}). {remedy}") from error
+    beat = np.isin(notes.symbol, list(symbols))
+    time_s = np.asarray(notes.sample)[beat] / (notes.fs or fs_hz)
+    if (np.diff(time_s) < 0).any():
+        raise UserError(f"{base}.{annotator}: annotations out of order. {remedy}")
+    return time_s, np.asarray(notes.symbol)[beat]
 
 
 READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".csv": open_table, ".tsv": open_table, ".npy": open_npy,

@@ -9,7 +9,6 @@ import warnings
 from argparse import Namespace
 
 import numpy as np
-import wfdb
 from joblib import Parallel, delayed
 from tqdm import tqdm
 from wfdb.processing import compare_annotations
@@ -30,9 +29,8 @@ CLASSES = tuple(config.AAMI)
 
 def expert_beats(path, annotator, fs_hz):
     """(time_s (k,), symbol (k,)) of the expert's beats beside a WFDB record."""
-    time_s = detect.given_beats(path, annotator, fs_hz)
-    notes = wfdb.rdann(str(path.with_suffix("")), annotator)
-    return time_s, np.array([s for s in notes.symbol if s in AAMI_OF])
+    return recordings.annotated_beats(path, annotator, fs_hz, AAMI_OF, "Leave the record out, or name another "
+                                      "--annotator.")
 
 
 def matched(expert_s, found_s, fs_hz=1000):

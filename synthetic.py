@@ -25,8 +25,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import wfdb
+from tqdm import tqdm
 
 import config
 
@@ -38,6 +40,7 @@ SNR_DB = 12.0                 # see add_noise: some 0.03 mV of muscle noise and 
 # The format of MIT-BIH's files, whatever rate the pipeline works at.
 FS_HZ, LEADS = 360, ("MLII", "V5")
 GAIN, BASELINE, ADC_BITS = 200, 1024, 11  # adu / mV, adu at 0 mV
+MOST = 999                    # records: s01 to s999
 KINDS = ("dat", "atr", "hea")  # the header comes last: where it is, the others are
 
 # Patient k (record s0k) is character k - 1, then again from the start.
@@ -310,11 +313,11 @@ def refuse_foreign(folder):
                                    "it; give an empty folder with --out")
 
 
-def write_database(folder, records, duration_s=DURATION_S, seed=SEED, snr_db=SNR_DB):
-    """Write the database and return {record: beats per symbol}.
+def write_database(folder, records, duration_s=DURATION_S, seed=SEED, snr_db=SNR_DB, jobs=1):
+    """Write the database in `jobs` processes and return {record: beats per symbol}.
 
-    All is written into a folder beside `folder` and moved at the end, SHA256SUMS.txt last: an
-    interrupted run leaves what there was. Simulated records of an earlier run that are not in
+    All is written into a folder beside `folder` and moved (renamed, not copied) at the end, SHA256SUMS.txt
+    last: an interrupted run leaves what there was. Simulated records of an earlier run that are not in
     `records` are removed.
     """
     folder = Path(folder)
@@ -322,7 +325,9 @@ def write_database(folder, records, duration_s=DURATION_S, seed=SEED, snr_db=SNR
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
         made = Path(made)
-        counts = {name: write_record(made, name, duration_s, seed, snr_db) for name in records}
+        work = joblib.Parallel(n_jobs=jobs, return_as="generator")
+        made_ones = work(joblib.delayed(write_record)(made, name, duration_s, seed, snr_db) for name in records)
+        counts = dict(zip(records, tqdm(made_ones, total=len(records), desc="records", disable=None)))
         (made / "RECORDS").write_text("".join(f"{name}\n" for name in records))
         (made / "SHA256SUMS.txt").write_text(checksums(made, records))
         (folder / "SHA256SUMS.txt").unlink(missing_ok=True)
@@ -337,12 +342,15 @@ def write_database(folder, records, duration_s=DURATION_S, seed=SEED, snr_db=SNR
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     n, folder = len(config.SIMULATED.records), config.records_dir(config.SIMULATED)
+    jobs = config.THREADS or joblib.cpu_count()
     parser.add_argument("--out", type=Path, default=folder, help="folder [simulated/data/simdb]")
-    parser.add_argument("--records", type=int, choices=range(1, n + 1), default=n, metavar="N",
-                        help="how many, from the first [%(default)s]")
+    parser.add_argument("--records", type=int, choices=range(1, MOST + 1), default=n, metavar="N",
+                        help="how many, from the first [%(default)s]; more than that for trials of size")
     parser.add_argument("--duration-s", type=float, default=DURATION_S, help="of a record [%(default)s]")
     parser.add_argument("--seed", type=int, default=SEED, help="[%(default)s]")
     parser.add_argument("--snr-db", type=float, default=SNR_DB, help="[%(default)s]")
+    parser.add_argument("--jobs", type=int, choices=range(1, 1025), default=jobs, metavar="N",
+                        help="processes [%(default)s]; each takes some 300 MB for records of an hour")
     parser.add_argument("--force", action="store_true", help="write again what is there already")
     return parser.parse_args(argv)
 
@@ -351,13 +359,13 @@ def main(argv=None):
     args = parse_args(argv)
     config.check()
     print("*** SIMULATED data: no patient, for tests and trials only, NOT FOR RESULTS ***")
-    records = config.SIMULATED.records[:args.records]
+    records = tuple(f"s{i:02d}" for i in range(1, args.records + 1))
     parameters = {"duration_s": args.duration_s, "seed": args.seed, "snr_db": args.snr_db}
     if not args.force and is_complete(args.out, records, **parameters):
         print(f"{args.out}: {len(records)} records with these parameters are there; nothing to do "
               "(--force writes them again)")
         return
-    counts = write_database(args.out, records, **parameters)
+    counts = write_database(args.out, records, **parameters, jobs=args.jobs)
     print("beats   " + "".join(f"{symbol:>7}" for symbol in "NLRAVF/"))
     for name, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
         print(f"{name:<8}" + "".join(f"{count[symbol]:>7}" for symbol in "NLRAVF/"))

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,50 @@ def mitdb():
     if not (folder / "234.dat").exists():
         pytest.skip("no MIT-BIH database: python dataset.py --download, or set ECG_MITDB")
     return folder
+
+
+# --- a cluster and a store, as separate processes and servers of this machine ------------------
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """Address of an empty bucket on a local S3 server; the environment of this process names the server."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
+                            "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(name, value)
+        fsspec = pytest.importorskip("fsspec")
+        fsspec.filesystem("s3").mkdir("ecg")
+        yield "s3://ecg"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def dask_cluster(tmp_path_factory, s3):
+    """Address of a scheduler with two workers of one thread, each a process of its own, started in empty folders."""
+    pytest.importorskip("distributed")
+    address = f"tcp://127.0.0.1:{free_port()}"
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+           "DASK_DISTRIBUTED__ADMIN__LOG_FORMAT": "%(message)s"}
+    dask = [sys.executable, "-m", "dask"]
+    commands = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]]
+    commands += [[*dask, "worker", address, "--nthreads", "1", "--no-dashboard"]] * 2
+    processes = []
+    for k, command in enumerate(commands):
+        folder = tmp_path_factory.mktemp("dask")
+        log = open(folder.parent / f"{folder.name}.log", "w")
+        processes.append(subprocess.Popen(command, cwd=folder, env=env | {"TMPDIR": str(folder)}, stdout=log,
+                                          stderr=log))
+    yield address
+    for process in reversed(processes):
+        process.terminate()
+    for process in processes:
+        process.wait(30)

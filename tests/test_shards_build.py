@@ -1,0 +1,230 @@
+"""Shards of any records: against dataset.read_record, at other rates, resumed, grown, and from a cluster."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.signal
+import wfdb
+
+import config
+import dataset
+import shards_build
+import synthetic
+from config import UserError
+
+DURATION_S = 100
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive")
+    synthetic.write_database(folder, ("s01", "s02", "s03"), duration_s=DURATION_S, seed=5)
+    return folder
+
+
+@pytest.fixture
+def records(archive, tmp_path, monkeypatch):
+    """A private copy of the archive; one process."""
+    monkeypatch.setattr(config, "THREADS", 1)
+    shutil.copytree(archive, tmp_path / "in")
+    return tmp_path / "in"
+
+
+def build(records, folder, *flags):
+    dataset.main(["--records", str(records), "--shards", str(folder), *flags])
+    return json.loads((folder / "index.json").read_text())
+
+
+def load(folder, record):
+    """(columns of all shards of a record, their metas)"""
+    stored = [dict(np.load(path, allow_pickle=False)) for path in sorted(folder.glob(f"{record}-*.npz"))]
+    metas = [json.loads(str(one.pop("meta"))) for one in stored]
+    return {name: np.concatenate([one[name] for one in stored]) for name in stored[0]}, metas
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rewritten(folder, name, fs_hz, change):
+    """Write change(signal (n, 2)) in place of a record's signal, at a rate, annotations moved along."""
+    record, notes = wfdb.rdrecord(str(folder / name)), wfdb.rdann(str(folder / name), "atr")
+    wfdb.wrsamp(name, fs_hz, ["mV", "mV"], record.sig_name, change(record.p_signal), fmt=["16", "16"],
+                adc_gain=[1000, 1000], baseline=[0, 0], write_dir=str(folder))
+    wfdb.wrann(name, "atr", np.rint(notes.sample * fs_hz / 360).astype(int), notes.symbol, fs=fs_hz,
+               write_dir=str(folder))
+
+
+def test_columns_are_those_of_the_segments_whatever_the_size_of_pieces_and_shards(records, tmp_path, monkeypatch):
+    """Against the reader of MIT-BIH, which takes a record as a whole; pieces of 20 s are cut at nine seams."""
+    monkeypatch.setattr(config, "SHARD_BEATS", 16)
+    monkeypatch.setattr(shards_build, "PIECE_S", 20)
+    index = build(records, tmp_path / "out")
+    assert index["format"] == "ecg-shards-1" and index["failed"] == []
+    assert index["settings"] == config.snapshot(config.SEGMENT_SETTINGS)
+    for record in ("s01", "s02", "s03"):
+        found, metas = load(tmp_path / "out", record)
+        expected = dataset.read_record(records / record)
+        assert list(found) == list(expected) and len(found["x"]) > 90
+        np.testing.assert_allclose(found.pop("x"), expected.pop("x"), atol=2e-4)
+        for name in ("offset_mv", "scale_mv"):
+            np.testing.assert_allclose(found.pop(name), expected.pop(name), atol=2e-4)
+        for name, column in found.items():
+            assert column.dtype == expected[name].dtype or column.dtype.kind == "U"
+            np.testing.assert_array_equal(column, expected[name])
+        entries = [entry for entry in index["shards"] if entry["record"] == record]
+        sizes = [entry["beats"] for entry in entries]
+        assert sizes[:-1] == [16] * (len(entries) - 1) and 0 < sizes[-1] <= 16 and sum(sizes) == len(found["y"])
+        assert sum(entry["normal"] for entry in entries) == (found["y"] == 0).sum()
+        assert [meta["format"] for meta in metas] == ["ecg-shard-1"] * len(entries)
+        assert [entry["file"] for entry in entries] == [f"{record}-{k:03d}.npz" for k in range(len(entries))]
+
+
+def test_another_rate_is_resampled(records, tmp_path):
+    """A copy at 250 Hz, resampled by Fourier transform, gives nearly the same segments at the same times."""
+    original = dataset.read_record(records / "s02")
+    rewritten(records, "s02", 250, lambda signal: scipy.signal.resample(signal, DURATION_S * 250))
+    build(records / "s02.hea", tmp_path / "out")
+    found, (meta,) = load(tmp_path / "out", "s02")
+    assert meta["fs_hz"] == 250 and found["x"].shape[1] == config.WINDOW_SIZE
+    row = np.abs(found["sample"][:, None] - original["sample"]).argmin(axis=1)
+    assert np.abs(found["sample"] - original["sample"][row]).max() <= 1 and len(set(row)) == len(row) > 90
+    alike = (found["x"] * original["x"][row]).mean(axis=1)
+    assert np.median(alike) > 0.99
+    np.testing.assert_array_equal(found["symbol"], original["symbol"][row])
+    np.testing.assert_allclose(found["rr_after_s"][:-1], original["rr_after_s"][row][:-1], atol=0.005)
+
+
+def test_unreadable_stretches_cost_their_beats_and_no_more(records, tmp_path):
+    def spoiled(signal):
+        signal[30 * 360:40 * 360] = np.nan
+        signal[60 * 360:80 * 360] = 0.25
+        return signal
+
+    before = dataset.read_record(records / "s01")
+    rewritten(records, "s01", 360, spoiled)
+    rewritten(records, "s03", 360, np.zeros_like)
+    with pytest.raises(UserError, match=r"1 of 3 records failed.*\n  s03: .*s03.hea: none of \d+ annotated beats"):
+        build(records, tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert [fail["record"] for fail in index["failed"]] == ["s03"] and "none of" in index["failed"][0]["why"]
+    assert {entry["record"] for entry in index["shards"]} == {"s01", "s02"}
+    found, _ = load(tmp_path / "out", "s01")
+    time_s = before["sample"] / 360
+    kept = ~((time_s >= 30) & (time_s < 40) | (time_s >= 60) & (time_s < 80))
+    np.testing.assert_array_equal(found["sample"], before["sample"][kept])
+    np.testing.assert_array_equal(found["rr_before_s"], before["rr_before_s"][kept])
+    assert np.isfinite(found["x"]).all()
+
+
+def test_what_is_there_is_kept_and_a_stopped_run_goes_on(records, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "SHARD_BEATS", 50)
+    first = build(records, tmp_path / "out")
+    before = contents(tmp_path / "out")
+
+    def stamps():
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
+
+    old = stamps()
+    assert build(records, tmp_path / "out") == first and stamps() == old
+    last = max(name for name in old if name.startswith("s02"))
+    (tmp_path / "out" / last).unlink()          # as a run leaves it that is killed in the middle of a record
+    (tmp_path / "out" / "index.json").unlink()
+    assert build(records, tmp_path / "out") == first and contents(tmp_path / "out") == before
+    new = stamps()
+    assert {name for name in new if new[name] != old[name]} == {name for name in old if name.startswith("s02")}
+    (tmp_path / "out" / last).write_bytes(before[last][:5000])
+    assert build(records, tmp_path / "out") == first and contents(tmp_path / "out") == before
+
+
+def test_changed_file_lead_or_setting_is_built_again(records, tmp_path, monkeypatch):
+    build(records, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    rewritten(records, "s01", 360, lambda signal: signal[::-1])
+    build(records, tmp_path / "out")
+    changed = contents(tmp_path / "out")
+    assert {name for name in before if before[name] != changed[name]} >= {"s01-000.npz"}
+    assert before["s02-000.npz"] == changed["s02-000.npz"]
+    build(records, tmp_path / "out", "--lead", "V5")
+    assert load(tmp_path / "out", "s02")[1][0]["lead"] == "V5"
+    monkeypatch.setattr(config, "BAND_HZ", (0.5, 30.0))
+    index = build(records, tmp_path / "out", "--lead", "V5")
+    assert index["settings"]["BAND_HZ"] == [0.5, 30.0] == load(tmp_path / "out", "s03")[1][0]["settings"]["BAND_HZ"]
+
+
+def test_an_archive_grows_without_a_record_changing_part(records, tmp_path, monkeypatch, capsys):
+    first = build(records / "s02.hea", tmp_path / "out")
+    both = build(records / "s0[13].hea", tmp_path / "out")
+    assert {entry["record"] for entry in both["shards"]} == {"s01", "s02", "s03"}
+    assert [entry for entry in both["shards"] if entry["record"] == "s02"] == first["shards"]
+    capsys.readouterr()
+    monkeypatch.setattr(config, "SPLIT_SEED", 7)
+    assert {entry["record"] for entry in build(records / "s01.hea", tmp_path / "out")["shards"]} == {"s01"}
+    assert "not in the index: 2 records of earlier runs, unfinished or of other settings (s02, s03)" in (
+        capsys.readouterr().out)
+
+
+def test_parts_are_drawn_by_name_in_the_fractions_asked_for():
+    names = [f"p{k:06d}" for k in range(5000)]
+    parts = [shards_build.part_of(name, 42, 0.7, 0.15) for name in names]
+    share = [parts.count(part) / len(parts) for part in ("train", "validation", "test")]
+    np.testing.assert_allclose(share, (0.7, 0.15, 0.15), atol=0.02)
+    assert parts != [shards_build.part_of(name, 43, 0.7, 0.15) for name in names]
+    wider = [shards_build.part_of(name, 42, 0.75, 0.15) for name in names]
+    assert all(new == "train" for old, new in zip(parts, wider) if old == "train")
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 0], [3], [5, 0, 5], [1] * 9, [25], [10, 10]])
+def test_batches_keep_order_and_say_which_is_last(sizes):
+    rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]) if sizes else []
+    found = list(shards_build.batches(({"x": part} for part in rows), 5))
+    assert [len(columns["x"]) for columns, _ in found[:-1]] == [5] * max(0, len(found) - 1)
+    assert [last for _, last in found] == [False] * max(0, len(found) - 1) + [True] * bool(found)
+    assert [x for columns, _ in found for x in columns["x"]] == list(range(sum(sizes)))
+
+
+def test_names_that_would_mix_are_kept_apart(tmp_path):
+    for name in ("a-000.npz", "a-001.npz", "a-000-000.npz", "a-0000.npz", "a[b]-000.npz", "ab-000.npz"):
+        (tmp_path / name).touch()
+    names = lambda record: [path.name for path in shards_build.shards_of(tmp_path, record)]
+    assert names("a") == ["a-000.npz", "a-0000.npz", "a-001.npz"]
+    assert names("a-000") == ["a-000-000.npz"] and names("a[b]") == ["a[b]-000.npz"]
+
+
+def test_what_makes_no_sense_is_refused(records, tmp_path):
+    with pytest.raises(UserError, match="is an address|expected a folder"):
+        dataset.main(["--records", str(records), "--shards", "s3://bucket/x"])
+    (tmp_path / "again").mkdir()
+    for path in records.glob("s01.*"):
+        shutil.copy(path, tmp_path / "again")
+    with pytest.raises(UserError, match="two records of one name"):
+        dataset.main(["--records", str(records), str(tmp_path / "again"), "--shards", str(tmp_path / "out")])
+    (records / "s01.atr").unlink()
+    with pytest.raises(UserError, match=r"1 of 1 records failed.*\n  s01: .*s01.atr: missing"):
+        build(records / "s01.hea", tmp_path / "out")
+    np.save(tmp_path / "again" / "n.npy", np.zeros(1000))
+    with pytest.raises(UserError, match="no WFDB record among them"):
+        build(tmp_path / "again" / "n.npy", tmp_path / "out")
+    for flags in (["--records", "x"], ["--shards", "x"], ["--lead", "1"],
+                  ["--records", "x", "--shards", "y", "--force"]):
+        with pytest.raises(SystemExit):
+            dataset.parse_args(flags)
+
+
+def test_cluster_and_s3_give_the_bytes_of_one_process(records, s3, dask_cluster, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    index = build(records, tmp_path / "one")
+    again = build(records, tmp_path / "cluster", "--cluster", dask_cluster)
+    assert again == index and contents(tmp_path / "one") == contents(tmp_path / "cluster")
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    for path in records.iterdir():
+        fs.pipe_file(f"{s3}/records/{path.name}", path.read_bytes())
+    dataset.main(["--records", f"{s3}/records/*.hea", "--shards", str(tmp_path / "s3"), "--cluster", dask_cluster])
+    remote_index = json.loads((tmp_path / "s3" / "index.json").read_text())
+    assert remote_index == index
+    for record in ("s01", "s02", "s03"):
+        columns = [load(tmp_path / name, record)[0] for name in ("one", "s3")]
+        for name in columns[0]:
+            np.testing.assert_array_equal(columns[0][name], columns[1][name])
