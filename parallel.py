@@ -10,6 +10,7 @@ One process alone is no group: then each function here hands back what it was gi
 import contextlib
 import os
 import sys
+import warnings
 from datetime import timedelta
 
 import torch
@@ -80,7 +81,7 @@ def group(device, batch_size, timeout_s, resume):
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
         raise UserError(f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for "
-                        f"{timeout_s:g} s ({str(error).splitlines()[0]}). Epochs that ended are kept. "
+                        f"{timeout_s:g} s ({str(error).split('] ', 1)[-1].split('. ')[0]}). Epochs that ended are kept. "
                         f"Go on with: {resume}") from error
 
 
@@ -134,7 +135,9 @@ def averaged(loss, *modules):
     for norm in step.modules():
         if isinstance(norm, torch.nn.BatchNorm1d):
             norm.over_processes = batch_norm  # models.py calls it in its place
-    return DistributedDataParallel(step, broadcast_buffers=False)  # running statistics are equal everywhere
+    # gradients of a kernel of height 1 have other strides for the same layout: nothing is copied twice for it
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return DistributedDataParallel(step, forward_sync_buffers=False)  # running statistics are equal everywhere
 
 
 def batch_norm(h, norm):

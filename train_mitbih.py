@@ -344,6 +344,9 @@ def trained(run, batches, x_validation, size, paths, stamp, prepare_run):
     print(f"{size[0]:,d} segments of {size[1]} records to train on, {len(x_validation):,d} to validate, "
           f"seed {run.seed}; {n_parameters(run.model):,d} parameters on {run.device}, {parallel.launched()} x "
           f"{torch.get_num_threads()} threads")
+    if parallel.count() > 1 and run.segments < config.BATCH_SIZE:
+        raise UserError(f"{run.segments} segments are no whole batch to share out (config.py: BATCH_SIZE = "
+                        f"{config.BATCH_SIZE}). Train in one process, or with a smaller BATCH_SIZE.")
     prepare_run(run)
     parallel.check_agreement(
         {"epochs done": len(run.history), "segments": stamp["segments_id"][:12], "batches": run.steps},
