@@ -89,8 +89,8 @@ def from_memory(database):
     """(Run, its batches): the training beats of all records in memory."""
     segments = load_segments(database)
     rows = np.flatnonzero((segments.rows["y"] == 0) & ~np.isin(segments.rows["record"], database.validation))
-    x, (names, record) = torch.from_numpy(segments.x[rows]), np.unique(segments.rows["record"][rows],
-                                                                       return_inverse=True)
+    names, record = np.unique(segments.rows["record"][rows], return_inverse=True)
+    x = torch.from_numpy(segments.x[rows])
     run = train_mitbih.Run(0, len(x), len(names), torch.device("cpu"))
     return run, train_mitbih.memory_batches(run, x, torch.from_numpy(record))
 

@@ -59,12 +59,12 @@ def silence_others():
 
 @contextlib.contextmanager
 def group(device, batch_size, timeout_s, resume):
-    """The processes of torchrun as one group while they train; nothing where there is one.
+    """The processes of torchrun as one group while they train; nothing for one process, or inside such a group.
 
     Raises UserError for a batch that cannot be shared out, and where another process dies or does
     not answer for timeout_s; `resume` is the command that goes on with the run.
     """
-    if launched() == 1:
+    if launched() == 1 or dist.is_initialized():
         yield
         return
     if batch_size % launched():
@@ -103,7 +103,7 @@ def check_agreement(what, remedy):
 # --- a training step --------------------------------------------------------------------------------
 
 def share(rows):
-    """This process's part of a batch's rows, or of any rows: neighbours, as many as the others have up to one."""
+    """This process's part of a batch's rows, or of any rows: neighbours, as many as the others' up to one."""
     return rows if count() == 1 else rows.tensor_split(count())[rank()]
 
 

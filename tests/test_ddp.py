@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import models
 import parallel
 import train_mitbih
 from config import UserError
+from conftest import QUICK, Project
 from test_shards import archive_of
 
 
@@ -52,25 +54,47 @@ with parallel.group(torch.device("cpu"), 16, 30, "again"):
         found["disagreement"] = str(error)
     if parallel.is_first():
         torch.save(found, "found.pt")
+    train_mitbih.main(["--simulated", "--force"])
+    train_mitbih.main(["--simulated", "--shards", "archive"])
 """
 
 
-@pytest.fixture
-def small_project(project, small_database):
-    """The scripts in a folder of their own with the segments of the small database."""
-    project.use_small_database(small_database)
-    project.set(MAX_EPOCHS=4, PATIENCE=4)
-    assert project.run("dataset.py", "--simulated")[0] == 0
-    return project
+def given():
+    """What the probe starts from; a channel far from 0 and a narrow one, where digits of a variance cancel."""
+    generator = torch.Generator().manual_seed(3)
+    randn = lambda *shape: torch.randn(shape, generator=generator)
+    h = randn(8, 3, 1, 5) * torch.tensor([1.0, 3.0, 0.01]).view(1, 3, 1, 1)
+    h = (h + torch.tensor([0.0, 50.0, 1.0]).view(1, 3, 1, 1)).contiguous(memory_format=torch.channels_last)
+    norm = torch.nn.BatchNorm1d(3)
+    norm.weight.data = torch.tensor([0.5, 1.0, 2.0])
+    return {"norm": norm.state_dict(), "h": h, "g": randn(8, 3, 1, 5), "batch": (randn(16, 720), torch.arange(16) % 4)}
 
 
-def checkpoint_of(project, name="beat.pt"):
-    return models.load_checkpoint(project.folder / "simulated" / "checkpoints" / name)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, evaluated_root):
+    """(Project, what it printed) after two processes went through the probe; one process has trained there before."""
+    project = Project(tmp_path_factory.mktemp("together"))
+    project.set(**QUICK)
+    project.use_small_database(evaluated_root)
+    with np.load(evaluated_root / "data" / "segments.npz") as stored:
+        archive_of(dict(stored), project.folder / "archive")
+    torch.save(given(), project.folder / "given.pt")
+    (project.folder / "probe.py").write_text(PROBE)
+    code, out, err = project.run(*TORCHRUN, "probe.py")
+    assert code == 0, err
+    assert "Warning" not in err
+    return project, out
 
 
-def losses(project, protocol="beat"):
-    with open(project.folder / "simulated" / "results" / protocol / "history.csv") as file:
-        return [[float(row[name]) for name in ("train_loss", "validation_loss")] for row in csv.DictReader(file)]
+def checkpoint_of(root, name="beat.pt"):
+    return models.load_checkpoint(root / "checkpoints" / name)[1]
+
+
+def losses(root, protocol="beat"):
+    """(epochs, 2) training and validation loss of the history below `root`."""
+    with open(root / "results" / protocol / "history.csv") as file:
+        return torch.tensor([[float(row[name]) for name in ("train_loss", "validation_loss")]
+                             for row in csv.DictReader(file)])
 
 
 def process_of_rank(launcher, rank):
@@ -83,29 +107,22 @@ def process_of_rank(launcher, rank):
 
 # --- one step -------------------------------------------------------------------------------------
 
-def test_one_step_of_two_processes_is_one_step_of_one(project):
-    torch.manual_seed(3)
-    norm, h = torch.nn.BatchNorm1d(3), torch.randn(8, 3, 1, 5) * torch.tensor([1.0, 3.0, 0.01]).view(1, 3, 1, 1)
-    h = (h + torch.tensor([0.0, 50.0, 1.0]).view(1, 3, 1, 1)).contiguous(memory_format=torch.channels_last)
-    norm.weight.data.uniform_(0.5, 2.0)
-    given = {"norm": {k: v.clone() for k, v in norm.state_dict().items()}, "h": h, "g": torch.randn(h.shape),
-             "batch": (torch.randn(16, 720), torch.arange(16) % 4)}
-    torch.save(given, project.folder / "given.pt")
-    (project.folder / "probe.py").write_text(PROBE)
-    code, _, err = project.run(*TORCHRUN, "probe.py")
-    assert code == 0, err
-    found = torch.load(project.folder / "found.pt")
-
-    norm, exact = norm.double(), h.double().requires_grad_()
-    (norm(exact.squeeze(2)) * given["g"].double().squeeze(2)).sum().backward()
+def test_batch_norm_is_that_of_the_whole_batch(together):
+    found, start = torch.load(together[0].folder / "found.pt"), given()
+    norm, exact = torch.nn.BatchNorm1d(3).double(), start["h"].double().requires_grad_()
+    norm.load_state_dict(start["norm"])
+    (norm(exact.squeeze(2)) * start["g"].double().squeeze(2)).sum().backward()
     for ours, right in ((found["h"], exact.grad), (found["weight"], norm.weight.grad), (found["bias"], norm.bias.grad),
                         *((found["norm"][name], getattr(norm, name)) for name in ("running_mean", "running_var"))):
         torch.testing.assert_close(ours.double(), right, rtol=2e-4, atol=2e-4)
     assert found["share"] == 4 and found["total"] == 4.0
 
+
+def test_one_step_of_two_processes_is_one_step_of_one(together):
+    found = torch.load(together[0].folder / "found.pt")
     torch.manual_seed(0)
     model, head = models.ConvAutoencoder(720, 32, 80.0), torch.nn.Linear(32, 4)
-    loss = train_mitbih.batch_loss(model, head, *given["batch"])
+    loss = train_mitbih.batch_loss(model, head, *given()["batch"])
     loss.backward()
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
     for name, p in [*model.named_parameters(), *head.named_parameters()]:
@@ -117,18 +134,29 @@ def test_one_step_of_two_processes_is_one_step_of_one(project):
 
 # --- runs -----------------------------------------------------------------------------------------
 
-def test_two_processes_one_killed_one_resumed_and_one_alone(small_project):
-    """Losses of two processes are those of one; a killed run ends at once and goes on to the same weights."""
-    project, checkpoints = small_project, small_project.folder / "simulated" / "checkpoints"
-    assert project.run("train_mitbih.py", "--simulated")[0] == 0
-    alone = torch.tensor(losses(project))
-    code, out, err = project.run(*TORCHRUN, "train_mitbih.py", "--simulated", "--force")
-    assert code == 0, err
-    assert out.count("epoch 0:") == 1 and "2 x 1 threads" in out and "Warning" not in err
-    whole, together = checkpoint_of(project)[1], torch.tensor(losses(project))
-    torch.testing.assert_close(together, alone, rtol=ROUNDING, atol=0)
+def test_losses_of_two_processes_are_those_of_one(together, evaluated_root):
+    project, out = together
+    alone, ours = losses(evaluated_root), losses(project.folder / "simulated")
+    assert len(ours) == QUICK["MAX_EPOCHS"] and not torch.equal(ours, alone)
+    torch.testing.assert_close(ours, alone, rtol=ROUNDING, atol=0)
+    assert out.count("epoch 0:") == 2 and out.count("2 x 1 threads") == 2  # the first process alone speaks
 
-    process, resume = project.start(*TORCHRUN, "train_mitbih.py", "--simulated", "--force"), checkpoints / "beat.resume.pt"
+
+def test_two_processes_on_shards(together, evaluated):
+    folder = together[0].folder
+    train_mitbih.main(["--simulated", "--shards", str(folder / "archive")])
+    ours = losses(folder / "simulated", "archive")
+    torch.testing.assert_close(ours, losses(evaluated.root, "archive"), rtol=ROUNDING, atol=0)
+    stored = checkpoint_of(folder / "simulated", "archive.pt")
+    assert stored["fitted"]["reference_records"] == ["s01", "s02", "s10"]
+
+
+def test_a_killed_process_ends_the_run_which_goes_on_with_several_and_with_one(together, evaluated):
+    """To the weights of a run left alone, bit for bit: two numbers have the same sum in either order."""
+    project, checkpoints = together[0], together[0].folder / "simulated" / "checkpoints"
+    whole, undisturbed = checkpoint_of(checkpoints.parent), losses(checkpoints.parent)
+    resume = checkpoints / "beat.resume.pt"
+    process = project.start(*TORCHRUN, "train_mitbih.py", "--simulated", "--force")
     deadline = time.time() + 60
     while not resume.exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.01)
@@ -139,29 +167,13 @@ def test_two_processes_one_killed_one_resumed_and_one_alone(small_project):
     assert "error: process 0 of 2: another one died" in err and "Signal 9 (SIGKILL)" in err
     assert "Go on with: torchrun --nproc-per-node=2 train_mitbih.py --protocol beat --simulated --resume" in err
 
-    kept = resume.read_bytes()
+    shutil.copy(resume, config.checkpoint_path(evaluated, "beat", 0).with_suffix(".resume.pt"))
+    train_mitbih.main(["--simulated", "--resume"])
+    torch.testing.assert_close(losses(evaluated.root), undisturbed, rtol=ROUNDING, atol=0)
+
     code, out, err = project.run(*TORCHRUN, "train_mitbih.py", "--simulated", "--resume")
     assert code == 0 and "going on after epoch" in out, err
-    assert checkpoint_of(project)[1]["weights"] == whole["weights"]
-
-    resume.write_bytes(kept)
-    code, out, err = project.run("train_mitbih.py", "--simulated", "--resume")
-    assert code == 0 and "going on after epoch" in out, err
-    torch.testing.assert_close(torch.tensor(losses(project)), together, rtol=ROUNDING, atol=0)
-    assert len(checkpoint_of(project)[1]["history"]) == 4 and not resume.exists()
-
-
-def test_two_processes_on_shards(small_project):
-    with np.load(small_project.folder / "simulated" / "data" / "segments.npz") as stored:
-        archive_of(dict(stored), small_project.folder / "archive")
-    small_project.set(MAX_EPOCHS=2)
-    command = ("train_mitbih.py", "--simulated", "--shards", "archive", "--force")
-    assert small_project.run(*command)[0] == 0
-    alone = torch.tensor(losses(small_project, "archive"))
-    code, out, err = small_project.run(*TORCHRUN, *command)
-    assert code == 0, err
-    torch.testing.assert_close(torch.tensor(losses(small_project, "archive")), alone, rtol=ROUNDING, atol=0)
-    assert checkpoint_of(small_project, "archive.pt")[1]["fitted"]["reference_records"] == ["s01", "s02", "s10"]
+    assert checkpoint_of(checkpoints.parent)["weights"] == whole["weights"] and not resume.exists()
 
 
 # --- what cannot work -----------------------------------------------------------------------------
