@@ -223,7 +223,8 @@ def _first_line(error):
 def _sent(client, task, files):
     """Send the project's modules and `files` to all workers, those to come included; a function item -> future."""
     import cloudpickle
-    modules = {path.name: path.read_bytes() for end in ("py", "html", "js") for path in sorted(config.ROOT.glob(f"*.{end}"))}
+    modules = {path.name: path.read_bytes() for kind in ("py", "html", "js")
+               for path in sorted(config.ROOT.glob(f"*.{kind}"))}
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "modules.zip")
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:

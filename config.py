@@ -42,6 +42,11 @@ LEARNING_RATE = 2e-3          # peak; warm-up over the first WARMUP_FRACTION of 
 WARMUP_FRACTION = 0.15
 WEIGHT_DECAY = 1e-4
 
+# --- Training from shards -------------------------------- after a change: python train_mitbih.py --shards FOLDER
+ARCHIVE_BUFFER = 65536        # beats mixed at a time, of hundreds of records; 190 MB, and as much is read ahead
+ARCHIVE_VALIDATION = 20000    # beats of validation records, held in memory: 60 MB
+ARCHIVE_REFERENCES = 60000    # beats of training records, in memory when the scores are fitted; about as in MIT-BIH
+
 # --- Scores and threshold --- after a change: python train_mitbih.py (fits anew, does not train)
 SCORE_SIGMA_S = 40 / 360      # width of the Gaussian on the R peak in the score `beat`
 NEIGHBOURS = 3                # nearest normal training beats a distance is the mean of
@@ -70,6 +75,7 @@ BOOTSTRAP_SEED = 0
 # --- Machine --------------------------------------------------------- threads change the last digits only
 PROTOCOL = "beat"             # when --protocol is not given
 THREADS = 0                   # 0: as many as there are cores
+RANK_TIMEOUT_S = 30           # without a word from another process of torchrun: it is given up
 DOWNLOAD_CONNECTIONS = 4      # PhysioNet refuses more than about 8
 DOWNLOAD_TIMEOUT_S = 30       # without a byte
 DOWNLOAD_RETRIES = 4          # a file and source; waits 1, 2, 4 ... s between
@@ -142,6 +148,7 @@ SEGMENT_SETTINGS = ("AAMI", "FS_HZ", "WINDOW_SIZE", "LEADS", "BAND_HZ", "FILTER_
                     "TRAIN_FRACTION", "VALIDATION_FRACTION")
 TRAINING_SETTINGS = ("LATENT_DIM", "TAPER_SIGMA_S", "RECORD_LOSS", "BATCH_SIZE", "EPOCH_SEGMENTS",
                      "MAX_EPOCHS", "PATIENCE", "LEARNING_RATE", "WARMUP_FRACTION", "WEIGHT_DECAY")
+ARCHIVE_SETTINGS = ("ARCHIVE_BUFFER", "ARCHIVE_VALIDATION")  # of --shards, beside those
 SCORE_SETTINGS = ("SCORE_SIGMA_S", "NEIGHBOURS", "DENSITY_NEIGHBOURS", "DENSITY_POWER", "LOCAL_BEATS",
                   "USUAL_PERCENTILE", "PAUSE_WEIGHT", "SPREAD_FLOOR", "OWN_IRREGULARITY",
                   "OWN_NEIGHBOURS", "LEARNING_S", "WEIGHTS", "TARGET_SPECIFICITY")
@@ -231,6 +238,9 @@ def _rules():
            "a number from 0.005 to 10, or None for no taper")
     yield real("RECORD_LOSS", 0, 1000)
     yield whole("EPOCH_SEGMENTS", 2, 10**9)
+    yield whole("ARCHIVE_BUFFER", 1024, 10**8)
+    yield whole("ARCHIVE_VALIDATION", 1000, 10**8)
+    yield whole("ARCHIVE_REFERENCES", 1000, 10**8)
     yield real("SCORE_SIGMA_S", 0.005, 10)
     yield whole("NEIGHBOURS", 1, 1000)
     yield real("TARGET_SPECIFICITY", 0.5, 0.9999)
@@ -254,6 +264,7 @@ def _rules():
     yield whole("BOOTSTRAP_SEED", 0, 2**32 - 1)
     yield "PROTOCOL", PROTOCOL in PROTOCOLS, f"one of {', '.join(PROTOCOLS)}"
     yield whole("THREADS", 0, 1024)
+    yield real("RANK_TIMEOUT_S", 1, 3600)
     yield whole("DOWNLOAD_CONNECTIONS", 1, 8)
     yield real("DOWNLOAD_TIMEOUT_S", 0.1, 3600)
     yield whole("DOWNLOAD_RETRIES", 0, 100)

@@ -9,6 +9,7 @@ model, where `$$` would be taken for mathematics.
 """
 
 from datetime import timedelta
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,6 @@ from detect_page_data import STRIP_S, binned, joined, read_content
 from drawing import ABNORMAL, GREY, NORMAL
 from files import whole_file
 
-HERE = Path(__file__).resolve().parent
 SPANS = 5000               # unreadable stretches drawn; of more, near ones are joined
 SHORTEST_S = 0.2           # that can be zoomed to
 CLOCK = """
@@ -168,7 +168,7 @@ def document_of(content, start):
         document.add_root(root)
     numbers = {"fs": content.fs_hz, "n": content.n_samples, "step": content.step, "offset": content.offset,
                "scale": content.scale, "strip_s": STRIP_S}
-    code = (HERE / "detect_page.js").read_text(encoding="utf-8")
+    code = pkgutil.get_data(__name__, "detect_page.js").decode()
     ranges = {"x_range": x_range, "signal_y": over_time.select_one({"name": "signal"}).y_range,
               "strip_y": chosen.y_range}
     args = sources | store_of(content) | numbers | ranges | {"rows": table.source}
@@ -186,6 +186,6 @@ def write_page(stem, recording, lead):
              "duration": clock(timedelta(seconds=content.n_samples / content.fs_hz)), "strip_s": STRIP_S,
              "colours": {"normal": NORMAL, "abnormal": ABNORMAL, "grey": GREY}}
     html = file_html(document_of(content, recording.start), INLINE, f"{content.summary['recording']}: flagged beats",
-                     template=(HERE / "detect_page.html").read_text(encoding="utf-8"), template_variables=shown)
+                     template=pkgutil.get_data(__name__, "detect_page.html").decode(), template_variables=shown)
     with whole_file(Path(f"{stem}.{EXTENSION}.html")) as part:
         part.write_text(html, encoding="utf-8", errors="replace")  # a file's name may hold what is no character

@@ -1,13 +1,13 @@
 """What training and evaluation share: flags, device, segments, and whether a checkpoint fits them."""
 
 import argparse
-import os
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 import config
+import parallel
 from config import UserError
 from dataset import command_of, load_segments
 from models import load_checkpoint
@@ -45,10 +45,15 @@ def parsed(parser, argv):
 
 def prepare(args):
     """(database, torch.device, Segments) for the flags, threads set."""
-    database = config.SIMULATED if args.simulated else config.MITDB
-    device = device_of(args.device)
-    use_threads(args.threads or os.cpu_count())
+    database, device = machine(args)
     return database, device, load_segments(database)
+
+
+def machine(args):
+    """(database, torch.device) for the flags, threads set."""
+    device = device_of(parallel.device_name(args.device))
+    use_threads(args.threads or parallel.cores())
+    return config.SIMULATED if args.simulated else config.MITDB, device
 
 
 def use_threads(n):
@@ -82,9 +87,10 @@ def normal_validation(segments, protocol):
 
 def stamp_of(segments, protocol, seed):
     """What a checkpoint was trained on and with."""
+    names = config.TRAINING_SETTINGS + (config.ARCHIVE_SETTINGS if protocol == "archive" else ())
     return {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
             "segments_id": segments.meta["id"], "segment_settings": segments.meta["settings"],
-            "protocol": protocol, "seed": seed, "training_settings": config.snapshot(config.TRAINING_SETTINGS),
+            "protocol": protocol, "seed": seed, "training_settings": config.snapshot(names),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
 
 
@@ -96,10 +102,11 @@ def run_command(database, script, protocol, seed, *flags):
 
 def stale(stored, stamp):
     """Why a checkpoint does not belong to these segments and settings; [] if it does."""
-    why = config.changed(stored["training_settings"], config.TRAINING_SETTINGS)
+    archive = config.ARCHIVE_SETTINGS if stored["protocol"] == "archive" else ()
+    why = config.changed(stored["training_settings"], config.TRAINING_SETTINGS + archive)
     why += config.changed(stored["segment_settings"], config.SEGMENT_SETTINGS)
     if not why and stored["segments_id"] != stamp["segments_id"]:
-        why.append("data/segments.npz holds other beats or splits")
+        why.append("the archive holds other shards" if archive else "data/segments.npz holds other beats or splits")
     same = all(stored[k] == stamp[k] for k in ("protocol", "seed"))
     return why if same else why + ["another protocol or seed"]
 

@@ -6,9 +6,14 @@ writes  checkpoints/beat.pt        the epoch with the lowest loss on normal vali
         results/beat/history.csv   one row an epoch, as it happens
 
 A run that was killed goes on with --resume and ends with the weights it would have had.
+
+    python train_mitbih.py --shards FOLDER           an archive larger than memory, to checkpoints/archive.pt
+    torchrun --nproc-per-node=4 train_mitbih.py      several processes, each with its share of every batch
 """
 
+import contextlib
 import csv
+import itertools
 import time
 
 import numpy as np
@@ -19,11 +24,14 @@ from tqdm import tqdm
 import attribution
 import clinical
 import config
+import parallel
 import scoring
+import shards
 from config import UserError
 from files import whole_file
 from models import ConvAutoencoder, n_parameters, save_checkpoint, weights_digest
-from stages import (FINISHED, STOPPED, normal_validation, parsed, prepare, read_checkpoint, run_command,
+from dataset import command_of, load_segments
+from stages import (FINISHED, STOPPED, machine, normal_validation, parsed, read_checkpoint, run_command,
                     stage_parser, stale, stamp_of)
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s", "kept")
@@ -42,6 +50,7 @@ class Run:
         taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
         self.model = ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, taper).to(device)
         self.head = torch.nn.Linear(config.LATENT_DIM, n_records).to(device)  # thrown away after training
+        self.batch_loss = parallel.averaged(batch_loss, self.model, self.head)
         self.segments = min(config.EPOCH_SEGMENTS, n_train)
         self.steps = max(self.segments // config.BATCH_SIZE, 1)
         self.optimizer = torch.optim.AdamW([*self.model.parameters(), *self.head.parameters()], config.LEARNING_RATE,
@@ -82,21 +91,32 @@ def epoch_order(seed, epoch, n, size):
     return rows[epoch * size - first * n:][:size]
 
 
-def train_epoch(run, x, record, progress):
-    """An epoch over x (n, w) and record (n,) in an order set by the seed; returns the mean loss.
+def memory_batches(run, x, record):
+    """Endless (x (b, w), record (b,)) of rows in memory, this process's share of each batch, epoch after epoch."""
+    for epoch in itertools.count(len(run.history)):
+        order = torch.from_numpy(epoch_order(run.seed, epoch, len(x), run.segments))
+        for step in range(run.steps):
+            rows = parallel.share(order[step * config.BATCH_SIZE:(step + 1) * config.BATCH_SIZE])
+            yield x[rows].to(run.device), record[rows].to(run.device)
+
+
+def shard_batches(run, stream):
+    """The same of a shards.Stream, whose epochs follow each other without a gap."""
+    for x, record in stream.batches(len(run.history) * run.steps * config.BATCH_SIZE):
+        yield torch.from_numpy(x).to(run.device), torch.from_numpy(record).to(run.device)
+
+
+def train_epoch(run, batches, progress):
+    """An epoch over the next batches; returns the mean loss.
 
     Raises UserError with epoch and learning rate when a loss is not finite.
     """
     run.model.train()
     epoch, total = len(run.history), 0.0
-    order = torch.from_numpy(epoch_order(run.seed, epoch, len(x), run.segments))
-    for step in range(run.steps):
-        rows = order[step * config.BATCH_SIZE:(step + 1) * config.BATCH_SIZE]
-        batch = x[rows].to(run.device)
+    for step, (batch, record) in enumerate(itertools.islice(batches, run.steps)):
         run.optimizer.zero_grad()
-        error, z = reconstruction_loss(run.model, batch)
-        loss = error + config.RECORD_LOSS * F.cross_entropy(run.head(z.float()), record[rows].to(run.device))
-        value = loss.item()
+        loss = run.batch_loss(batch, record)
+        value = parallel.total(loss.item(), run.device) / parallel.count()
         if not np.isfinite(value):
             rate = run.schedule.get_last_lr()[0]
             raise UserError(f"the loss is {value} in epoch {epoch}, step {step}, at learning rate {rate:.3g}. "
@@ -106,8 +126,14 @@ def train_epoch(run, x, record, progress):
         run.schedule.step()
         total += value
         progress.set_postfix(loss=f"{value:.4f}", refresh=False)
-        progress.update(len(batch))
+        progress.update(len(batch) * parallel.count())
     return total / run.steps
+
+
+def batch_loss(model, head, x, record):
+    """What a step makes smaller: the reconstruction error, and how badly the latents tell the records apart."""
+    error, z = reconstruction_loss(model, x)
+    return error + config.RECORD_LOSS * F.cross_entropy(head(z.float()), record)
 
 
 def reconstruction_loss(model, x):
@@ -120,19 +146,20 @@ def reconstruction_loss(model, x):
 
 @torch.inference_mode()
 def validation_loss(run, x):
-    """The reconstruction error over x (n, w), in evaluation mode."""
+    """The reconstruction error over x (n, w), in evaluation mode; each process takes its share of the rows."""
     run.model.eval()
     total = sum(reconstruction_loss(run.model, part.to(run.device))[0].item() * len(part)
-                for part in x.split(EVALUATION_BATCH))
-    return total / len(x)
+                for part in parallel.share(x).split(EVALUATION_BATCH) if len(part))
+    return parallel.total(total, run.device) / len(x)
 
 
-def train(run, x_train, record, x_validation, paths, stamp):
+def train(run, batches, x_validation, paths, stamp):
     """Epochs until the run is finished; history.csv and the resume file are written after each."""
     while not run.finished:
         epoch, start = len(run.history), time.perf_counter()
-        with tqdm(total=run.steps * config.BATCH_SIZE, unit="seg", desc=f"epoch {epoch}", disable=None) as bar:
-            train_loss = train_epoch(run, x_train, record, bar)
+        with tqdm(total=run.steps * config.BATCH_SIZE, unit="seg", desc=f"epoch {epoch}",
+                  disable=None if parallel.is_first() else True) as bar:
+            train_loss = train_epoch(run, batches, bar)
         seconds = time.perf_counter() - start
         loss = validation_loss(run, x_validation)
         if not np.isfinite(loss):
@@ -146,8 +173,9 @@ def train(run, x_train, record, x_validation, paths, stamp):
                             "learning_rate": run.schedule.get_last_lr()[0], "seconds": round(seconds, 2),
                             "segments_per_s": round(run.steps * config.BATCH_SIZE / seconds, 1),
                             "kept": int(kept)})
-        save_checkpoint(paths["resume"], run.model, **stamp, **run.state())
-        write_history(paths["history"], run.history)
+        if parallel.is_first():
+            save_checkpoint(paths["resume"], run.model, **stamp, **run.state())
+            write_history(paths["history"], run.history)
         print(f"epoch {epoch}: train {train_loss:.5f}, validation {loss:.5f}{' kept' if kept else ''}, "
               f"{run.history[-1]['segments_per_s']:.0f} segments/s", flush=True)
 
@@ -193,9 +221,23 @@ def stored_weights(path, stamp):
 
 def parse_args(argv=None):
     parser = stage_parser(__doc__)
+    parser.set_defaults(protocol=None)
+    parser.add_argument("--shards", metavar="FOLDER", help="train on an archive of shards (dataset.py --shards)")
     parser.add_argument("--resume", action="store_true", help="go on with a stopped run, if there is one")
     parser.add_argument("--force", action="store_true", help="train even if the checkpoint is up to date")
-    return parsed(parser, argv)
+    args = parsed(parser, argv)
+    if args.shards and args.protocol:
+        parser.error("--protocol goes with data/segments.npz: an archive is split by record")
+    args.protocol = "archive" if args.shards else args.protocol or config.PROTOCOL
+    return args
+
+
+def command_for(args, database, *flags):
+    """The command line of this run."""
+    if not args.shards:
+        return run_command(database, "train_mitbih.py", args.protocol, args.seed, *flags)
+    seed_flag = ["--seed", str(args.seed)] if args.seed != config.SEED else []
+    return command_of(database, "--shards", args.shards, *seed_flag, *flags, script="train_mitbih.py")
 
 
 def resumed(run, path, stamp, command):
@@ -214,30 +256,66 @@ def resumed(run, path, stamp, command):
 
 def main(argv=None):
     args = parse_args(argv)
-    database, device, segments = prepare(args)
-    command = run_command(database, "train_mitbih.py", args.protocol, args.seed)
+    parallel.silence_others()
+    database, device = machine(args)
+    data = load_archive(args, database) if args.shards else load_segments(database)
+    command = command_for(args, database)
     checkpoint = config.checkpoint_path(database, args.protocol, args.seed)
     paths = {"resume": checkpoint.with_suffix(".resume.pt"),
              "history": config.results_dir(database, args.protocol, args.seed) / "history.csv"}
-    stamp = stamp_of(segments, args.protocol, args.seed)
+    stamp = stamp_of(data, args.protocol, args.seed)
+    fits = config.snapshot(config.SCORE_SETTINGS + (("ARCHIVE_REFERENCES",) if args.shards else ()))
     goes_on = args.resume and paths["resume"].exists()
     done = None if args.force or goes_on else stored_weights(checkpoint, stamp)
-    if done and done[1]["score_settings"] == config.snapshot(config.SCORE_SETTINGS):
+    if done and not parallel.is_first():
+        return
+    if done and done[1]["score_settings"] == fits:
         print(f"{checkpoint}: up to date, trained with these settings on these segments (--force trains again)")
         return write_history(paths["history"], done[1]["history"])
     if done:
         model, history = done[0].to(device), done[1]["history"]
         print(f"{checkpoint}: weights up to date; fitting the scores anew with today's settings")
     else:
-        print(f"{segments.meta['database']}, {args.protocol} protocol")
-        model, history = fresh_weights(
-            segments, segments.part(args.protocol, "train"), normal_validation(segments, args.protocol), args.seed,
-            device, paths, stamp, lambda run: args.resume and resumed(run, paths["resume"], stamp, command))
+        print(f"{data.meta['database']}, {args.protocol}{' protocol' if not args.shards else ' of shards'}")
+        with parallel.group(device, config.BATCH_SIZE, config.RANK_TIMEOUT_S, parallel.torchrun(f"{command} --resume")):
+            model, history = fresh(data, args, device, paths, stamp,
+                                   lambda run: args.resume and resumed(run, paths["resume"], stamp, command))
+    if not parallel.is_first():
+        return
     save_checkpoint(checkpoint, model, **stamp, history=history, weights=weights_digest(model),
-                    **fit_scores(model, segments, args.protocol, device))
+                    **fitted_scores(model, data, args, device) | {"score_settings": fits})
     write_history(paths["history"], history)
     paths["resume"].unlink(missing_ok=True)
-    print(f"wrote {checkpoint}\nnext: {run_command(database, 'evaluate.py', args.protocol, args.seed)}")
+    print(f"wrote {checkpoint}\nnext: {next_command(args, database, checkpoint)}")
+
+
+def load_archive(args, database):
+    """The Archive of --shards, with what a checkpoint says of its origin."""
+    title = f"shards in {args.shards}" + " (SIMULATED ECG, no patient)" * database.simulated
+    return shards.load_archive(args.shards, config.BATCH_SIZE, title, database.simulated)
+
+
+def next_command(args, database, checkpoint):
+    """What a person does next: there are no test segments of an archive, but recordings."""
+    if args.shards:
+        return f"python detect.py RECORDING --checkpoint {checkpoint}"
+    return run_command(database, "evaluate.py", args.protocol, args.seed)
+
+
+def fresh(data, args, device, paths, stamp, prepare_run):
+    """fresh_weights of the Segments or the Archive that the flags name."""
+    if args.shards:
+        return weights_from_shards(data, args.seed, device, paths, stamp, prepare_run)
+    rows, normal = data.part(args.protocol, "train"), normal_validation(data, args.protocol)
+    return fresh_weights(data, rows, normal, args.seed, device, paths, stamp, prepare_run)
+
+
+def fitted_scores(model, data, args, device):
+    """fit_scores on the Segments, or on a sample of the Archive that memory holds; an archive is split by patient."""
+    if not args.shards:
+        return fit_scores(model, data, args.protocol, device)
+    limits = {"train": config.ARCHIVE_REFERENCES, "validation": config.ARCHIVE_VALIDATION}
+    return fit_scores(model, shards.sample(data, limits), "patient", device)
 
 
 def fresh_weights(segments, rows, normal, seed, device, paths, stamp, prepare_run=lambda run: None):
@@ -247,10 +325,34 @@ def fresh_weights(segments, rows, normal, seed, device, paths, stamp, prepare_ru
     if device.type == "cuda":  # both fit on the device: no copy a step
         x_train, x_validation = x_train.to(device), x_validation.to(device)
     run = Run(seed, len(x_train), len(names), device)
-    print(f"{len(x_train):,d} segments of {len(names)} records to train on, {len(x_validation):,d} to validate, "
-          f"seed {seed}; {n_parameters(run.model):,d} parameters on {device}, {torch.get_num_threads()} threads")
+    batches = lambda: memory_batches(run, x_train, torch.from_numpy(record))
+    return trained(run, batches, x_validation, (len(x_train), len(names)), paths, stamp, prepare_run)
+
+
+def weights_from_shards(archive, seed, device, paths, stamp, prepare_run):
+    """The same on the normal training beats of an Archive, which stay on the disk."""
+    stream = shards.Stream(archive, seed, config.BATCH_SIZE, config.ARCHIVE_BUFFER, parallel.rank(), parallel.count())
+    held = shards.sample(archive, {"validation": config.ARCHIVE_VALIDATION})
+    x_validation = torch.from_numpy(held.x[normal_validation(held, "patient")]).to(device)
+    run = Run(seed, stream.rows, len(stream.names), device)
+    return trained(run, lambda: shard_batches(run, stream), x_validation, (stream.rows, len(stream.names)), paths,
+                   stamp, prepare_run)
+
+
+def trained(run, batches, x_validation, size, paths, stamp, prepare_run):
+    """(model with the best weights, history) of a Run over the iterator that `batches()` opens."""
+    print(f"{size[0]:,d} segments of {size[1]} records to train on, {len(x_validation):,d} to validate, "
+          f"seed {run.seed}; {n_parameters(run.model):,d} parameters on {run.device}, {parallel.launched()} x "
+          f"{torch.get_num_threads()} threads")
+    if parallel.count() > 1 and run.segments < config.BATCH_SIZE:
+        raise UserError(f"{run.segments} segments are no whole batch to share out (config.py: BATCH_SIZE = "
+                        f"{config.BATCH_SIZE}). Train in one process, or with a smaller BATCH_SIZE.")
     prepare_run(run)
-    train(run, x_train, torch.from_numpy(record), x_validation, paths, stamp)
+    parallel.check_agreement(
+        {"epochs done": len(run.history), "segments": stamp["segments_id"][:12], "batches": run.steps},
+        "Every process needs the same data and, to go on, the same checkpoints folder: share it.")
+    with contextlib.closing(batches()) as opened:
+        train(run, opened, x_validation, paths, stamp)
     run.model.load_state_dict(run.best_state)
     return run.model.eval(), run.history
 

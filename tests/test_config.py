@@ -19,7 +19,8 @@ NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE"
             ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"own": 1}}),
             ("WEIGHTS", {"beat": {"nearest": -1}, "patient": {"record": 1}}), ("TARGET_SPECIFICITY", 95.5),
             ("DEFAULT_SCORE", "best"), ("DEFAULT_SCORE", "own"), ("BOOTSTRAP_RESAMPLES", 10),
-            ("BOOTSTRAP_SEED", None), ("PROTOCOL", "both"), ("THREADS", -1), ("DOWNLOAD_CONNECTIONS", 50),
+            ("BOOTSTRAP_SEED", None), ("PROTOCOL", "both"), ("THREADS", -1), ("RANK_TIMEOUT_S", 0),
+            ("ARCHIVE_BUFFER", 10), ("ARCHIVE_VALIDATION", 0), ("ARCHIVE_REFERENCES", 1e5), ("DOWNLOAD_CONNECTIONS", 50),
             ("DOWNLOAD_TIMEOUT_S", 0), ("DOWNLOAD_RETRIES", -1)]
 
 
@@ -45,7 +46,7 @@ def test_every_editable_setting_has_a_rule():
     rules = {name for name, _, _ in config._rules()}
     constants = {n for n in vars(config) if n.isupper()}
     fixed = {"ROOT", "PROTOCOLS", "AAMI", "NORMAL_CLASS", "PUBLISHED", "SCORES", "MITDB", "SIMULATED", "DATABASES",
-             "SEGMENT_SETTINGS", "TRAINING_SETTINGS", "SCORE_SETTINGS", "EVALUATION_SETTINGS"}
+             "SEGMENT_SETTINGS", "TRAINING_SETTINGS", "ARCHIVE_SETTINGS", "SCORE_SETTINGS", "EVALUATION_SETTINGS"}
     assert constants - fixed == rules
 
 
