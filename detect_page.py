@@ -8,8 +8,8 @@ Names and units come from untrusted files: they stand in the template alone, whi
 model, where `$$` would be taken for mathematics.
 """
 
-from datetime import timedelta
 import pkgutil
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
