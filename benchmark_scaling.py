@@ -144,7 +144,7 @@ def table_of(found, folder):
 
 def parse_args(argv=None):
     parser = machine_parser(__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="for the shards: a new folder on the disk to measure")
+    parser.add_argument("--folder", type=Path, required=True, help="a new folder, on the disk to measure")
     parser.add_argument("--copies", type=int, default=1, help="of the database in the smallest archive; 8: 20 GB in "
                         "the largest")
     parser.add_argument("--repeats", type=int, default=REPEATS)

@@ -8,6 +8,8 @@ Two differences: `e` and `j` are normal here, S there, and R peaks are the annot
 
 import numpy as np
 
+from config import UserError
+
 LEARNING_S = 300                  # EC57: not counted
 PACED_SYMBOLS = ("/", "f")
 SENSITIVITIES = (0.5, 0.8, 0.9, 0.95)
@@ -63,11 +65,15 @@ def calibration(scores, y, thresholds):
 
 
 def level_curve(levels, y, record):
-    """{"level", "specificity", "sensitivity"}: lists over LEVELS; means over the records that have such beats."""
+    """{"level", "specificity", "sensitivity"}: lists over LEVELS; means over the records that have such beats.
+
+    NaN where none has: an archive without labels knows no sensitivity.
+    """
     curve = {"level": LEVELS.tolist()}
     for name, wanted in (("specificity", 0), ("sensitivity", 1)):
         own = [np.sort(levels[here]) for r in np.unique(record) if (here := (record == r) & (y == wanted)).any()]
-        below = np.mean([np.searchsorted(values, LEVELS) / len(values) for values in own], axis=0)
+        shares = [np.searchsorted(values, LEVELS) / len(values) for values in own]
+        below = np.mean(shares or [np.full(len(LEVELS), np.nan)], axis=0)
         curve[name] = (below if name == "specificity" else 1 - below).tolist()
     return curve
 
@@ -76,7 +82,11 @@ def level_at(curve, name, asked):
     """The lowest level with at least the asked specificity, or the highest with at least the asked sensitivity.
 
     The last of LEVELS where none has that specificity, the first where none has that sensitivity.
+    Raises UserError where the curve is of no beat.
     """
+    if np.isnan(curve[name]).all():
+        raise UserError(f"the checkpoint's validation part had no beat to know the {name} from. "
+                        "Ask for a level or for alarms an hour instead.")
     reached = np.flatnonzero(np.array(curve[name]) >= asked)
     if name == "specificity":
         return curve["level"][reached[0] if len(reached) else -1]

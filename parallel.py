@@ -80,9 +80,9 @@ def group(device, batch_size, timeout_s, resume):
     except RuntimeError as error:  # gloo and the store have no class of their own for a lost peer
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
+        why = str(error).split("] ", 1)[-1].split(". ")[0]  # without the line of gloo's source and its advice
         raise UserError(f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for "
-                        f"{timeout_s:g} s ({str(error).split('] ', 1)[-1].split('. ')[0]}). Epochs that ended are kept. "
-                        f"Go on with: {resume}") from error
+                        f"{timeout_s:g} s ({why}). Epochs that ended are kept. Go on with: {resume}") from error
 
 
 def torchrun(command):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import clinical
 import config
-import dataset
 import detect
 import models
 import shards
@@ -107,7 +107,7 @@ def test_processes_share_each_batch_of_the_same_stream(numbered, count):
 
 
 def test_batches_are_nearly_as_mixed_as_a_permutation_of_all_makes_them(numbered, monkeypatch):
-    """Four chunks a block for each beat of a batch, as with the shipped settings; a block is a third of this archive."""
+    """Four chunks a block for each beat of a batch, as with the shipped settings; three blocks an archive."""
     assert config.ARCHIVE_BUFFER >= 4 * shards.CHUNK * config.BATCH_SIZE
     monkeypatch.setattr(shards, "CHUNK", 16)
     stream = stream_of(numbered)
@@ -262,7 +262,7 @@ def train(folder, *flags):
     return models.load_checkpoint(config.checkpoint_path(config.SIMULATED, "archive", config.SEED))
 
 
-def test_training_from_shards_is_training_from_memory_in_the_same_order(simulated_archive, small, segments, monkeypatch):
+def test_training_from_shards_is_training_from_memory_in_that_order(simulated_archive, segments, monkeypatch):
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     _, stored = train(simulated_archive)
     stream = shards.Stream(opened(simulated_archive), config.SEED, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
@@ -283,7 +283,7 @@ def test_training_from_shards_is_training_from_memory_in_the_same_order(simulate
     assert stored["history"][0]["train_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_checkpoint_scores_recordings_and_is_kept_up_to_date(simulated_archive, small, tmp_path, capsys, monkeypatch):
+def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tmp_path, capsys, monkeypatch):
     model, stored = train(simulated_archive)
     assert stored["protocol"] == "archive" and stored["simulated"] and len(stored["history"]) == config.MAX_EPOCHS
     assert set(stored["fitted"]["reference_records"]) == {"s01", "s02", "s10"}
@@ -318,6 +318,15 @@ def test_a_stopped_run_goes_on_with_the_same_rows(simulated_archive, small, monk
     monkeypatch.setattr(train_mitbih, "train_epoch", real)
     again, _ = train(simulated_archive, "--resume")
     assert models.weights_digest(again) == models.weights_digest(whole)
+
+
+def test_an_archive_without_labels_trains_and_knows_no_sensitivity(small, segments, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "MAX_EPOCHS", 1)
+    unlabelled = {"x": segments.x, **segments.rows} | {"y": np.zeros_like(segments.rows["y"])}
+    _, stored = train(archive_of(unlabelled, tmp_path / "archive"))
+    assert np.isfinite(clinical.level_at(stored["levels"], "specificity", 0.98))
+    with pytest.raises(UserError, match="no beat to know the sensitivity from"):
+        clinical.level_at(stored["levels"], "sensitivity", 0.9)
 
 
 def test_protocol_does_not_go_with_shards(capsys):
