@@ -6,6 +6,7 @@ SOURCE ?=
 PROTOCOLS = beat patient
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
+TESTS_INSTALLED = $(VENV)/tests-installed
 FETCH = $(RUN) dataset.py --download $(if $(SOURCE),--source "$(SOURCE)")
 
 .PHONY: all data real simulated reproduce test clean
@@ -50,7 +51,11 @@ reproduce: data
 	$(RUN) ablation.py
 	$(RUN) report.py --write
 
-test: $(INSTALLED)
+$(TESTS_INSTALLED): requirements-test.txt requirements-cluster.txt $(INSTALLED)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-test.txt
+	touch $@
+
+test: $(TESTS_INSTALLED)
 	$(RUN) -m pytest -q tests
 
 clean:

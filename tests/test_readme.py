@@ -6,6 +6,8 @@ import pytest
 
 import ablation
 import benchmark
+import benchmark_scaling
+import benchmark_size
 import config
 import dataset
 import detect
@@ -23,7 +25,8 @@ TEXT = (config.ROOT / "README.md").read_text()
 PARSERS = {"detect.py": detect, "noise_stress.py": noise_stress, "dataset.py": dataset,
            "train_mitbih.py": train_mitbih, "evaluate.py": evaluate, "visualize.py": visualize,
            "report.py": report, "synthetic.py": synthetic,
-           "select_score.py": select_score, "ablation.py": ablation, "benchmark.py": benchmark}
+           "select_score.py": select_score, "ablation.py": ablation, "benchmark.py": benchmark,
+           "benchmark_scaling.py": benchmark_scaling, "benchmark_size.py": benchmark_size}
 
 
 def test_results_are_those_saved():
