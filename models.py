@@ -1,11 +1,14 @@
-"""The convolutional autoencoder, and its checkpoint file.
+"""The convolutional autoencoder, its checkpoint file, and its export for those who deploy it.
 
 x (n, 1, 720) -> z (n, 32) -> recon (n, 1, 720); 583,361 parameters at the default sizes.
 The weights have the shapes of one-dimensional convolutions. They are run as two-dimensional
 ones of height 1 in channels-last layout, which gives the same numbers about 1.5 times as fast
 on a CPU: there each convolution is one matrix product and batch norm runs over contiguous rows.
+
+    python models.py --export onnx      checkpoints/patient.pt to checkpoints/patient.onnx, checked with onnxruntime
 """
 
+import argparse
 import copy
 import hashlib
 import io
@@ -160,3 +163,70 @@ def weights_digest(model):
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+EXPORT_INSTALL = "pip install -r requirements-export.txt"
+EXPORT_TOLERANCE = 1e-5    # of the largest difference to torch, relative to the largest value
+
+
+class Exported(nn.Module):
+    """What is exported: normalised segments x (n, window_size) -> recon (n, window_size), z (n, latent_dim)."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model.folded()
+
+    def forward(self, x):
+        z = self.model.encode(x.unsqueeze(1))
+        return self.model.decode(z).squeeze(1), z
+
+
+def export_onnx(model, path):
+    """Write the network, batch norms folded, for any number of segments; the largest relative difference to torch.
+
+    Raises ImportError without onnx, onnxscript and onnxruntime, ValueError, and writes nothing, where
+    onnxruntime's outputs are further than EXPORT_TOLERANCE from torch's.
+    """
+    import onnxruntime
+    import onnxscript  # noqa: F401  torch's exporter needs it
+    network, window = Exported(model).eval(), model.model_args["window_size"]
+    # two segments to trace with: torch takes a dimension of 1 for a constant
+    program = torch.onnx.export(network, (torch.randn(2, window),), dynamo=True, input_names=["x"], verbose=False,
+                                output_names=["recon", "z"], dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+    with whole_file(Path(path)) as part:
+        program.save(str(part), external_data=False)
+        session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
+        worst = 0.0
+        for n in (1, 7):
+            x = torch.randn(n, window, generator=torch.Generator().manual_seed(n))
+            with torch.inference_mode():
+                expected = network(x)
+            for ours, theirs in zip(expected, session.run(None, {"x": x.numpy()})):
+                worst = max(worst, float((ours - torch.from_numpy(theirs)).abs().max() / ours.abs().max()))
+        if not worst <= EXPORT_TOLERANCE:
+            raise ValueError(f"{path}: onnxruntime differs from torch by {worst:.1e}, expected {EXPORT_TOLERANCE:g}")
+    return worst
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--export", choices=("onnx",), required=True)
+    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).resolve().parent / "checkpoints" / "patient.pt")
+    parser.add_argument("--out", type=Path, help="default: beside the checkpoint")
+    args = parser.parse_args(argv)
+    path = args.out or args.checkpoint.with_suffix(".onnx")
+    try:
+        worst = export_onnx(load_checkpoint(args.checkpoint)[0], path)
+    except FileNotFoundError as error:
+        raise SystemExit(f"error: {error}: missing. Make it with: python train_mitbih.py") from error
+    except ImportError as error:
+        raise SystemExit(f"error: {error}. Install what the export needs with: {EXPORT_INSTALL}") from error
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"wrote {path}: largest difference to torch {worst:.1e} of the largest value")
+
+
+if __name__ == "__main__":
+    main()
