@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import beats as beats_of
@@ -140,6 +141,7 @@ def origin_of(files, args, stored):
 def process(args, place):
     """Summary of one recording, whose files it writes; place: Path or address."""
     torch.set_num_threads(args.threads)
+    threadpool_limits(args.threads)  # numpy's products too: their last digits depend on it as the network's do
     model, stored = load(args)
     stem, files = output_stem(place, args.out), remote.files_of(place, args.beats)
     origin = origin_of(files, args, stored)
