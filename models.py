@@ -12,7 +12,9 @@ import argparse
 import copy
 import hashlib
 import io
+import logging
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -193,8 +195,11 @@ def export_onnx(model, path):
     import onnxscript  # noqa: F401  torch's exporter needs it
     network, window = Exported(model).eval(), model.model_args["window_size"]
     # two segments to trace with: torch takes a dimension of 1 for a constant
-    program = torch.onnx.export(network, (torch.randn(2, window),), dynamo=True, input_names=["x"], verbose=False,
-                                output_names=["recon", "z"], dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here needs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)       # torch's of itself
+        program = torch.onnx.export(network, (torch.randn(2, window),), dynamo=True, input_names=["x"], verbose=False,
+                                    output_names=["recon", "z"], dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
     with whole_file(Path(path)) as part:
         program.save(str(part), external_data=False)
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
@@ -210,12 +215,17 @@ def export_onnx(model, path):
     return worst
 
 
-def main(argv=None):
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--export", choices=("onnx",), required=True)
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).resolve().parent / "checkpoints" / "patient.pt")
+    shipped = Path(__file__).resolve().parent / "checkpoints" / "patient.pt"
+    parser.add_argument("--checkpoint", type=Path, default=shipped, help="default: checkpoints/patient.pt")
     parser.add_argument("--out", type=Path, help="default: beside the checkpoint")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
     path = args.out or args.checkpoint.with_suffix(".onnx")
     try:
         worst = export_onnx(load_checkpoint(args.checkpoint)[0], path)

@@ -7,13 +7,13 @@ import sys
 import time
 from functools import partial
 
-import cloudpickle
 import pytest
 
 import cluster
 import config
 from config import UserError
 
+cloudpickle = pytest.importorskip("cloudpickle")  # comes with dask
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
 
 

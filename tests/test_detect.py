@@ -6,6 +6,7 @@ import edfio
 import numpy as np
 import pytest
 import wfdb
+from threadpoolctl import threadpool_info, threadpool_limits
 from wfdb.processing import compare_annotations
 
 import clinical
@@ -224,3 +225,11 @@ def test_stored_summary_of_another_origin_or_without_its_files_is_none(tmp_path)
     assert detect_output.stored_summary(stem, "x") and detect_output.stored_summary(stem, "y") is None
     (tmp_path / "r.ecgad.json").write_text("{")
     assert detect_output.stored_summary(stem, "x") is None
+
+
+def test_threads_are_those_of_all_libraries(folder):
+    """The last digits of a score depend on them: --threads alone must decide, not the machine or its environment."""
+    with threadpool_limits(2):
+        run(folder / "s02.hea", "--threads", 1)
+        pools = threadpool_info()
+        assert {pool["user_api"] for pool in pools} >= {"blas"} and {pool["num_threads"] for pool in pools} == {1}

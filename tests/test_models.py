@@ -131,3 +131,36 @@ def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
         models.save_checkpoint(path, model, note="new")
     assert models.load_checkpoint(path)[1]["note"] == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_export_gives_torchs_outputs_for_any_number_of_segments(tmp_path, capsys):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(3)
+    model = models.ConvAutoencoder(160, 8, 20.0)
+    for norm in [*model.down_norm, *model.up_norm]:  # statistics of their own, so that folding matters
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    models.save_checkpoint(tmp_path / "m.pt", model)
+    models.main(["--export", "onnx", "--checkpoint", str(tmp_path / "m.pt")])
+    assert "largest difference to torch" in capsys.readouterr().out
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
+    x = torch.randn(5, 160)
+    recon, z = session.run(None, {"x": x.numpy()})
+    model.eval()  # not folded: the reference takes another way
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(recon), model(x.unsqueeze(1)).squeeze(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(z), model.encode(x.unsqueeze(1)), atol=1e-4, rtol=1e-4)
+
+
+def test_export_that_differs_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    monkeypatch.setattr(models, "EXPORT_TOLERANCE", 0.0)
+    with pytest.raises(ValueError, match="onnxruntime differs"):
+        models.export_onnx(models.ConvAutoencoder(160, 8), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_without_a_checkpoint_says_how_to_make_one(tmp_path):
+    with pytest.raises(SystemExit, match="missing. Make it with: python train_mitbih.py"):
+        models.main(["--export", "onnx", "--checkpoint", str(tmp_path / "none.pt")])

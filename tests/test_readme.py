@@ -26,7 +26,8 @@ PARSERS = {"detect.py": detect, "noise_stress.py": noise_stress, "dataset.py": d
            "train_mitbih.py": train_mitbih, "evaluate.py": evaluate, "visualize.py": visualize,
            "report.py": report, "synthetic.py": synthetic,
            "select_score.py": select_score, "ablation.py": ablation, "benchmark.py": benchmark,
-           "benchmark_scaling.py": benchmark_scaling, "benchmark_size.py": benchmark_size}
+           "benchmark_scaling.py": benchmark_scaling, "benchmark_size.py": benchmark_size,
+           "models.py": models}
 
 
 def test_results_are_those_saved():
