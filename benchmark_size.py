@@ -1,4 +1,4 @@
-"""Time and memory of each stage against the amount of data: 1, 2, 4 and 8 times as much, in turn.
+"""Time of each stage against the amount of data: 1, 2, 4 and 8 times as much, in turn.
 
 reads   data/mitdb/                      python dataset.py --download
         data/segments.npz                python dataset.py
@@ -13,7 +13,6 @@ grows by a straight line through the four sizes. Run nothing beside it.
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -41,30 +40,28 @@ REPEATS = 3
 # --- what is timed --------------------------------------------------------------------------------
 
 def process_s(*command):
-    """(seconds, MB) of a script in a process of its own; MB: peak of the largest process it is made of."""
+    """Seconds of a script in a process of its own."""
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *map(str, command)], cwd=config.ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise config.UserError(f"{' '.join(map(str, command))}: exit status {child.returncode}. Run it by itself.")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    status = subprocess.run([sys.executable, *map(str, command)], cwd=config.ROOT, stdout=subprocess.DEVNULL).returncode
+    if status:
+        raise config.UserError(f"{' '.join(map(str, command))}: exit status {status}. Run it by itself.")
+    return time.perf_counter() - start
 
 
 def build(paths, folder):
-    """(seconds, MB, bytes written) of shards of these records."""
-    seconds, peak = process_s("dataset.py", "--records", *paths, "--shards", folder / "shards")
-    return seconds, peak, folder_bytes(folder / "shards")
+    """(seconds, bytes written) of shards of these records."""
+    seconds = process_s("dataset.py", "--records", *paths, "--shards", folder / "shards")
+    return seconds, folder_bytes(folder / "shards")
 
 
 def score(paths, folder):
-    """(seconds, MB, bytes written) of detect.py over these records, one after the other, all threads for each."""
-    seconds, peak = process_s("detect.py", *paths, "--out", folder / "found", "--force")
-    return seconds, peak, folder_bytes(folder / "found")
+    """(seconds, bytes written) of detect.py over these records, one after the other, all threads for each."""
+    seconds = process_s("detect.py", *paths, "--out", folder / "found", "--force")
+    return seconds, folder_bytes(folder / "found")
 
 
 def epoch(segments, n):
-    """(seconds, None, None) of one training epoch over n normal training beats of the beat protocol."""
+    """(seconds, None) of one training epoch over n normal training beats of the beat protocol."""
     rows = segments.part("beat", "train")[:n]
     names, record = np.unique(segments.rows["record"][rows], return_inverse=True)
     run = train_mitbih.Run(0, n, len(names), torch.device("cpu"))
@@ -73,7 +70,7 @@ def epoch(segments, n):
     with tqdm(disable=True) as bar:
         start = time.perf_counter()
         train_mitbih.train_epoch(run, batches, bar)
-    return time.perf_counter() - start, None, None
+    return time.perf_counter() - start, None
 
 
 def folder_bytes(folder):
@@ -81,7 +78,7 @@ def folder_bytes(folder):
 
 
 def measure(segments, repeats):
-    """[{"stage", "times", "size", "unit", "seconds": [...], "peak_mb", "bytes"}], sizes in turn within a repeat."""
+    """[{"stage", "times", "size", "unit", "seconds": [...], "bytes"}], sizes in turn within a repeat."""
     records = [config.records_dir(config.MITDB) / f"{name}.hea" for name in config.MITDB.records]
     found = {}
     for _ in tqdm(range(repeats), desc="repeats", disable=None):
@@ -92,9 +89,9 @@ def measure(segments, repeats):
                                             ("epoch", SEGMENTS * times, "segments",
                                              lambda folder: epoch(segments, SEGMENTS * times))):
                 with tempfile.TemporaryDirectory() as folder:
-                    seconds, peak, size_bytes = work(Path(folder))
+                    seconds, size_bytes = work(Path(folder))
                 row = found.setdefault((stage, times), {"stage": stage, "times": times, "size": size, "unit": unit,
-                                                        "seconds": [], "peak_mb": peak, "bytes": size_bytes})
+                                                        "seconds": [], "bytes": size_bytes})
                 row["seconds"].append(seconds)
     return list(found.values())
 
@@ -114,15 +111,14 @@ def median(row):
 
 def table(rows):
     """Heading and a row a stage and size."""
-    lines = [["stage", "data", "s, median", "straight line", "off it", "peak MB"]]
+    lines = [["stage", "data", "s, median", "straight line", "off it"]]
     for stage in dict.fromkeys(r["stage"] for r in rows):
         own = [r for r in rows if r["stage"] == stage]
         fixed, slope = line_of(own)
         for r in own:
             expected = fixed + slope * r["size"]
             lines.append([stage, f"{r['size']:,g} {r['unit']}", f"{median(r):.1f}", f"{expected:.1f}",
-                          f"{100 * (median(r) / expected - 1):+.1f} %",
-                          f"{r['peak_mb']:,.0f}" if r["peak_mb"] else ""])
+                          f"{100 * (median(r) / expected - 1):+.1f} %"])
     return lines
 
 
@@ -176,8 +172,8 @@ def document(size, streamed):
         "which one is scored; reading them is "
         f"{size['read_bytes_per_hour'] * 24 * 1e6 / 1e12:,.0f} TB more.", "", *markdown(needs), "",
         "Scoring and building are one task a record and share nothing: they saturate where the store does. A core "
-        f"scores {1 / (per['score'] * cores):,.0f} hours of ECG a "
-        f"second and reads {size['read_bytes_per_hour'] / (per['score'] * cores) / 1e6:,.1f} MB/s for it; building takes "
+        f"scores {3600 / (per['score'] * cores):,.0f} hours of ECG an "
+        f"hour and reads {size['read_bytes_per_hour'] / (per['score'] * cores) / 1e6:,.1f} MB/s for it; building takes "
         f"{size['read_bytes_per_hour'] / (per['build'] * cores) / 1e6:,.1f} MB/s a core and writes "
         f"{largest['build']['bytes'] / largest['build']['size'] / (per['build'] * cores) / 1e6:,.0f} MB/s, so that a "
         "shared disk of 1 GB/s is full at "
