@@ -197,3 +197,20 @@ def test_search_back_finds_the_ventricular_beats_of_208(mitdb):
     detected = beats.detections(signal, FS)
     assert near(detected).mean() < 0.75  # 0.67: what the search is for
     assert near(beats.searched_back(filtered, detected, FS)).mean() > 0.94
+
+
+def test_scores_do_not_depend_on_how_much_is_decoded_at_a_time(detector, tmp_path, monkeypatch):
+    """Blocks of one minute and of an hour, of both leads: identical, not just alike."""
+    import recording_wfdb
+
+    synthetic.write_database(tmp_path, ("s03",), duration_s=420, seed=4)
+    model, stored = detector
+    found = []
+    for seconds in (60, 3600):
+        monkeypatch.setattr(recording_wfdb, "BLOCK_SAMPLES", 2 * seconds * FS)
+        with recordings.open_recording(tmp_path / "s03.hea") as recording:
+            scanned = beats.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
+        found.append((scanned.time_s, *beats.score(scanned, stored["fitted"], "combined", FS)[:2]))
+    assert len(found[0][0]) > 300
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
