@@ -29,8 +29,9 @@ import numpy as np
 import config
 from config import UserError
 from dataset import ROW_COLUMNS, Segments
+from shards_build import FORMAT as SHARD
+from shards_build import INDEX_FORMAT as INDEX
 
-INDEX, SHARD = "ecg-shards-1", "ecg-shard-1"
 CHUNK = 128       # neighbouring beats read at once: 370 kB, and below the 1024 buffers that one read may fill
 LONGEST = 1000    # first beats of a record in a sample held in memory: many records, each with its rhythm
 COLUMNS = tuple(name for name in ROW_COLUMNS if not name.startswith("split_"))
