@@ -67,21 +67,23 @@ def most_abnormal(findings, recording, lead, model, fitted):
             break
         if all(abs(time_s - findings.beats.time_s[other]) >= APART_S for other in chosen):
             chosen.append(k)
-    examples = []
-    for k in chosen:
-        time_s = findings.beats.time_s[k]
-        start = time_s // beats_of.PIECE_S * beats_of.PIECE_S
-        piece = beats_of.read_piece(recording, lead, start, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
-        peak = np.array([round((time_s - piece.start_s) * config.FS_HZ)])
-        window = model.model_args["window_size"]
-        x, offset, scale = beats_of.segments_of(piece, peak, config.FS_HZ, window)
-        recon = scoring.network_view(model, x, fitted["settings"], config.FS_HZ, "cpu")[0]
-        taper = model.taper.cpu().numpy()
-        examples.append({"time_s": float(time_s), "level": float(findings.levels[k]),
-                         "flagged": bool(findings.flagged[k]), "signal": x[0] * scale[0] + offset[0],
-                         "seen": x[0] * taper * scale[0] + offset[0], "recon": recon[0] * scale[0] + offset[0],
-                         "unit": "mV" if recording.calibrated[lead] else "file's unit"})
-    return examples
+    taken = [beat_alone(recording, lead, findings.beats.time_s[k], model.model_args["window_size"]) for k in chosen]
+    x = np.concatenate([t[0] for t in taken]) if taken else np.empty((0, model.model_args["window_size"]), np.float32)
+    recon = scoring.network_view(model, x, fitted["settings"], config.FS_HZ, "cpu")[0]
+    seen = x * model.taper.cpu().numpy()
+    return [{"time_s": float(findings.beats.time_s[k]), "level": float(findings.levels[k]),
+             "flagged": bool(findings.flagged[k]), "signal": x[i] * scale + offset, "seen": seen[i] * scale + offset,
+             "recon": recon[i] * scale + offset, "unit": "mV" if recording.calibrated[lead] else "file's unit"}
+            for i, (k, (_, offset, scale)) in enumerate(zip(chosen, taken))]
+
+
+def beat_alone(recording, lead, time_s, window_size):
+    """(x (1, w), its offset, its scale) of the beat at time_s, read again."""
+    start = time_s // beats_of.PIECE_S * beats_of.PIECE_S
+    piece = beats_of.read_piece(recording, lead, start, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
+    peak = np.array([round((time_s - piece.start_s) * config.FS_HZ)])
+    x, offset, scale = beats_of.segments_of(piece, peak, config.FS_HZ, window_size)
+    return x, offset[0], scale[0]
 
 
 # --- table and annotations ------------------------------------------------------------------------
@@ -148,14 +150,15 @@ def write_annotations(path, findings):
 def overview(findings):
     """Levels, flagged share, heart rate over the whole recording; the most abnormal beats below."""
     found, hours = findings.beats, findings.beats.duration_s > 7200
-    figure = Figure(figsize=(11, 9), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11, 9), dpi=150)  # margins by hand: to find them doubles the time of drawing
     figure.suptitle(f"{findings.name}  ·  lead {findings.lead}  ·  {int(found.scored.sum()):,} beats scored, "
                     f"{int(findings.flagged.sum()):,} at or above level {findings.threshold:.2f}  ·  "
-                    f"{100 * (found.unreadable > 0).mean():.1f} % unreadable", fontsize=9)
+                    f"{100 * (found.unreadable > 0).mean():.1f} % unreadable", fontsize=9, y=0.99)
     top, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     scale = 3600 if hours else 60
     t = found.time_s / scale
-    axes = top.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
+    axes = top.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1), gridspec_kw={
+        "left": 0.075, "right": 0.985, "bottom": 0.09, "top": 0.905, "hspace": 0.14})
     scored, flagged = found.scored, findings.flagged
     axes[0].plot(t[scored & ~flagged], findings.levels[scored & ~flagged], ".", markersize=1.5, color=NORMAL,
                  label="not flagged", rasterized=True)
@@ -184,7 +187,8 @@ def overview(findings):
                        label="unreadable" if k == 0 and ax is axes[0] else None)
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=2, frameon=False)
     if findings.examples:
-        grid = below.subplots(2, 4, sharex=True)
+        grid = below.subplots(2, 4, sharex=True, gridspec_kw={
+            "left": 0.075, "right": 0.985, "bottom": 0.17, "top": 0.89, "hspace": 0.24, "wspace": 0.2})
         for ax, example in zip(grid.flat, findings.examples):
             time = (np.arange(len(example["signal"])) - len(example["signal"]) // 2) / config.FS_HZ
             ax.plot(time, example["signal"], color=GREY, linewidth=0.8, label="signal")
@@ -197,7 +201,7 @@ def overview(findings):
             ax.set_xlabel("time from the R peak (s)")
         for ax in grid[:, 0]:
             ax.set_ylabel(f"signal ({findings.examples[0]['unit']})")
-        below.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        below.legend(*grid.flat[0].get_legend_handles_labels(), loc="lower center", ncols=2)
         below.suptitle(f"The beats of highest level, at least {APART_S} s apart", fontsize=9)
     return figure
 

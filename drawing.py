@@ -140,4 +140,4 @@ def save(path, draw, digest):
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     with whole_file(path) as part:
-        image.save(part, format="PNG", optimize=True, dpi=(150, 150), pnginfo=stamp)
+        image.save(part, format="PNG", dpi=(150, 150), pnginfo=stamp)

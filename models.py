@@ -2,8 +2,8 @@
 
 x (n, 1, 720) -> z (n, 32) -> recon (n, 1, 720); 583,361 parameters at the default sizes.
 The weights have the shapes of one-dimensional convolutions. They are run as two-dimensional
-ones of height 1 in channels-last layout, which gives the same numbers about 1.5 times as fast
-on a CPU: there each convolution is one matrix product and batch norm runs over contiguous rows.
+ones of height 1 in channels-last layout, which gives the same numbers faster on a CPU: there
+each convolution is one matrix product and batch norm runs over contiguous rows (layers.py).
 
     python models.py --export onnx      checkpoints/patient.pt to checkpoints/patient.onnx, checked with onnxruntime
 """
@@ -21,6 +21,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import layers
 from files import whole_file
 from preprocess import gaussian
 
@@ -63,10 +64,9 @@ class ConvAutoencoder(nn.Module):
 
     def encode(self, x):
         """x (n, 1, window_size) -> z (n, latent_dim)"""
-        h = (x * self.taper).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        h = layers.rows_first(x * self.taper)
         for conv, norm in zip(self.down, self.down_norm):
-            h = F.conv2d(h, conv.weight.unsqueeze(2), conv.bias, (1, 2), (0, conv.padding[0]))
-            h = F.relu_(_batch_norm(h, norm))
+            h = F.relu_(_batch_norm(layers.halve(h, conv), norm))
         return self.to_latent(h.flatten(1))
 
     def decode(self, z):
@@ -74,7 +74,7 @@ class ConvAutoencoder(nn.Module):
         h = self.from_latent(z).view(-1, CHANNELS[-1], 1, self.length)
         h = h.contiguous(memory_format=torch.channels_last)
         for k, conv in enumerate(self.up):
-            h = F.conv_transpose2d(h, conv.weight.unsqueeze(2), conv.bias, (1, 2), (0, 1))
+            h = layers.double(h, conv)
             if k < len(self.up_norm):  # the last layer is linear: the signal has both signs
                 h = F.relu_(_batch_norm(h, self.up_norm[k]))
         return h.squeeze(2)

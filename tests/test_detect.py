@@ -97,7 +97,7 @@ def test_copies_in_other_formats_agree_beat_for_beat(folder, tmp_path):
         for column in ("time_s", "sample", "flag", "state"):
             assert [r[column] for r in first] == [r[column] for r in other]
         levels = [[float(r["level"] or 0) for r in rows] for rows in (first, other)]
-        np.testing.assert_allclose(*levels, atol=0.02)
+        np.testing.assert_allclose(*levels, atol=0.02, rtol=0.005)  # they are rounded to other steps
 
 
 def test_what_is_done_is_skipped_and_a_changed_flag_or_file_is_not(folder, capsys):
