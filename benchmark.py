@@ -1,36 +1,50 @@
-"""How fast, against plain PyTorch and against what the machine can do at all; alternating, medians and ratios.
+"""How fast, against what a user would write or take instead, and against what the machine can do at all.
 
-reads   data/segments.npz           python dataset.py
-        checkpoints/patient.pt      python train_mitbih.py --protocol patient
-writes  results/benchmark.json      every timing; the table is printed
+reads   data/mitdb, data/segments.npz   python dataset.py --download; python dataset.py
+        checkpoints/patient.pt          python train_mitbih.py --protocol patient
+writes  results/benchmark.json          every timing; the table is printed
 
-Each pair is timed in turn within one run, because a machine's speed drifts. Run nothing beside it.
+Candidates of a group take turns, each in a process of its own, because a machine's speed drifts and
+because memory kept by one would help the other. The stages run in a copy of the project, so that
+nothing of yours is made anew; their memory is the largest sum over their processes. Run nothing beside it.
 """
 
 import copy
-import resource
+import multiprocessing
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 import torch.nn.functional as F
+import wfdb
+from scipy.signal import butter, filtfilt
 from torch import nn
 from tqdm import tqdm
 
 import config
+import dataset
 import scoring
 import train_mitbih
 from evaluate import load_detector
 from files import write_json
-from models import ENCODER_KERNELS
-from report import aligned
-from stages import machine_parser, parsed, prepare
+from models import ENCODER_KERNELS, load_checkpoint, reconstruct
+from preprocess import bandpass
+from report import aligned, speed_rows, stage_rows
+from stages import machine_parser, parsed, prepare, use_threads
 
-REPEATS = 7
+REPEATS = 9
 STEPS = 20            # training steps a timing
 SEGMENTS = 4096       # a timing of inference
 MATRIX = 2048         # side of the large matrix product: the machine's limit
+BATCHES = (64, 128, 256, 512, 1024)
+POLL_S = 0.02         # between two looks at a stage's memory
 
 
 class PlainAutoencoder(nn.Module):
@@ -64,122 +78,268 @@ def flop_per_segment(model):
     return total
 
 
+# --- candidates: each gives the work that is timed, made in its own process -----------------------
+
+def training_batches(x, record):
+    """(x, record, number of records) of STEPS batches of normal training beats."""
+    names, record = np.unique(record, return_inverse=True)
+    return torch.from_numpy(x), torch.from_numpy(record), len(names)
+
+
+def batches():
+    return [slice(k * config.BATCH_SIZE, (k + 1) * config.BATCH_SIZE) for k in range(STEPS)]
+
+
+def our_training(threads, x, record):
+    """STEPS training steps, from batch to updated weights, with the part of the loss that the plain form lacks."""
+    use_threads(threads)
+    x, record, n = training_batches(x, record)
+    run = train_mitbih.Run(0, len(x), n, torch.device("cpu"))
+
+    def work():
+        run.model.train()
+        for part in batches():
+            run.optimizer.zero_grad()
+            train_mitbih.batch_loss(run.model, run.head, x[part], record[part]).backward()
+            run.optimizer.step()
+    return work
+
+
+def plain_training(threads, x, record):
+    """The same steps of the plain form, as PyTorch comes."""
+    torch.set_num_threads(threads)
+    x, record, n = training_batches(x, record)
+    taper = train_mitbih.Run(0, len(x), n, torch.device("cpu")).model
+    plain, taper = PlainAutoencoder(taper).train(), taper.taper
+    optimizer = torch.optim.AdamW(plain.parameters(), config.LEARNING_RATE, weight_decay=config.WEIGHT_DECAY)
+
+    def work():
+        for part in batches():
+            optimizer.zero_grad()
+            tapered = (x[part] * taper).unsqueeze(1)
+            F.mse_loss(plain(tapered), tapered).backward()
+            optimizer.step()
+    return work
+
+
+def our_inference(threads, checkpoint, x, batch):
+    """Forward passes of all of x."""
+    use_threads(threads)
+    model, _ = load_checkpoint(checkpoint)
+    return lambda: reconstruct(model, x, batch, "cpu")
+
+
+def plain_inference(threads, checkpoint, x, batch):
+    """The same by the plain form."""
+    torch.set_num_threads(threads)
+    model, _ = load_checkpoint(checkpoint)
+    plain, parts = PlainAutoencoder(model).eval(), torch.from_numpy(x).split(batch)
+
+    @torch.inference_mode()
+    def work():
+        for part in parts:
+            plain((part * model.taper).unsqueeze(1))
+    return work
+
+
+def matrix_product(threads, times):
+    """So many products of two large matrices."""
+    use_threads(threads)
+    a, out = torch.randn(MATRIX, MATRIX), torch.empty(MATRIX, MATRIX)
+    return lambda: [torch.mm(a, a, out=out) for _ in range(times)]
+
+
+def our_building(threads, database):
+    """Columns of segments.npz from the records."""
+    use_threads(threads)
+    return lambda: dataset.read_records(database)
+
+
+def plain_building(threads, database):
+    """The same in one loop over records and beats, as everybody would write it."""
+    def work():
+        x, labels = [], []
+        for name in database.records:
+            path = str(config.records_dir(database) / name)
+            record, notes = wfdb.rdrecord(path), wfdb.rdann(path, "atr")
+            lead = next(record.sig_name.index(lead) for lead in config.LEADS if lead in record.sig_name)
+            b, a = butter(config.FILTER_ORDER, config.BAND_HZ, "bandpass", fs=record.fs)
+            signal, half = filtfilt(b, a, record.p_signal[:, lead]), config.WINDOW_SIZE // 2
+            for sample, symbol in zip(notes.sample, notes.symbol):
+                if symbol in dataset.AAMI_OF and half <= sample <= len(signal) - half:
+                    segment = signal[sample - half:sample + half]
+                    x.append((segment - segment.mean()) / segment.std())
+                    labels.append(symbol)
+        return np.array(x, np.float32), np.array(labels)
+    return work
+
+
+def decoding_and_filtering(threads, database):
+    """What building cannot do without: signals and annotations decoded, signals filtered, over the cores."""
+    def one(path):
+        signal, fs_hz, _ = dataset.read_lead(path, config.LEADS)
+        dataset.read_beats(path)
+        return bandpass(signal, fs_hz, config.BAND_HZ, config.FILTER_ORDER)
+    paths = [config.records_dir(database) / name for name in database.records]
+    return lambda: joblib.Parallel(n_jobs=threads, prefer="threads")(joblib.delayed(one)(path) for path in paths)
+
+
+def our_scoring(threads, database, what):
+    """Scores of the test beats of the patient protocol: the network alone, or what comes after it."""
+    use_threads(threads)
+    segments = dataset.load_segments(database)
+    model, stored = load_detector(database, "patient", config.SEED, segments)
+    test, fitted = segments.part("patient", "test"), stored["fitted"]
+    x = segments.x[test]
+    if what == "network":
+        return lambda: reconstruct(model, x, scoring.BATCH, "cpu")
+    view = scoring.View.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
+
+    def work():
+        view.set_rhythm(segments.rows, test, fitted["settings"], config.FS_HZ)
+        scoring.scores_of(view, fitted, (config.DEFAULT_SCORE,) if what == "default" else config.SCORES["patient"])
+    return work
+
+
+# --- taking turns -----------------------------------------------------------------------------------
+
+def serve(pipe, make, args):
+    """Body of a candidate's process: once before the clock runs, then a timing for each word from the pipe."""
+    work = make(*args)
+    work()
+    pipe.send(None)
+    while pipe.recv():
+        start = time.perf_counter()
+        work()
+        pipe.send(time.perf_counter() - start)
+
+
 def alternating(candidates, repeats):
-    """{name: [seconds]} of functions called in turn, once before the clock runs."""
-    times = {name: [] for name in candidates}
-    for run in tqdm(range(repeats + 1), desc=" / ".join(candidates), disable=None):
-        for name, work in candidates.items():
-            start = time.perf_counter()
-            work()
-            if run:
-                times[name].append(time.perf_counter() - start)
+    """{name: [seconds]} of {name: (function that makes the work, its arguments)}, in turn, each in its own process."""
+    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
+    try:
+        for name, (make, args) in candidates.items():
+            pipes[name], other = context.Pipe()
+            processes.append(context.Process(target=serve, args=(other, make, args), daemon=True))
+            processes[-1].start()
+            other.close()       # a candidate that dies ends the run with EOFError, not by waiting
+            pipes[name].recv()
+        times = {name: [] for name in candidates}
+        for _ in tqdm(range(repeats), desc=" / ".join(candidates), disable=None):
+            for name, pipe in pipes.items():
+                pipe.send(True)
+                times[name].append(pipe.recv())
+    finally:
+        for process in processes:
+            process.kill()
     return times
 
 
-# --- what is timed --------------------------------------------------------------------------------
+def rows_of(what, times, amount, against):
+    """A row a candidate: median, rate, and the median of the ratios to `against`, turn by turn.
 
-def training(x, record, n_records):
-    """{"ours", "plain"}: STEPS training steps of a batch each, from batch to updated weights."""
-    run = train_mitbih.Run(0, len(x), n_records, torch.device("cpu"))
-    plain = PlainAutoencoder(run.model)
-    optimizer = torch.optim.AdamW(plain.parameters(), config.LEARNING_RATE, weight_decay=config.WEIGHT_DECAY)
-    size = config.BATCH_SIZE
-    batches = [slice(k * size, (k + 1) * size) for k in range(STEPS)]
-
-    def ours():
-        run.model.train()
-        for part in batches:
-            run.optimizer.zero_grad()
-            error, z = train_mitbih.reconstruction_loss(run.model, x[part])
-            (error + config.RECORD_LOSS * F.cross_entropy(run.head(z), record[part])).backward()
-            run.optimizer.step()
-
-    def eager():
-        plain.train()
-        for part in batches:
-            optimizer.zero_grad()
-            tapered = (x[part] * run.model.taper).unsqueeze(1)
-            F.mse_loss(plain(tapered), tapered).backward()
-            optimizer.step()
-
-    return {"ours": ours, "plain": eager}
+    amount: {name: (what is done in a timing, its unit)}
+    """
+    return [{"what": what, "name": name, "times_s": seconds, "median_s": statistics.median(seconds),
+             "rate": amount[name][0] / statistics.median(seconds), "unit": f"{amount[name][1]}/s", "against": against,
+             "times_as_fast": statistics.median(b / a for a, b in zip(seconds, times[against]))}
+            for name, seconds in times.items()]
 
 
-def inference(model, x):
-    """{"ours", "plain", "matrix product"}: forward passes of all of x, and a product of two large matrices."""
-    plain, parts = PlainAutoencoder(model).eval(), x.split(scoring.BATCH)
-    a = torch.randn(MATRIX, MATRIX)
+# --- whole stages -------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def eager():
-        for part in parts:
-            plain((part * model.taper).unsqueeze(1))
-
-    @torch.inference_mode()
-    def product():
-        for _ in range(5):
-            a @ a
-
-    return {"ours": lambda: scoring.reconstruct(model, x.numpy(), scoring.BATCH, "cpu"), "plain": eager,
-            "matrix product": product}
+def resident_mb(pid):
+    """Memory of a process and all below it, in MB (Linux); 0 for one that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    own = status.split("VmRSS:")[1].split()[0] if "VmRSS:" in status else 0
+    return int(own) / 1024 + sum(map(resident_mb, children))
 
 
-def detection(model, stored, segments):
-    """{"forward pass", "default score after it", "all scores after it"} of the test beats of the patient protocol."""
-    test, fitted = segments.part("patient", "test"), stored["fitted"]
-    x = segments.x[test]
-    view = scoring.View.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
-
-    def score(names):
-        view.set_rhythm(segments.rows, test, fitted["settings"], config.FS_HZ)
-        scoring.scores_of(view, fitted, names)
-
-    return {"forward pass": lambda: scoring.reconstruct(model, x, scoring.BATCH, "cpu"),
-            "default score after it": lambda: score((config.DEFAULT_SCORE,)),
-            "all scores after it": lambda: score(config.SCORES["patient"])}
+def stage(folder, command):
+    """{"command", "seconds", "peak_mb"} of a script run in `folder`."""
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen([sys.executable, *command.split()], cwd=folder, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        peak = max(peak, resident_mb(process.pid))
+        time.sleep(POLL_S)
+    if process.returncode:
+        raise config.UserError(f"python {command}: exit status {process.returncode}\n{process.stderr.read()}")
+    return {"command": command, "seconds": time.perf_counter() - start, "peak_mb": peak}
 
 
-# --- the table ------------------------------------------------------------------------------------
+def stages(database):
+    """Each command of the pipeline in a copy of the project: its code, and its records by a link."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for path in (*config.ROOT.glob("*.py"), *config.ROOT.glob("*.txt")):
+            shutil.copy(path, folder)
+        records = config.records_dir(database)
+        (folder / "data").mkdir()
+        (folder / "data" / records.name).symlink_to(records)
+        commands = ["dataset.py", *(f"{script} --protocol {protocol}" for protocol in config.PROTOCOLS
+                                    for script in ("train_mitbih.py", "evaluate.py", "visualize.py")),
+                    f"detect.py data/{records.name}/{database.records[0]}.hea --out found"]
+        return [stage(folder, command) for command in tqdm(commands, desc="stages", disable=None)]
 
-def row(what, times, per, unit, against):
-    """One line: median of a candidate, its rate, and the median of the ratios to `against`, pair by pair."""
-    def entry(name):
-        ratio = statistics.median(b / a for a, b in zip(times[name], times[against]))
-        return {"what": what, "name": name, "median_s": statistics.median(times[name]), "times_s": times[name],
-                "rate": per.get(name, 0) / statistics.median(times[name]), "unit": unit.get(name, ""),
-                "against": against, "times_as_fast": ratio}
-    return [entry(name) for name in times]
+
+# --- the script -----------------------------------------------------------------------------------
+
+def measure(database, segments, model, threads, repeats):
+    """Rows of all groups of candidates."""
+    checkpoint = config.checkpoint_path(database, "patient", config.SEED)
+    chosen = segments.part("patient", "train")[:STEPS * config.BATCH_SIZE]
+    x, record, flop = segments.x[chosen], segments.rows["record"][chosen], flop_per_segment(model) / 1e9
+    product = 2 * MATRIX ** 3 / 1e9
+    times = round(3 * flop * len(x) / product)  # as much work as the steps: gradients are twice a forward pass
+    rows = rows_of("training step", alternating(
+        {"ours": (our_training, (threads, x, record)), "plain": (plain_training, (threads, x, record)),
+         "as much in matrix products": (matrix_product, (threads, times))}, repeats),
+        {"ours": (len(x), "segments"), "plain": (len(x), "segments"), "as much in matrix products": (len(x), "segments")},
+        "plain")
+    x = segments.x[:SEGMENTS]
+    times = round(flop * len(x) / product)
+    names = {f"ours, batch {n}" + " (used)" * (n == scoring.BATCH): n for n in BATCHES}
+    candidates = {name: (our_inference, (threads, checkpoint, x, n)) for name, n in names.items()}
+    candidates |= {"plain": (plain_inference, (threads, checkpoint, x, scoring.BATCH)),
+                   "matrix product": (matrix_product, (threads, times))}
+    work = dict.fromkeys(candidates, (flop * len(x), "GFLOP")) | {"matrix product": (times * product, "GFLOP")}
+    rows += rows_of("inference", alternating(candidates, repeats), work, "plain")
+    candidates = {"ours": (our_building, (threads, database)), "one loop": (plain_building, (threads, database)),
+                  "decoding and filtering alone": (decoding_and_filtering, (threads, database))}
+    rows += rows_of("building the segments", alternating(candidates, 5), dict.fromkeys(
+        candidates, (len(segments.x), "segments")), "one loop")
+    candidates = {"network": (our_scoring, (threads, database, "network")),
+                  "default score after it": (our_scoring, (threads, database, "default")),
+                  "all scores after it": (our_scoring, (threads, database, "all"))}
+    return rows + rows_of("scoring the test beats", alternating(candidates, 3), dict.fromkeys(
+        candidates, (len(segments.part("patient", "test")), "beats")), "network")
 
 
 def parse_args(argv=None):
-    return parsed(machine_parser(__doc__), argv)
+    parser = machine_parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    args = parsed(parser, argv)
+    if args.repeats < 1:
+        parser.error("--repeats is a whole number from 1")
+    return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     database, _, segments = prepare(args)
-    model, stored = load_detector(database, "patient", config.SEED, segments)
-    rows = segments.part("patient", "train")[:STEPS * config.BATCH_SIZE]
-    names, record = np.unique(segments.rows["record"][rows], return_inverse=True)
-    n, x = len(rows), torch.from_numpy(segments.x[rows])
-    table = row("training step", alternating(training(x, torch.from_numpy(record), len(names)), REPEATS),
-                {"ours": n, "plain": n}, {"ours": "segments/s", "plain": "segments/s"}, "plain")
-    x = torch.from_numpy(segments.x[:SEGMENTS])
-    flop = len(x) * flop_per_segment(model) / 1e9
-    work = {"ours": flop, "plain": flop, "matrix product": 5 * 2 * MATRIX ** 3 / 1e9}
-    table += row("inference", alternating(inference(model, x), REPEATS), work,
-                 dict.fromkeys(work, "GFLOP/s"), "plain")
-    n_test = len(segments.part("patient", "test"))
-    candidates = detection(model, stored, segments)
-    table += row("scoring the test beats", alternating(candidates, 3), dict.fromkeys(candidates, n_test),
-                 dict.fromkeys(candidates, "beats/s"), "forward pass")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print("\n".join(aligned([["", "", "median s", "rate", "", "times as fast as"], *(
-        [r["what"], r["name"], f"{r['median_s']:.3f}", f"{r['rate']:,.0f}", r["unit"],
-         f"{r['times_as_fast']:.2f} {r['against']}"] for r in table)])))
-    print(f"peak memory of this script: {memory:.2f} GiB")
+    model, _ = load_detector(database, "patient", config.SEED, segments)
+    rows = measure(database, segments, model, torch.get_num_threads(), args.repeats)
+    print("\n".join(aligned(speed_rows(rows))))
+    found = stages(database)
+    print("\n".join(aligned(stage_rows(found))))
     write_json(database.root / "results" / "benchmark.json",
-               {"threads": torch.get_num_threads(), "rows": table, "peak_gib": memory, "n_test": n_test})
+               {"threads": torch.get_num_threads(), "rows": rows, "stages": found, "batch": config.BATCH_SIZE,
+                "n_test": len(segments.part("patient", "test"))})
 
 
 if __name__ == "__main__":

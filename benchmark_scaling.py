@@ -30,7 +30,7 @@ from config import UserError
 from dataset import load_segments
 from files import write_json
 from report import aligned
-from stages import machine_parser, parsed, prepare
+from stages import machine_parser, parsed, prepare, use_threads
 
 TIMES = (1, 2, 4, 8)
 REPEATS = 3
@@ -104,7 +104,7 @@ def from_shards(folder, copies):
 
 def timing(database, folder, copies, threads):
     """{"first_s", "segments_per_s", "peak_mb"} of STEPS training steps; copies 0: from memory."""
-    torch.set_num_threads(threads)
+    use_threads(threads)
     start = time.perf_counter()
     run, batches = from_shards(folder, copies) if copies else from_memory(database)
     with tqdm(disable=True) as bar:

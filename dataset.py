@@ -108,11 +108,10 @@ def read_beats(path):
     return np.asarray(notes.sample)[keep], np.asarray(notes.symbol)[keep]
 
 
-def read_record(path):
-    """One WFDB record to the columns of segments.npz, as a dict of arrays with one row a beat."""
+def read_record(path, samples, symbols):
+    """One WFDB record and its beats to the columns of segments.npz, as a dict of arrays with one row a beat."""
     signal_mv, fs_hz, lead = read_lead(path, config.LEADS)
     check_signal(path, signal_mv, fs_hz, lead)
-    samples, symbols = read_beats(path)
     rr_before_s, rr_after_s = rr_intervals_s(samples, fs_hz)
     keep = inside(samples, len(signal_mv), config.WINDOW_SIZE)
     if not keep.any():
@@ -129,12 +128,26 @@ def read_record(path):
 
 
 def read_records(database):
-    """All records, in parallel over the cores, to one dict of arrays in the records' order."""
+    """All records, in parallel over the cores, to one dict of arrays in the records' order.
+
+    By threads: decoding, filtering and cutting are numpy's and scipy's own loops, and the segments of
+    a process would have to be sent back, which takes as long as they took to make. Annotations come
+    first: their decoder is a loop of Python, which beside it would hold up each of the others' steps.
+    """
     paths = [config.records_dir(database) / name for name in database.records]
-    work = joblib.Parallel(n_jobs=config.THREADS or joblib.cpu_count(), return_as="generator")
-    tables = list(tqdm(work(joblib.delayed(read_record)(path) for path in paths), total=len(paths),
-                       desc="records", disable=None))
-    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    beats = [read_beats(path) for path in paths]
+    work = joblib.Parallel(n_jobs=config.THREADS or joblib.cpu_count(), return_as="generator", prefer="threads")
+    tables = work(joblib.delayed(read_record)(path, *found) for path, found in zip(paths, beats))
+    x = np.empty((sum(len(samples) for samples, _ in beats), config.WINDOW_SIZE), np.float32)
+    columns, n = {}, 0
+    for table in tqdm(tables, total=len(paths), desc="records", disable=None):
+        part = table.pop("x")  # copied at once: to join them at the end would take twice the memory
+        x[n:n + len(part)] = part
+        n += len(part)
+        for name, values in table.items():
+            columns.setdefault(name, []).append(values)
+    return {"x": x[:n]} | {name: np.concatenate(values) for name, values in columns.items()}
+
 
 
 # --- splits -------------------------------------------------------------------------------------

@@ -242,6 +242,12 @@ def operating_rows(points):
               for p in points)]
 
 
+def stage_rows(found):
+    """One row a command of benchmark.json."""
+    return [["command", "s", "peak memory, MB"],
+            *([f"`python {s['command']}`", f"{s['seconds']:.0f}", f"{s['peak_mb']:,.0f}"] for s in found)]
+
+
 def speed_rows(rows):
     """One row a timing of benchmark.json."""
     return [["", "", "median s", "rate", "times as fast"],
@@ -379,9 +385,10 @@ def results_document(database):
             *markdown(selection_rows(selection["protocols"][protocol]["settings"])), "",
             *markdown(selection_rows(selection["protocols"][protocol]["weights"], 10))]
     speed = load_result(database, "benchmark.json", "benchmark.py")
-    lines += ["", "## Speed", "", f"{speed['threads']} threads, pairs timed in turn within one run, medians; peak "
-              f"memory {speed['peak_gib']:.2f} GiB (`benchmark.py`). Scoring: the {speed['n_test']:,d} test beats of "
-              "the patient protocol.", "", *markdown(speed_rows(speed["rows"]))]
+    lines += ["", "## Speed", "", f"`benchmark.py`: {speed['threads']} threads, candidates in turn within one run, each in "
+              f"a process of its own, medians. A training step is of {speed['batch']} segments; scoring is of the "
+              f"{speed['n_test']:,d} test beats of the patient protocol.", "", *markdown(speed_rows(speed["rows"])), "",
+              "Each command by itself, processes of its own included:", "", *markdown(stage_rows(speed["stages"]))]
     lines += ["", "## Specificity asked of the threshold", "", "Beat protocol, validation beats, mean over seeds "
               "(`select_score.py`). Abnormal validation beats have a say here and nowhere else.", "",
               *markdown(operating_rows(selection["operating_points"])), *detect_lines(database)]

@@ -29,7 +29,7 @@ def write_record(folder, name="100", signal=None, leads=("MLII", "V5"), fs=360, 
 def real(mitdb):
     """Columns of all 48 real records without the signals' copies being kept twice."""
     paths = [mitdb / name for name in config.MITDB.records]
-    tables = [dataset.read_record(path) for path in paths]
+    tables = [dataset.read_record(path, *dataset.read_beats(path)) for path in paths]
     return {k: np.concatenate([t[k] for t in tables]) for k in tables[0] if k != "x"} | {
         "x_100": tables[0]["x"], "x_114": tables[config.MITDB.records.index("114")]["x"]}
 
@@ -83,7 +83,7 @@ def test_real_signals_are_accepted_and_have_no_nan(real):
 
 def test_read_record_columns(tmp_path):
     path = write_record(tmp_path, symbols="NV+AN", samples=[100, 800, 900, 1500, 3900])
-    table = dataset.read_record(path)
+    table = dataset.read_record(path, *dataset.read_beats(path))
     assert table["sample"].tolist() == [800, 1500], "no whole window at the ends, `+` is no beat"
     assert table["aami"].tolist() == ["V", "S"] and table["y"].tolist() == [1, 1]
     np.testing.assert_allclose(table["rr_before_s"], [700 / 360, 700 / 360], rtol=1e-6)
@@ -111,7 +111,7 @@ def nan_signal():
 def test_unusable_records_are_named_with_the_reason(tmp_path, kwargs, words):
     path = write_record(tmp_path, **kwargs)
     with pytest.raises(UserError) as caught:
-        dataset.read_record(path)
+        dataset.read_record(path, *dataset.read_beats(path))
     for word in [str(path), *words]:
         assert word in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_damaged_files_are_named(tmp_path, spoil):
     else:
         path.with_suffix(".atr").write_bytes(b"\x01")
     with pytest.raises(UserError, match="100"):
-        dataset.read_record(path)
+        dataset.read_record(path, *dataset.read_beats(path))
 
 
 # --- splits -------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_columns_are_those_of_the_segments_whatever_the_size_of_pieces_and_shard
     assert index["settings"] == config.snapshot(config.SEGMENT_SETTINGS)
     for record in ("s01", "s02", "s03"):
         found, metas = load(tmp_path / "out", record)
-        expected = dataset.read_record(records / record)
+        expected = dataset.read_record(records / record, *dataset.read_beats(records / record))
         assert list(found) == list(expected) and len(found["x"]) > 90
         np.testing.assert_allclose(found.pop("x"), expected.pop("x"), atol=2e-4)
         for name in ("offset_mv", "scale_mv"):
@@ -84,7 +84,7 @@ def test_columns_are_those_of_the_segments_whatever_the_size_of_pieces_and_shard
 
 def test_another_rate_is_resampled(records, tmp_path):
     """A copy at 250 Hz, resampled by Fourier transform, gives nearly the same segments at the same times."""
-    original = dataset.read_record(records / "s02")
+    original = dataset.read_record(records / "s02", *dataset.read_beats(records / "s02"))
     rewritten(records, "s02", 250, lambda signal: scipy.signal.resample(signal, DURATION_S * 250))
     build(records / "s02.hea", tmp_path / "out")
     found, (meta,) = load(tmp_path / "out", "s02")
@@ -103,7 +103,7 @@ def test_unreadable_stretches_cost_their_beats_and_no_more(records, tmp_path):
         signal[60 * 360:80 * 360] = 0.25
         return signal
 
-    before = dataset.read_record(records / "s01")
+    before = dataset.read_record(records / "s01", *dataset.read_beats(records / "s01"))
     rewritten(records, "s01", 360, spoiled)
     rewritten(records, "s03", 360, np.zeros_like)
     with pytest.raises(UserError, match=r"1 of 3 records failed.*\n  s03: .*s03.hea: none of \d+ annotated beats"):
