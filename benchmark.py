@@ -259,17 +259,23 @@ def resident_mb(pid):
     return int(own) / 1024 + sum(map(resident_mb, children))
 
 
-def stage(folder, command):
-    """{"command", "seconds", "peak_mb"} of a script run in `folder`."""
-    start, peak = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, *command.split()], cwd=folder, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
-    while process.poll() is None:
-        peak = max(peak, resident_mb(process.pid))
-        time.sleep(POLL_S)
-    if process.returncode:
-        raise config.UserError(f"python {command}: exit status {process.returncode}\n{process.stderr.read()}")
-    return {"command": command, "seconds": time.perf_counter() - start, "peak_mb": peak}
+def stage(folder, *command):
+    """{"command", "seconds", "peak_mb"} of a script and its arguments, run in `folder`.
+
+    Raises UserError with what it printed where it fails.
+    """
+    command, peak = list(map(str, command)), 0
+    with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody reads would stop it when full
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=printed)
+        while process.poll() is None:
+            peak = max(peak, resident_mb(process.pid))
+            time.sleep(POLL_S)
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            printed.seek(0)
+            raise config.UserError(f"python {' '.join(command)}: exit status {process.returncode}\n{printed.read()}")
+    return {"command": " ".join(command), "seconds": seconds, "peak_mb": peak}
 
 
 def stages(database):
@@ -284,7 +290,7 @@ def stages(database):
         commands = ["dataset.py", *(f"{script} --protocol {protocol}" for protocol in config.PROTOCOLS
                                     for script in ("train_mitbih.py", "evaluate.py", "visualize.py")),
                     f"detect.py data/{records.name}/{database.records[0]}.hea --out found"]
-        return [stage(folder, command) for command in tqdm(commands, desc="stages", disable=None)]
+        return [stage(folder, *command.split()) for command in tqdm(commands, desc="stages", disable=None)]
 
 
 # --- the script -----------------------------------------------------------------------------------

@@ -68,5 +68,8 @@ def test_memory_of_a_stage_is_that_of_all_its_processes(tmp_path):
                                      f"subprocess.run([sys.executable, '-c', {json.dumps(child)}])\n")
     found = benchmark.stage(tmp_path, "two.py")
     assert 155 < found["peak_mb"] < 260 and found["seconds"] > 0.7
-    with pytest.raises(UserError, match="three.py"):
-        benchmark.stage(tmp_path, "three.py")
+
+
+def test_a_stage_that_fails_is_named_with_its_command_and_its_error():
+    with pytest.raises(UserError, match=r"(?s)dataset.py --source x: exit status 2.*--download"):
+        benchmark.stage(config.ROOT, "dataset.py", "--source", "x")

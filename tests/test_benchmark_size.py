@@ -43,11 +43,6 @@ def test_document_computes_a_million_days_from_the_slopes():
     assert len(benchmark_size.figure(size["rows"]).axes) == 3
 
 
-def test_a_stage_that_fails_is_named_with_its_command():
-    with pytest.raises(config.UserError, match="dataset.py --source x: exit status 2"):
-        benchmark_size.process_s("dataset.py", "--source", "x")
-
-
 def test_the_document_is_that_of_the_saved_results():
     size, streamed = (json.loads((config.ROOT / "results" / name).read_text()) for name in ("size.json", "scaling.json"))
     assert (config.ROOT / "SCALING.md").read_text() == benchmark_size.document(size, streamed)
