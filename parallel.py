@@ -9,6 +9,7 @@ One process alone is no group: then each function here hands back what it was gi
 
 import contextlib
 import os
+import signal
 import sys
 import warnings
 from datetime import timedelta
@@ -70,6 +71,13 @@ def group(device, batch_size, timeout_s, resume):
     if batch_size % launched():
         raise UserError(f"config.py: BATCH_SIZE = {batch_size}; expected a whole multiple of the {launched()} "
                         "processes that share each batch. Edit BATCH_SIZE or start another number of them.")
+    lost = (f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for {timeout_s:g} s "
+            "({}). Epochs that ended are kept. Go on with: " + resume)
+
+    def ended(*_):  # torchrun may see the dead process before this one misses it
+        raise UserError(lost.format("torchrun ends this one"))
+
+    before = signal.signal(signal.SIGTERM, ended)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
         yield
@@ -81,8 +89,9 @@ def group(device, batch_size, timeout_s, resume):
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
         why = str(error).split("] ", 1)[-1].split(". ")[0]  # without the line of gloo's source and its advice
-        raise UserError(f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for "
-                        f"{timeout_s:g} s ({why}). Epochs that ended are kept. Go on with: {resume}") from error
+        raise UserError(lost.format(why)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def torchrun(command):
