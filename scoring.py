@@ -54,9 +54,14 @@ class View:
         self.z, self.mse, self.beat, self.record, self.recon = z, mse, beat, record, recon
 
     @classmethod
-    def of(cls, model, segments, rows, settings, fs_hz, device):
-        """Of the row numbers `rows` of the Segments, by one pass of the network."""
-        recon, *seen = network_view(model, segments.x[rows], settings, fs_hz, device)
+    def of(cls, model, segments, rows, settings, fs_hz, device, drawn=True):
+        """Of the row numbers `rows` of the Segments, by one pass of the network; drawn: with recon, else in less memory."""
+        if drawn:
+            recon, *seen = network_view(model, segments.x[rows], settings, fs_hz, device)
+        else:
+            parts = [network_view(model, segments.x[rows[part]], settings, fs_hz, device)[1:]
+                     for part in batches(len(rows), 16 * BATCH)]
+            recon, seen = None, [np.concatenate(values) for values in zip(*parts)]
         view = cls(*seen, segments.rows["record"][rows], recon)
         view.set_rhythm(segments.rows, rows, settings, fs_hz)
         return view
@@ -247,7 +252,7 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
     validation part, unlabelled as a record is when it is scored; those that are normal set the
     scale of the parts of `combined`. `weights` {part: weight}; `settings` holds config.SCORE_SETTINGS.
     """
-    view = View.of(model, segments, train, settings, fs_hz, device)
+    view = View.of(model, segments, train, settings, fs_hz, device, drawn=False)
     z_scale = float(max(view.z.std(), 1e-6))
     references = torch.from_numpy(view.vectors(z_scale)).half()
     names, index = np.unique(view.record, return_inverse=True)
