@@ -109,8 +109,8 @@ def plain_training(threads, x, record):
     """The same steps of the plain form, as PyTorch comes."""
     torch.set_num_threads(threads)
     x, record, n = training_batches(x, record)
-    taper = train_mitbih.Run(0, len(x), n, torch.device("cpu")).model
-    plain, taper = PlainAutoencoder(taper).train(), taper.taper
+    model = train_mitbih.Run(0, len(x), n, torch.device("cpu")).model
+    plain, taper = PlainAutoencoder(model).train(), model.taper
     optimizer = torch.optim.AdamW(plain.parameters(), config.LEARNING_RATE, weight_decay=config.WEIGHT_DECAY)
 
     def work():

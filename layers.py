@@ -2,7 +2,7 @@
 
 There a signal is one matrix of rows (a sample each), so the gradient of a strided convolution's weights is a
 product of two such matrices for each group of taps: as fast as large matrix products are. The library's own kernel
-for it takes about twice as long on a CPU without AVX-512, two fifths of a training step (benchmark.py).
+for it takes about twice as long on a CPU without AVX-512: two fifths of a training step.
 Forward pass and gradient of the input are the library's. On a GPU everything is.
 """
 

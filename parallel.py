@@ -157,18 +157,23 @@ def batch_norm(h, norm):
     return _BatchNorm.apply(h, norm.weight, norm.bias, norm)
 
 
+def _wide(value):
+    """Sums of autocast's half precision are taken in single precision."""
+    return value if value.dtype == torch.double else value.float()
+
+
 class _BatchNorm(torch.autograd.Function):
     """Gradients as in Ioffe and Szegedy 2015, sums over all processes; weight and bias get this process's share."""
 
     @staticmethod
     def forward(ctx, h, weight, bias, norm):
-        var, mean = torch.var_mean(h.float(), (0, 2, 3), correction=0)
+        var, mean = torch.var_mean(_wide(h), (0, 2, 3), correction=0)
         moments = torch.stack([mean, var]).double()  # mean of squares less squared mean: digits cancel
         moments[1] += moments[0].square()
         dist.all_reduce(moments)
         moments /= count()
         moments[1] -= moments[0].square()
-        mean, var = moments.float()
+        mean, var = moments.to(norm.running_mean.dtype)
         n = count() * h.numel() // h.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
@@ -177,8 +182,8 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        h, weight, mean, slope = (value.float() for value in ctx.saved_tensors)
-        shape, gradient = (1, -1, 1, 1), gradient.float()
+        h, weight, mean, slope = map(_wide, ctx.saved_tensors)
+        shape, gradient = (1, -1, 1, 1), _wide(gradient)
         unit = (h - mean.view(shape)) * slope.view(shape)
         own = torch.stack([gradient.sum((0, 2, 3)), (gradient * unit).sum((0, 2, 3))])
         sums = own.clone()

@@ -75,7 +75,7 @@ def keep_memory():
     """Tell the C library to keep freed memory for the next array instead of giving it back to the system.
 
     A batch's arrays of 6 to 24 MB are freed and asked for again at every step, and the system then hands over and
-    clears each of their pages anew: 20,000 page faults a training step, a tenth to a third of its time (benchmark.py).
+    clears each of their pages anew: 20,000 page faults a training step, a tenth to a third of its time.
     Arrays above KEPT_BLOCK still go back at once. Only glibc has these settings; elsewhere nothing changes.
     """
     try:
