@@ -66,18 +66,16 @@ class ConvAutoencoder(nn.Module):
         """x (n, 1, window_size) -> z (n, latent_dim)"""
         h = layers.rows_first(x * self.taper)
         for conv, norm in zip(self.down, self.down_norm):
-            h = F.relu_(_batch_norm(layers.halve(h, conv), norm))
+            h = F.relu_(layers.halve(h, conv, norm))
         return self.to_latent(h.flatten(1))
 
     def decode(self, z):
         """z (n, latent_dim) -> recon (n, 1, window_size)"""
         h = self.from_latent(z).view(-1, CHANNELS[-1], 1, self.length)
         h = h.contiguous(memory_format=torch.channels_last)
-        for k, conv in enumerate(self.up):
-            h = layers.double(h, conv)
-            if k < len(self.up_norm):  # the last layer is linear: the signal has both signs
-                h = F.relu_(_batch_norm(h, self.up_norm[k]))
-        return h.squeeze(2)
+        for conv, norm in zip(self.up, self.up_norm):
+            h = F.relu_(layers.double(h, conv, norm))
+        return layers.double(h, self.up[-1]).squeeze(2)  # linear: the signal has both signs
 
     @torch.no_grad()
     def folded(self):
@@ -96,16 +94,6 @@ class ConvAutoencoder(nn.Module):
     def forward(self, x):
         """x (n, 1, window_size) -> recon of the same shape: of x times the taper"""
         return self.decode(self.encode(x))
-
-
-def _batch_norm(h, norm):
-    """nn.BatchNorm1d's statistics and weights on (n, c, 1, length); nothing where it was folded away."""
-    if isinstance(norm, nn.Identity):
-        return h
-    if norm.training and hasattr(norm, "over_processes"):  # parallel.py: one batch over several processes
-        return norm.over_processes(h, norm)
-    return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias,
-                        norm.training, norm.momentum, norm.eps)
 
 
 @torch.inference_mode()

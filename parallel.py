@@ -143,7 +143,7 @@ def averaged(loss, *modules):
         return step
     for norm in step.modules():
         if isinstance(norm, torch.nn.BatchNorm1d):
-            norm.over_processes = batch_norm  # models.py calls it in its place
+            norm.over_processes = batch_norm  # layers.py calls it in its place
     # gradients of a kernel of height 1 have other strides for the same layout: nothing is copied twice for it
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(step, forward_sync_buffers=False)  # running statistics are equal everywhere
