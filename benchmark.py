@@ -151,7 +151,7 @@ def matrix_product(threads, times):
 
 def our_building(threads, database):
     """Columns of segments.npz from the records."""
-    use_threads(threads)
+    config.THREADS = threads
     return lambda: dataset.read_records(database)
 
 
@@ -175,10 +175,10 @@ def plain_building(threads, database):
 
 
 def decoding_and_filtering(threads, database):
-    """What building cannot do without: signals and annotations decoded, signals filtered, over the cores."""
+    """What building cannot do without: signals and annotations decoded by wfdb, signals filtered, over the cores."""
     def one(path):
         signal, fs_hz, _ = dataset.read_lead(path, config.LEADS)
-        dataset.read_beats(path)
+        wfdb.rdann(str(path), "atr")
         return bandpass(signal, fs_hz, config.BAND_HZ, config.FILTER_ORDER)
     paths = [config.records_dir(database) / name for name in database.records]
     return lambda: joblib.Parallel(n_jobs=threads, prefer="threads")(joblib.delayed(one)(path) for path in paths)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 import config
 import download
 import shards_build
+from annotations import read_annotations
 from config import UserError
 from files import whole_file
 from preprocess import (bandpass, cut_segments, inside, longest_flat_run, normalise, rr_intervals_s)
@@ -97,15 +98,15 @@ def check_signal(path, signal_mv, fs_hz, lead):
 def read_beats(path):
     """(samples (k,), symbols (k,)) of the beats in the record's .atr; what is no beat is dropped."""
     try:
-        notes = wfdb.rdann(str(path), "atr")
+        samples, symbols = read_annotations(path, "atr")
     except (OSError, ValueError, IndexError, TypeError, KeyError) as error:
         raise UserError(f"{path}.atr: not a readable annotation file ({error}). Fetch it again with: "
                         "python dataset.py --download") from error
-    keep = np.array([s in AAMI_OF for s in notes.symbol], bool)
+    keep = np.isin(symbols, list(AAMI_OF))
     if not keep.any():
         raise UserError(f"{path}.atr: none of its {len(keep)} annotations is a beat "
                         f"(expected symbols {' '.join(AAMI_OF)}). Leave the record out or fetch it again.")
-    return np.asarray(notes.sample)[keep], np.asarray(notes.symbol)[keep]
+    return samples[keep], symbols[keep]
 
 
 def read_record(path, samples, symbols):
@@ -132,7 +133,7 @@ def read_records(database):
 
     By threads: decoding, filtering and cutting are numpy's and scipy's own loops, and the segments of
     a process would have to be sent back, which takes as long as they took to make. Annotations come
-    first: their decoder is a loop of Python, which beside it would hold up each of the others' steps.
+    first: how many beats there are says how much memory the segments take.
     """
     paths = [config.records_dir(database) / name for name in database.records]
     beats = [read_beats(path) for path in paths]
