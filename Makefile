@@ -51,7 +51,7 @@ reproduce: data
 	$(RUN) ablation.py
 	$(RUN) report.py --write
 
-$(TESTS_INSTALLED): requirements-test.txt requirements-cluster.txt requirements-export.txt $(INSTALLED)
+$(TESTS_INSTALLED): requirements-test.txt requirements-cluster.txt requirements-export.txt requirements-benchmark.txt $(INSTALLED)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-test.txt
 	touch $@
 

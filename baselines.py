@@ -91,29 +91,38 @@ def knn_record(segments, features, train, rows):
     return score
 
 
-def _fitted(detector, features, train, rows):
+def _fitted(name, features, train, rows):
     """Negated score_samples of a scikit-learn detector fitted on at most FIT_LIMIT training beats."""
-    if len(train) > FIT_LIMIT:
-        train = np.random.default_rng(0).choice(train, FIT_LIMIT, replace=False)
-    detector.fit(features.components[train])
+    detector = DETECTORS[name]().fit(features.components[thinned(train)])
     return -detector.score_samples(features.components[rows])
+
+
+def thinned(train):
+    """At most FIT_LIMIT of the training rows, for detectors whose cost grows faster than linear."""
+    return np.random.default_rng(0).choice(train, FIT_LIMIT, replace=False) if len(train) > FIT_LIMIT else train
 
 
 def isolation_forest(segments, features, train, rows):
     """Liu, Ting & Zhou 2008, 200 trees."""
-    return _fitted(IsolationForest(n_estimators=200, random_state=0), features, train, rows)
+    return _fitted("isolation_forest", features, train, rows)
 
 
 def one_class_svm(segments, features, train, rows):
     """Schoelkopf et al. 2001 in its scalable form: Nystroem features and a linear machine."""
-    detector = make_pipeline(StandardScaler(), Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0),
-                             SGDOneClassSVM(nu=0.05, random_state=0))
-    return _fitted(detector, features, train, rows)
+    return _fitted("one_class_svm", features, train, rows)
 
 
 def lof(segments, features, train, rows):
     """Breunig et al. 2000, novelty form."""
-    return _fitted(LocalOutlierFactor(n_neighbors=20, novelty=True), features, train, rows)
+    return _fitted("lof", features, train, rows)
+
+
+DETECTORS = {
+    "isolation_forest": lambda: IsolationForest(n_estimators=200, random_state=0),
+    "one_class_svm": lambda: make_pipeline(
+        StandardScaler(), Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0),
+        SGDOneClassSVM(nu=0.05, random_state=0)),
+    "lof": lambda: LocalOutlierFactor(n_neighbors=20, novelty=True)}
 
 
 def rr(segments, features, train, rows):

@@ -1,8 +1,10 @@
 """How fast, against what a user would write or take instead, and against what the machine can do at all.
 
 reads   data/mitdb, data/segments.npz   python dataset.py --download; python dataset.py
-        checkpoints/patient.pt          python train_mitbih.py --protocol patient
-writes  results/benchmark.json          every timing; the table is printed
+        checkpoints/beat.pt, patient.pt python train_mitbih.py --protocol beat (and patient)
+        results/*/recipe.json, full.json    python benchmark_training.py: the long runs beside ours
+writes  results/benchmark.json          every timing; the tables are printed
+        evaluation_plots/benchmark.png  quality against training time
 
 Candidates of a group take turns, each in a process of its own, because a machine's speed drifts and
 because memory kept by one would help the other. The stages run in a copy of the project, so that
@@ -10,14 +12,10 @@ nothing of yours is made anew; their memory is the largest sum over their proces
 """
 
 import copy
+import hashlib
 import multiprocessing
-import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -28,23 +26,28 @@ from scipy.signal import butter, filtfilt
 from torch import nn
 from tqdm import tqdm
 
+import benchmark_peers
+import benchmark_report
+import benchmark_training
 import config
 import dataset
 import scoring
 import train_mitbih
+from benchmark_stages import stages
+from drawing import save
 from evaluate import load_detector
 from files import write_json
 from models import ENCODER_KERNELS, load_checkpoint, reconstruct
 from preprocess import bandpass
-from report import aligned, speed_rows, stage_rows
 from stages import machine_parser, parsed, prepare, use_threads
+from tables import aligned
 
 REPEATS = 9
+PEER_REPEATS = 3      # of other detectors, some of which take a minute
 STEPS = 20            # training steps a timing
 SEGMENTS = 4096       # a timing of inference
 MATRIX = 2048         # side of the large matrix product: the machine's limit
 BATCHES = (64, 128, 256, 512, 1024)
-POLL_S = 0.02         # between two looks at a stage's memory
 
 
 class PlainAutoencoder(nn.Module):
@@ -105,8 +108,8 @@ def our_training(threads, x, record):
     return work
 
 
-def plain_training(threads, x, record):
-    """The same steps of the plain form, as PyTorch comes."""
+def plain_training(threads, x, record, size=None):
+    """The same steps of the plain form, as PyTorch comes; with `size`, in batches of so many."""
     torch.set_num_threads(threads)
     x, record, n = training_batches(x, record)
     model = train_mitbih.Run(0, len(x), n, torch.device("cpu")).model
@@ -114,9 +117,9 @@ def plain_training(threads, x, record):
     optimizer = torch.optim.AdamW(plain.parameters(), config.LEARNING_RATE, weight_decay=config.WEIGHT_DECAY)
 
     def work():
-        for part in batches():
+        for rows in torch.arange(len(x)).split(size or config.BATCH_SIZE):
             optimizer.zero_grad()
-            tapered = (x[part] * taper).unsqueeze(1)
+            tapered = (x[rows] * taper).unsqueeze(1)
             F.mse_loss(plain(tapered), tapered).backward()
             optimizer.step()
     return work
@@ -246,53 +249,6 @@ def rows_of(what, times, amount, against):
             for name, seconds in times.items()]
 
 
-# --- whole stages -------------------------------------------------------------------------------------
-
-def resident_mb(pid):
-    """Memory of a process and all below it, in MB (Linux); 0 for one that has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (OSError, ValueError):
-        return 0
-    own = status.split("VmRSS:")[1].split()[0] if "VmRSS:" in status else 0
-    return int(own) / 1024 + sum(map(resident_mb, children))
-
-
-def stage(folder, *command):
-    """{"command", "seconds", "peak_mb"} of a script and its arguments, run in `folder`.
-
-    Raises UserError with what it printed where it fails.
-    """
-    command, peak = list(map(str, command)), 0
-    with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody reads would stop it when full
-        start = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=printed)
-        while process.poll() is None:
-            peak = max(peak, resident_mb(process.pid))
-            time.sleep(POLL_S)
-        seconds = time.perf_counter() - start
-        if process.returncode:
-            printed.seek(0)
-            raise config.UserError(f"python {' '.join(command)}: exit status {process.returncode}\n{printed.read()}")
-    return {"command": " ".join(command), "seconds": seconds, "peak_mb": peak}
-
-
-def stages(database):
-    """Each command of the pipeline in a copy of the project: its code, and its records by a link."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        for path in (*config.ROOT.glob("*.py"), *config.ROOT.glob("*.txt")):
-            shutil.copy(path, folder)
-        records = config.records_dir(database)
-        (folder / "data").mkdir()
-        (folder / "data" / records.name).symlink_to(records)
-        commands = ["dataset.py", *(f"{script} --protocol {protocol}" for protocol in config.PROTOCOLS
-                                    for script in ("train_mitbih.py", "evaluate.py", "visualize.py")),
-                    f"detect.py data/{records.name}/{database.records[0]}.hea --out found"]
-        return [stage(folder, *command.split()) for command in tqdm(commands, desc="stages", disable=None)]
-
-
 # --- the script -----------------------------------------------------------------------------------
 
 def measure(database, segments, model, threads, repeats):
@@ -304,9 +260,9 @@ def measure(database, segments, model, threads, repeats):
     times = round(3 * flop * len(x) / product)  # as much work as the steps: gradients are twice a forward pass
     rows = rows_of("training step", alternating(
         {"ours": (our_training, (threads, x, record)), "plain": (plain_training, (threads, x, record)),
+         "plain, recipe": (plain_training, (threads, x, record, benchmark_training.BATCH_SIZE)),
          "as much in matrix products": (matrix_product, (threads, times))}, repeats),
-        {"ours": (len(x), "segments"), "plain": (len(x), "segments"), "as much in matrix products": (len(x), "segments")},
-        "plain")
+        dict.fromkeys(("ours", "plain", "plain, recipe", "as much in matrix products"), (len(x), "segments")), "plain")
     x = segments.x[:SEGMENTS]
     times = round(flop * len(x) / product)
     names = {f"ours, batch {n}" + " (used)" * (n == scoring.BATCH): n for n in BATCHES}
@@ -338,14 +294,26 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     database, _, segments = prepare(args)
+    if not benchmark_peers.of_pyod():
+        print(f"PyOD is not installed and stays out of the table. Install it with: {benchmark_peers.INSTALL}")
     model, _ = load_detector(database, "patient", config.SEED, segments)
     rows = measure(database, segments, model, torch.get_num_threads(), args.repeats)
-    print("\n".join(aligned(speed_rows(rows))))
+    print("\n".join(aligned(benchmark_report.speed_rows(rows))))
+    detectors = [row for protocol in config.PROTOCOLS
+                 for row in benchmark_peers.detectors(database, protocol, segments, PEER_REPEATS)]
+    print("\n".join(aligned(benchmark_report.detector_rows(detectors))))
+    qrs = benchmark_peers.qrs_detectors(database, PEER_REPEATS)
+    print("\n".join(aligned(benchmark_report.qrs_rows(qrs))))
     found = stages(database)
-    print("\n".join(aligned(stage_rows(found))))
-    write_json(database.root / "results" / "benchmark.json",
-               {"threads": torch.get_num_threads(), "rows": rows, "stages": found, "batch": config.BATCH_SIZE,
-                "n_test": len(segments.part("patient", "test"))})
+    print("\n".join(aligned(benchmark_report.stage_rows(found))))
+    path = database.root / "results" / "benchmark.json"
+    saved = {"threads": torch.get_num_threads(), "rows": rows, "stages": found, "batch": config.BATCH_SIZE,
+             "recipe_batch": benchmark_training.BATCH_SIZE, "n_test": len(segments.part("patient", "test")),
+             "detectors": detectors, "qrs": qrs}
+    write_json(path, saved)
+    print("\n".join(aligned(benchmark_report.training_rows(benchmark_report.trainings(saved, database)))))
+    save(database.root / "evaluation_plots" / "benchmark.png", lambda: benchmark_report.figure(saved, database),
+         hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ import train_mitbih
 from config import UserError
 from dataset import load_segments
 from files import write_json
-from report import aligned
 from stages import machine_parser, parsed, prepare, use_threads
+from tables import aligned
 
 TIMES = (1, 2, 4, 8)
 REPEATS = 3

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 import config
 import train_mitbih
-from benchmark import stage
+from benchmark_stages import stage
 from drawing import CURVES, save
 from files import whole_file, write_json
-from report import aligned, load_result, markdown
 from stages import machine_parser, parsed, prepare
+from tables import aligned, load_result, markdown
 
 TIMES = (1, 2, 4, 8)
 RECORDS = 3           # of half an hour, in the smallest build and score: 24 in the largest, 12 hours

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import hashlib
 import itertools
-import os
 import queue
 import tempfile
 import time

@@ -31,8 +31,8 @@ from clinical import LEARNING_S
 from config import UserError
 from drawing import CURVES, save
 from files import write_json
-from report import aligned
 from stages import machine_parser, parsed, use_threads
+from tables import aligned
 
 NOISES = {"bw": "baseline wander", "em": "electrode motion", "ma": "muscle artefact"}
 SNR_DB = (24, 18, 12, 6, 0, -6)

@@ -8,9 +8,11 @@ import argparse
 import json
 import statistics
 
+import benchmark_report
 import config
 from config import UserError
 from files import whole_file
+from tables import aligned, load_result, markdown, percent
 
 BEGIN, END = "<!-- results: python report.py --write -->", "<!-- end of results -->"
 RATES = ("accuracy", "sensitivity", "specificity", "ppv", "f1")
@@ -45,11 +47,6 @@ def load_seeds(database, protocol):
             if run["seed"] == seed and all(run["origin"].get(k) == origin[k] for k in same)}
 
 
-def percent(figure, digits=2):
-    """"97.21" of 0.9721, or "n/a"."""
-    return "n/a" if figure is None else f"{100 * figure:.{digits}f}"
-
-
 def interval(figure):
     """"97.21 (96.10 to 98.02)" of a figure with its interval."""
     return f"{percent(figure['value'])} ({percent(figure['low'])} to {percent(figure['high'])})"
@@ -64,19 +61,6 @@ def spread(runs, name, key):
 def warning(result):
     """The line that marks every table of simulated data, else nothing."""
     return ["SIMULATED DATA: no patient, no result. It shows that the pipeline runs."] * result["simulated"]
-
-
-def aligned(rows):
-    """Rows of strings as text columns."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-            for row in rows]
-
-
-def markdown(rows):
-    """Rows of strings as a Markdown table, the first its heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
 def median_of(runs, name, key):
@@ -242,19 +226,6 @@ def operating_rows(points):
               for p in points)]
 
 
-def stage_rows(found):
-    """One row a command of benchmark.json."""
-    return [["command", "s", "peak memory, MB"],
-            *([f"`python {s['command']}`", f"{s['seconds']:.0f}", f"{s['peak_mb']:,.0f}"] for s in found)]
-
-
-def speed_rows(rows):
-    """One row a timing of benchmark.json."""
-    return [["", "", "median s", "rate", "times as fast"],
-            *([r["what"], r["name"], f"{r['median_s']:.2f}", f"{r['rate']:,.0f} {r['unit']}",
-               f"{r['times_as_fast']:.2f} (as {r['against']})"] for r in rows)]
-
-
 def recordings_rows(results):
     """One row a run of `evaluate.py --recordings`: {name: its JSON}."""
     rows = [["recordings", "R peaks", "QRS sensitivity / PPV", "ROC-AUC, pooled / mean", "N flagged, gross / average",
@@ -318,17 +289,6 @@ def detect_lines(database):
     return lines
 
 
-def load_result(database, name, command):
-    """results/<name>.json; UserError naming the command if it is missing or damaged."""
-    path = database.root / "results" / name
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing. Make it with: python {command}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}). Make it again with: python {command}") from error
-
-
 def readme_block(database):
     """The README's results section, Markdown."""
     lines = []
@@ -341,6 +301,10 @@ def readme_block(database):
         if "baselines" in result:
             lines += ["", "The default score against each detector without a network, paired over records "
                       "(above 0: the default score is better).", "", *markdown(difference_rows(result))]
+    speed = load_result(database, "benchmark.json", "benchmark.py")
+    lines += ["", "### Speed", "", f"{speed['threads']} cores, no GPU, `benchmark.py`: medians of turns in one run. `plain` is the "
+              "same network in eager layers, `recipe` the published training. All rows in [RESULTS.md](RESULTS.md).", "",
+              *markdown(benchmark_report.summary_rows(speed, database))]
     return "\n".join([BEGIN, *lines, "", END])
 
 
@@ -385,10 +349,7 @@ def results_document(database):
             *markdown(selection_rows(selection["protocols"][protocol]["settings"])), "",
             *markdown(selection_rows(selection["protocols"][protocol]["weights"], 10))]
     speed = load_result(database, "benchmark.json", "benchmark.py")
-    lines += ["", "## Speed", "", f"`benchmark.py`: {speed['threads']} threads, candidates in turn within one run, each in "
-              f"a process of its own, medians. A training step is of {speed['batch']} segments; scoring is of the "
-              f"{speed['n_test']:,d} test beats of the patient protocol.", "", *markdown(speed_rows(speed["rows"])), "",
-              "Each command by itself, processes of its own included:", "", *markdown(stage_rows(speed["stages"]))]
+    lines += ["", *benchmark_report.lines_of(speed, database)]
     lines += ["", "## Specificity asked of the threshold", "", "Beat protocol, validation beats, mean over seeds "
               "(`select_score.py`). Abnormal validation beats have a say here and nowhere else.", "",
               *markdown(operating_rows(selection["operating_points"])), *detect_lines(database)]

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark
+import benchmark_stages
 import config
 import dataset
 from config import UserError
@@ -66,10 +67,10 @@ def test_memory_of_a_stage_is_that_of_all_its_processes(tmp_path):
     child = "import time; a = bytearray(150 << 20); time.sleep(0.7)"
     (tmp_path / "two.py").write_text("import subprocess, sys\n"
                                      f"subprocess.run([sys.executable, '-c', {json.dumps(child)}])\n")
-    found = benchmark.stage(tmp_path, "two.py")
+    found = benchmark_stages.stage(tmp_path, "two.py")
     assert 155 < found["peak_mb"] < 260 and found["seconds"] > 0.7
 
 
 def test_a_stage_that_fails_is_named_with_its_command_and_its_error():
     with pytest.raises(UserError, match=r"(?s)dataset.py --source x: exit status 2.*--download"):
-        benchmark.stage(config.ROOT, "dataset.py", "--source", "x")
+        benchmark_stages.stage(config.ROOT, "dataset.py", "--source", "x")

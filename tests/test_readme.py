@@ -8,6 +8,7 @@ import ablation
 import benchmark
 import benchmark_scaling
 import benchmark_size
+import benchmark_training
 import config
 import dataset
 import detect
@@ -15,6 +16,7 @@ import evaluate
 import models
 import noise_stress
 import report
+import tables
 import select_score
 import stages
 import synthetic
@@ -26,7 +28,7 @@ PARSERS = {"detect.py": detect, "noise_stress.py": noise_stress, "dataset.py": d
            "train_mitbih.py": train_mitbih, "evaluate.py": evaluate, "visualize.py": visualize,
            "report.py": report, "synthetic.py": synthetic,
            "select_score.py": select_score, "ablation.py": ablation, "benchmark.py": benchmark,
-           "benchmark_scaling.py": benchmark_scaling, "benchmark_size.py": benchmark_size,
+           "benchmark_training.py": benchmark_training, "benchmark_scaling.py": benchmark_scaling, "benchmark_size.py": benchmark_size,
            "models.py": models}
 
 
@@ -42,8 +44,8 @@ def test_all_other_results_are_those_saved():
 
 def test_saved_selection_and_ablation_are_of_these_settings():
     """The weights in config.py are the best of select_score.py, and the ablation is of the same detector."""
-    selection = report.load_result(config.MITDB, "selection.json", "")
-    ablation_result = report.load_result(config.MITDB, "ablation.json", "")
+    selection = tables.load_result(config.MITDB, "selection.json", "")
+    ablation_result = tables.load_result(config.MITDB, "ablation.json", "")
     assert config.changed(selection["training_settings"], config.TRAINING_SETTINGS) == []
     assert config.changed(ablation_result["settings"], config.TRAINING_SETTINGS + config.SCORE_SETTINGS) == []
     for protocol in config.PROTOCOLS:
