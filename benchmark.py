@@ -43,6 +43,7 @@ from stages import machine_parser, parsed, prepare, use_threads
 from tables import aligned
 
 REPEATS = 9
+JOIN_S = 10           # for a candidate's process to end by itself
 PEER_REPEATS = 3      # of other detectors, some of which take a minute
 STEPS = 20            # training steps a timing
 SEGMENTS = 4096       # a timing of inference
@@ -232,6 +233,9 @@ def alternating(candidates, repeats):
             for name, pipe in pipes.items():
                 pipe.send(True)
                 times[name].append(pipe.recv())
+        for pipe, process in zip(pipes.values(), processes):
+            pipe.send(False)
+            process.join(JOIN_S)  # what is killed leaves warnings behind
     finally:
         for process in processes:
             process.kill()
