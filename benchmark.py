@@ -298,6 +298,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     database, _, segments = prepare(args)
+    benchmark_report.long_runs(database)  # missing ones are told of before half an hour has gone
     if not benchmark_peers.of_pyod():
         print(f"PyOD is not installed and stays out of the table. Install it with: {benchmark_peers.INSTALL}")
     model, _ = load_detector(database, "patient", config.SEED, segments)

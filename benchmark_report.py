@@ -26,6 +26,12 @@ def stage_rows(found):
             *([f"`python {s['command']}`", f"{s['seconds']:.0f}", f"{s['peak_mb']:,.0f}"] for s in found)]
 
 
+def long_runs(database):
+    """{protocol: (recipe.json, full.json)}; UserError naming the command where one is missing."""
+    return {protocol: tuple(load_result(database, f"{protocol}/{name}.json", f"benchmark_training.py --protocol {protocol}")
+                            for name in ("recipe", "full")) for protocol in config.PROTOCOLS}
+
+
 def trainings(saved, database):
     """[{"protocol", "library", "name", "segments", "seconds", "validation_loss", "auroc", "auprc"}] of whole trainings.
 
@@ -34,10 +40,7 @@ def trainings(saved, database):
     """
     rate = {r["name"]: r["rate"] for r in saved["rows"] if r["what"] == "training step"}
     rows = []
-    for protocol in config.PROTOCOLS:
-        folder = f"{protocol}/"
-        recipe = load_result(database, folder + "recipe.json", "benchmark_training.py")
-        full = load_result(database, folder + "full.json", "benchmark_training.py")
+    for protocol, (recipe, full) in long_runs(database).items():
         long = full["n_train"] * len(full["history"])
         lowest = lambda run: min(run["history"], key=lambda r: r["validation_loss"])
         last, best = len(recipe["history"]), lowest(recipe)["epoch"]

@@ -107,3 +107,10 @@ def test_summary_compares_with_each_row_of_the_run(small):
     table = benchmark_report.summary_rows({"rows": rows}, small)
     assert [line[-1] for line in table[1:6]] == ["2.00", "3.00", "0.50", "4.00", "1.25"]
     assert table[6][-1] == "2.0" and table[7][2].startswith("recipe, to the loss")
+
+
+def test_missing_long_runs_are_told_of_before_anything_is_timed(evaluated, monkeypatch):
+    import benchmark
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("timed"))
+    with pytest.raises(config.UserError, match=r"recipe.json: missing.*benchmark_training.py --protocol beat"):
+        benchmark.main(["--simulated", "--threads", "1"])
