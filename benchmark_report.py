@@ -70,9 +70,9 @@ def training_rows(rows):
     lines = [["protocol", "training", "segments", "s", "times as long", "validation loss", "ROC-AUC", "PR-AUC"]]
     for r in rows:
         shipped = next(o for o in rows if o["protocol"] == r["protocol"])
+        loss = f"{r['validation_loss']:.5f}" if r["validation_loss"] else "n/a"
         lines.append([r["protocol"], f"{r['library']}, {r['name']}", f"{r['segments']:,d}", f"{r['seconds']:,.0f}",
-                      f"{r['seconds'] / shipped['seconds']:.1f}", f"{r['validation_loss']:.5f}" if r["validation_loss"] else "n/a", percent(r["auroc"]),
-                      percent(r["auprc"])])
+                      f"{r['seconds'] / shipped['seconds']:.1f}", loss, percent(r["auroc"]), percent(r["auprc"])])
     return lines
 
 
