@@ -8,7 +8,6 @@ validation beats, so that nothing of the test split is looked at for a compariso
 import time
 
 import numpy as np
-import sleepecg
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from wfdb.processing import XQRS, compare_annotations
 
 import baselines
+import beats
 import config
 import scoring
 from dataset import read_beats, read_lead
@@ -125,11 +125,7 @@ def by_xqrs(signal, fs_hz):
     return detector.qrs_inds
 
 
-def by_sleepecg(signal, fs_hz):
-    return sleepecg.detect_heartbeats(signal, fs_hz)
-
-
-QRS = {"sleepecg (used)": by_sleepecg, "wfdb XQRS": by_xqrs}
+QRS = {"sleepecg (used)": beats.detections, "wfdb XQRS": by_xqrs}
 
 
 def qrs_detectors(database, repeats):
@@ -138,13 +134,13 @@ def qrs_detectors(database, repeats):
     hits = {name: np.zeros(3, int) for name in QRS}
     for record in tqdm(database.validation, desc="QRS detectors", disable=None):
         path = config.records_dir(database) / record
-        (signal, fs_hz, _), (beats, _) = read_lead(path, config.LEADS), read_beats(path)
+        (signal, fs_hz, _), (annotated, _) = read_lead(path, config.LEADS), read_beats(path)
         for k in range(repeats):
             for name, detect in QRS.items():
                 seconds, peaks = timed(lambda: detect(signal, fs_hz))
                 found[name]["seconds"][k] += seconds
                 if k == 0:
-                    pairs = compare_annotations(beats, np.asarray(peaks), round(MATCH_S * fs_hz))
+                    pairs = compare_annotations(annotated, np.asarray(peaks), round(MATCH_S * fs_hz))
                     hits[name] += pairs.tp, pairs.fn, pairs.fp
                     found[name]["hours"] += len(signal) / fs_hz / 3600
     return [row | {"sensitivity": float(tp / (tp + fn)), "ppv": float(tp / (tp + fp))}

@@ -15,7 +15,6 @@ Quality is on validation beats: the default score, fitted as train_mitbih.py fit
 """
 
 import time
-from functools import partial
 
 import numpy as np
 import torch
@@ -26,26 +25,30 @@ import config
 import scoring
 import train_mitbih
 from ablation import settings
+from config import UserError
 from files import write_json
 from models import ConvAutoencoder, save_checkpoint
-from stages import FINISHED, normal_validation, prepare, read_checkpoint, run_command, parsed, stage_parser, stamp_of
+from stages import (FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command, stage_parser, stale,
+                    stamp_of)
 
 BATCH_SIZE, LEARNING_RATE, EPOCHS, PATIENCE = 256, 1e-3, 100, 15    # as published
 FACTOR, PLATEAU = 0.5, 5     # of ReduceLROnPlateau, which the publication names without them: a usual choice
 FULL_EPOCHS = 20             # passes over all normal beats: 11 (beat) and 6 times (patient) the shipped networks' segments
+AGAIN = "python benchmark_training.py --force"
 RECIPE_STATE = ("optimizer", "schedule", "history", "best", "best_state", "equal_state")
 
 
 class Recipe:
     """A run of the recipe: network, optimiser, schedule and history; `file` holds it after every epoch."""
 
-    def __init__(self, x, x_validation, target, file):
+    def __init__(self, x, x_validation, target, file, stamp):
         torch.manual_seed(config.SEED)
         taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
         self.model = ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, taper).to(x.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE)
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=FACTOR, patience=PLATEAU)
-        self.x, self.x_validation, self.target, self.file, self.device = x, x_validation, target, file, x.device
+        self.x, self.x_validation, self.target, self.device = x, x_validation, target, x.device
+        self.file, self.stamp = file, stamp
         self.history, self.best, self.best_state, self.equal_state = [], float("inf"), {}, {}
 
     @property
@@ -82,16 +85,20 @@ class Recipe:
                 self.best, self.best_state = row["validation_loss"], weights
             if row["validation_loss"] <= self.target and not self.equal_state:
                 self.equal_state = weights
-            save_checkpoint(self.file, self.model, **{k: getattr(self, k) for k in RECIPE_STATE[2:]},
-                            optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict())
+            save_checkpoint(self.file, self.model, **self.stamp, **{k: getattr(self, k) for k in RECIPE_STATE[2:]},
+                            target=self.target, optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict())
             print(f"epoch {row['epoch']}: train {row['train_loss']:.5f}, validation {row['validation_loss']:.5f} "
                   f"(shipped {self.target:.5f}), learning rate {row['learning_rate']:.2g}", flush=True)
 
     def resume(self):
-        """Go on with what `file` holds, if anything."""
+        """Go on with what `file` holds, if anything; UserError where that is of other settings, data or target."""
         if not self.file.exists():
             return
-        model, stored = read_checkpoint(self.file, "python benchmark_training.py", RECIPE_STATE)
+        model, stored = read_checkpoint(self.file, AGAIN, ("target", *self.stamp, *RECIPE_STATE))
+        why = stale(stored, self.stamp) + ["another shipped network"] * (stored["target"] != self.target)
+        if why:
+            raise UserError(f"{self.file}: the stopped run had other settings ({'; '.join(why)}). "
+                            f"Set them back, or start anew with: {AGAIN}")
         self.model.load_state_dict(model.state_dict())
         self.optimizer.load_state_dict(stored["optimizer"])
         self.schedule.load_state_dict(stored["schedule"])
@@ -122,14 +129,16 @@ def shipped(database, segments, protocol, device):
             "validation_loss": min(r["validation_loss"] for r in history)}
 
 
-def run_recipe(database, protocol, segments, device, epochs):
+def run_recipe(database, protocol, segments, device, args):
     """The recipe of one protocol, to results/PROTOCOL/recipe.json."""
     ours = shipped(database, segments, protocol, device)
     to_device = lambda rows: torch.from_numpy(segments.x[rows]).to(device)
     recipe = Recipe(to_device(segments.part(protocol, "train")), to_device(normal_validation(segments, protocol)),
-                    ours["validation_loss"], database.root / "checkpoints" / f"recipe-{protocol}.pt")
-    recipe.resume()
-    recipe.train(epochs)
+                    ours["validation_loss"], database.root / "checkpoints" / f"recipe-{protocol}.pt",
+                    stamp_of(segments, protocol, config.SEED))
+    if not args.force:
+        recipe.resume()
+    recipe.train(args.epochs)
     qualities = {}
     for name, state in (("best", recipe.best_state), ("equal", recipe.equal_state)):
         if state:
@@ -141,14 +150,14 @@ def run_recipe(database, protocol, segments, device, epochs):
                 "equal_epoch": min(reached, default=None), "quality": qualities, "epochs": EPOCHS})
 
 
-def run_full(database, protocol, segments, device, epochs):
+def run_full(database, protocol, segments, device, args):
     """FULL_EPOCHS passes over all normal beats by this project's training, to results/PROTOCOL/full.json."""
     train, normal = segments.part(protocol, "train"), normal_validation(segments, protocol)
     path = database.root / "checkpoints" / f"full-{protocol}.pt"
     paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
     with settings(EPOCH_SEGMENTS=len(train), MAX_EPOCHS=FULL_EPOCHS, PATIENCE=FULL_EPOCHS):
         stamp = stamp_of(segments, protocol, config.SEED)
-        resume = partial(train_mitbih.resumed, path=paths["resume"], stamp=stamp, command="python benchmark_training.py")
+        resume = lambda run: args.force or train_mitbih.resumed(run, paths["resume"], stamp, AGAIN.removesuffix(" --force"))
         model, history = train_mitbih.fresh_weights(segments, train, normal, config.SEED, device, paths, stamp, resume)
     save_checkpoint(path, model, **stamp, history=history)
     write_json(config.results_dir(database, protocol, config.SEED) / "full.json",
@@ -164,6 +173,7 @@ def parse_args(argv=None):
     parser.set_defaults(protocol=None)
     parser.add_argument("--run", choices=RUNS, help="one of the two; default: both")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the recipe, at most")
+    parser.add_argument("--force", action="store_true", help="start anew even if there is a stopped run to go on with")
     return parsed(parser, argv)
 
 
@@ -173,7 +183,7 @@ def main(argv=None):
     for protocol in [args.protocol] if args.protocol else config.PROTOCOLS:
         for name in [args.run] if args.run else RUNS:
             print(f"{name}, {protocol} protocol", flush=True)
-            RUNS[name](database, protocol, segments, device, args.epochs)
+            RUNS[name](database, protocol, segments, device, args)
 
 
 if __name__ == "__main__":

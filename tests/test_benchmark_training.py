@@ -19,9 +19,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def recipe(folder, target=0.0):
+def stamp_of(**changed):
+    return {"segments_id": "a", "segment_settings": config.snapshot(config.SEGMENT_SETTINGS), "protocol": "beat", "seed": 0,
+            "training_settings": config.snapshot(config.TRAINING_SETTINGS), **changed}
+
+
+def recipe(folder, target=0.0, stamp=stamp_of()):
     x = torch.randn(300, 720, generator=torch.Generator().manual_seed(0)).cumsum(1) / 20
-    return Recipe(x[:260], x[260:], target, folder / "recipe.pt")
+    return Recipe(x[:260], x[260:], target, folder / "recipe.pt", stamp)
 
 
 def losses(run):
@@ -38,6 +43,21 @@ def test_a_stopped_recipe_goes_on_as_if_never_stopped(tmp_path):
     second.train(3)
     assert losses(second) == losses(whole) and len(losses(whole)) == 3
     assert second.best == whole.best == min(loss for _, loss in losses(whole))
+
+
+@pytest.mark.parametrize("changed, why", [
+    ({"stamp": stamp_of(segments_id="b")}, "other beats or splits"), ({"target": 1.0}, "another shipped network")])
+def test_a_stopped_recipe_of_something_else_is_refused(tmp_path, changed, why):
+    recipe(tmp_path).train(1)
+    with pytest.raises(config.UserError, match=f"(?s){why}.*benchmark_training.py --force"):
+        recipe(tmp_path, **changed).resume()
+
+
+def test_a_stopped_recipe_of_other_settings_is_refused(tmp_path, monkeypatch):
+    recipe(tmp_path).train(1)
+    monkeypatch.setattr(config, "LATENT_DIM", 8)
+    with pytest.raises(config.UserError, match="LATENT_DIM: 32 then, 8 now.*benchmark_training.py --force"):
+        recipe(tmp_path).resume()
 
 
 def test_every_beat_is_seen_once_an_epoch(tmp_path, monkeypatch):
@@ -90,6 +110,13 @@ def test_weights_are_kept_where_the_loss_first_meets_the_target(tmp_path, monkey
 def test_both_runs_write_their_results(evaluated, monkeypatch):
     monkeypatch.setattr(benchmark_training, "FULL_EPOCHS", 2)
     benchmark_training.main(["--simulated", "--protocol", "beat", "--epochs", "2", "--threads", "1"])
+    trained = []
+    monkeypatch.setattr(train_mitbih, "train_epoch", lambda *_: trained.append("full") or 0.0)
+    monkeypatch.setattr(Recipe, "epoch", lambda run: trained.append("recipe") or {
+        "epoch": 1, "train_loss": 0.0, "validation_loss": 1.0, "learning_rate": 1e-3})
+    again = ["--simulated", "--protocol", "beat", "--epochs", "1", "--threads", "1"]
+    benchmark_training.main(again)
+    assert trained == []  # both had done as much before
     folder = config.results_dir(evaluated, "beat", config.SEED)
     recipe, full = (json.loads((folder / name).read_text()) for name in ("recipe.json", "full.json"))
     assert len(recipe["history"]) == len(full["history"]) == 2 and not recipe["finished"]
@@ -99,3 +126,5 @@ def test_both_runs_write_their_results(evaluated, monkeypatch):
         min(r["validation_loss"] for r in torch.load(config.checkpoint_path(evaluated, "beat", config.SEED))["history"]))
     assert scores["default_score"] == config.DEFAULT_SCORE and 0.5 < recipe["shipped"]["auroc"] <= 1
     assert {"auroc", "auprc", "mse_auroc"} <= set(recipe["quality"]["best"])
+    benchmark_training.main([*again, "--force"])
+    assert set(trained) == {"recipe", "full"}
