@@ -21,15 +21,16 @@ import wfdb
 from tqdm import tqdm
 
 import config
-import download
-import shards_build
-from annotations import read_annotations
-from config import UserError
-from files import whole_file
+from pipeline import errors, settings
+from pipeline import download
+from scaling import build_shards
+from pipeline.annotations import read_annotations
+from pipeline.errors import UserError
+from pipeline.artefacts import whole_file
 from preprocess import (bandpass, cut_segments, inside, longest_flat_run, normalise, rr_intervals_s)
 
 FORMAT = "ecg-segments-1"
-DIGESTS = config.ROOT / "mitdb_sha256.txt"
+DIGESTS = settings.ROOT / "mitdb_sha256.txt"
 AAMI_OF = {symbol: aami for aami, symbols in config.AAMI.items() for symbol in symbols}
 ROW_COLUMNS = ("y", "symbol", "aami", "record", "sample", "offset_mv", "scale_mv", "rr_before_s",
                "rr_after_s", "split_beat", "split_patient")
@@ -42,7 +43,7 @@ def verify(database):
 
     Raises UserError naming the first missing or altered file and the command that mends it.
     """
-    folder = config.records_dir(database)
+    folder = database.records_dir()
     listed = folder / "SHA256SUMS.txt" if database.simulated else DIGESTS
     remedy = "python synthetic.py" if database.simulated else "python dataset.py --download"
     if not listed.exists():
@@ -135,7 +136,7 @@ def read_records(database):
     a process would have to be sent back, which takes as long as they took to make. Annotations come
     first: how many beats there are says how much memory the segments take.
     """
-    paths = [config.records_dir(database) / name for name in database.records]
+    paths = [database.records_dir() / name for name in database.records]
     beats = [read_beats(path) for path in paths]
     work = joblib.Parallel(n_jobs=config.THREADS or joblib.cpu_count(), return_as="generator", prefer="threads")
     tables = work(joblib.delayed(read_record)(path, *found) for path, found in zip(paths, beats))
@@ -205,7 +206,7 @@ def patients_of(database):
 
 def segments_id(database, digests):
     """Digest of all that determines the segments: files, settings, format; same on every machine."""
-    what = [FORMAT, database.title, sorted(digests.items()), config.snapshot(config.SEGMENT_SETTINGS),
+    what = [FORMAT, database.title, sorted(digests.items()), settings.snapshot(settings.SEGMENT_SETTINGS),
             patients_of(database)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
@@ -231,7 +232,7 @@ def load_npz(path, command):
 
 def read_segments(database):
     """The stored segments, whatever settings they were made with (see load_segments)."""
-    path, command = config.segments_path(database), command_of(database, "--force")
+    path, command = database.segments_path(), command_of(database, "--force")
     table = load_npz(path, command_of(database))
     try:
         meta = json.loads(str(table.pop("meta")))
@@ -247,11 +248,11 @@ def read_segments(database):
 def load_segments(database):
     """The segments, sure to be made with today's settings; UserError saying which differ if not."""
     segments = read_segments(database)
-    differ = config.changed(segments.meta["settings"], config.SEGMENT_SETTINGS)
+    differ = settings.differences(segments.meta["settings"], settings.SEGMENT_SETTINGS)
     differ += [f"the list `{part}` of the database" for part, names in patients_of(database).items()
                if segments.meta["patients"].get(part) != names]
     if differ:
-        raise UserError(f"{config.segments_path(database)}: made with other settings "
+        raise UserError(f"{database.segments_path()}: made with other settings "
                         f"({'; '.join(differ)}). Make it again with: {command_of(database)}")
     return segments
 
@@ -268,10 +269,10 @@ def build(database, digests):
                                       config.VALIDATION_FRACTION)
     table["split_patient"] = split_patients(table["y"], table["record"], database)
     meta = {"format": FORMAT, "database": database.title, "simulated": database.simulated,
-            "id": segments_id(database, digests), "settings": config.snapshot(config.SEGMENT_SETTINGS),
+            "id": segments_id(database, digests), "settings": settings.snapshot(settings.SEGMENT_SETTINGS),
             "patients": patients_of(database),
             "versions": {"numpy": np.__version__, "wfdb": wfdb.__version__}}
-    save_segments(config.segments_path(database), table, meta)
+    save_segments(database.segments_path(), table, meta)
     return Segments(table.pop("x"), table, meta)
 
 
@@ -332,7 +333,7 @@ def parse_args(argv=None):
 
 def fetch(source):
     """Download or copy the MIT-BIH database, every file verified."""
-    download.fetch_database(config.records_dir(config.MITDB), download.read_digests(DIGESTS),
+    download.fetch_database(settings.database("mitdb").records_dir(), download.read_digests(DIGESTS),
                             download.choose_sources(source), config.DOWNLOAD_CONNECTIONS,
                             config.DOWNLOAD_TIMEOUT_S, config.DOWNLOAD_RETRIES)
     print("next: python dataset.py")
@@ -340,13 +341,13 @@ def fetch(source):
 
 def main(argv=None):
     args = parse_args(argv)
-    config.check()
+    settings.check()
     if args.records:
-        return shards_build.build(args)
+        return build_shards.build(args)
     if args.download:
         return fetch(args.source)
-    database = config.SIMULATED if args.simulated else config.MITDB
-    path = config.segments_path(database)
+    database = settings.database("simulated") if args.simulated else settings.database("mitdb")
+    path = database.segments_path()
     digests = verify(database)
     print(f"{database.title}: {len(digests)} files verified")
     segments = None if args.force else up_to_date(database, digests)
@@ -360,4 +361,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    errors.run(main)

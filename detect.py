@@ -23,18 +23,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import beats as beats_of
-import clinical
-import cluster
+from recording import scan
+from scoring import ec57
+from recording import cluster
 import config
-import detect_output
-import quality
-import recordings
-import remote
-import synthetic
-from config import UserError
-from files import write_json
-from stages import FINISHED, device_of, read_checkpoint, use_threads
+from pipeline import errors, settings
+from recording import output
+from recording import quality
+from recording import reader
+from recording import places
+from pipeline import simulated_ecg
+from pipeline.errors import UserError
+from pipeline.artefacts import write_json
+from pipeline.runtime import FINISHED, device_of, read_checkpoint, use_threads
 
 LEAD_TRIAL_S = 600   # the first minutes, on which the lead is chosen where no name decides
 OUTPUT = 2           # raise it with every change that changes what is found: earlier output is then stale
@@ -51,7 +52,7 @@ def choose_lead(recording, wanted):
     equals the first.
     """
     if wanted is not None:
-        return recordings.lead_index(recording, wanted), "asked for"
+        return reader.lead_index(recording, wanted), "asked for"
     names = [name.upper() for name in recording.leads]
     for name in (*config.LEADS, "II"):
         if name.upper() in names:
@@ -60,8 +61,8 @@ def choose_lead(recording, wanted):
         return 0, "the only one"
     share = []
     for lead in range(len(names)):
-        trial = [beats_of.read_piece(recording, lead, start, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
-                 for start in np.arange(0, min(LEAD_TRIAL_S, recording.n_samples / recording.fs_hz), beats_of.PIECE_S)]
+        trial = [scan.read_piece(recording, lead, start, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
+                 for start in np.arange(0, min(LEAD_TRIAL_S, recording.n_samples / recording.fs_hz), scan.PIECE_S)]
         verdict = np.concatenate([piece.unreadable for piece in trial])
         share.append(float((verdict == 0).mean()) if any(len(piece.peaks) for piece in trial) else -1.0)
     return int(np.argmax(share)), f"most readable of {len(names)}"
@@ -77,16 +78,16 @@ def level_to_flag(levels, duration_s, args, curve):
         level = np.nextafter(known[allowed], np.inf) if allowed < len(known) else -np.inf
         return float(level), f"at most {args.alarms_per_hour:g} flags an hour"
     if args.sensitivity is not None:
-        return clinical.level_at(curve, "sensitivity", args.sensitivity), (
+        return ec57.level_at(curve, "sensitivity", args.sensitivity), (
             f"sensitivity {args.sensitivity:g} on validation patients")
-    return clinical.level_at(curve, "specificity", config.LEVEL_SPECIFICITY), (
-        f"specificity {config.LEVEL_SPECIFICITY:g}, mean over validation patients")
+    return ec57.level_at(curve, "specificity", config.ROBUST_Z_SPECIFICITY), (
+        f"specificity {config.ROBUST_Z_SPECIFICITY:g}, mean over validation patients")
 
 
 def detect(path, args, model, stored, progress=lambda pieces: pieces):
     """(summary dict, Findings) of one recording's file."""
-    with recordings.open_recording(path, args.fs) as recording:
-        given = recordings.annotated_beats(path, args.beats, recording.fs_hz, "".join(config.AAMI.values()), "Leave "
+    with reader.open_recording(path, args.fs) as recording:
+        given = reader.annotated_beats(path, args.beats, recording.fs_hz, "".join(config.AAMI.values()), "Leave "
                                            "--beats out to have them detected.")[0] if args.beats else None
         return examine(recording, given, args, model, stored, progress)
 
@@ -95,13 +96,13 @@ def examine(recording, given_s, args, model, stored, progress=lambda pieces: pie
     """The same of an open Recording; given_s (k,): its R peaks in s where they are known, else None."""
     fitted, name = stored["fitted"], "combined_causal" if args.causal else "combined"
     lead, why = choose_lead(recording, args.lead)
-    found = beats_of.scan(recording, lead, model, fitted, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER,
+    found = scan.scan(recording, lead, model, fitted, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER,
                           device_of(args.device), given_s, progress, args.score_all)
-    scores, levels, _ = beats_of.score(found, fitted, name, config.FS_HZ)
+    scores, levels, _ = scan.score(found, fitted, name, config.FS_HZ)
     threshold, rule = level_to_flag(levels, found.duration_s, args, stored["levels"])
-    findings = detect_output.Findings(recording.name, recording.leads[lead], recording.fs_hz, recording.start,
+    findings = output.Findings(recording.name, recording.leads[lead], recording.fs_hz, recording.start,
                                       found, scores, levels, levels >= threshold, threshold)
-    findings.examples = detect_output.most_abnormal(findings, recording, lead, model, fitted)
+    findings.examples = output.most_abnormal(findings, recording, lead, model, fitted)
     return summary_of(findings, recording, why, rule, given_s is not None, stored), findings
 
 
@@ -126,9 +127,9 @@ def summary_of(findings, recording, why, rule, given, stored):
 
 def output_stem(place, out):
     """Where a recording's files go, without their suffix: Path or address."""
-    name = remote.name_of(place)
+    name = places.name_of(place)
     name = name[:-len(Path(name).suffix)] if Path(name).suffix else name
-    return remote.below(remote.place_of(out), name) if out else remote.beside(place, name)
+    return places.below(places.place_of(out), name) if out else places.beside(place, name)
 
 
 def origin_of(files, args, stored):
@@ -136,38 +137,38 @@ def origin_of(files, args, stored):
     asked = [args.fs, args.lead, args.beats, args.level, args.alarms_per_hour, args.sensitivity, args.causal,
              args.score_all]
     what = repr((OUTPUT, sorted(files.items()), asked, stored["weights"], stored["score_settings"],
-                 config.LEVEL_SPECIFICITY))
+                 config.ROBUST_Z_SPECIFICITY))
     return hashlib.sha256(what.encode()).hexdigest()
 
 
 def write_page(stem, path, args):
     """NAME.ecgad.html from the recording's other files and its signal."""
-    import detect_page  # here: bokeh takes a second to load, and only pages need it
-    with recordings.open_recording(path, args.fs) as recording:
-        detect_page.write_page(stem, recording, choose_lead(recording, args.lead)[0])
+    from recording import page  # here: bokeh takes a second to load, and only pages need it
+    with reader.open_recording(path, args.fs) as recording:
+        page.write_page(stem, recording, choose_lead(recording, args.lead)[0])
 
 
 def process(args, place):
     """Summary of one recording, whose files it writes; place: Path or address."""
     use_threads(args.threads)
     model, stored = load(args)
-    stem, files = output_stem(place, args.out), remote.files_of(place, args.beats)
+    stem, files = output_stem(place, args.out), places.files_of(place, args.beats)
     origin = origin_of(files, args, stored)
-    earlier = None if args.force else detect_output.stored_summary(stem, origin)
-    lacks_page = args.html and not remote.is_file(remote.beside(stem, f"{remote.name_of(stem)}.ecgad.html"))
+    earlier = None if args.force else output.stored_summary(stem, origin)
+    lacks_page = args.html and not places.is_file(places.beside(stem, f"{places.name_of(stem)}.ecgad.html"))
     if earlier and lacks_page and isinstance(stem, Path):  # at an address all is made anew
-        with remote.fetched(place, files) as path:
+        with places.fetched(place, files) as path:
             write_page(stem, path, args)
         lacks_page = False
     if earlier and not lacks_page:
         return earlier | {"earlier": True}
     alone = args.jobs == 1 and not args.cluster
-    bar = (lambda pieces: tqdm(pieces, desc=remote.name_of(place), leave=False, disable=None)) if alone else iter
-    with remote.fetched(place, files) as path, remote.written(stem, last=".json") as here:
+    bar = (lambda pieces: tqdm(pieces, desc=places.name_of(place), leave=False, disable=None)) if alone else iter
+    with places.fetched(place, files) as path, places.written(stem, last=".json") as here:
         summary, findings = detect(path, args, model.to(device_of(args.device)), stored, bar)
-        Path(f"{here}.{detect_output.EXTENSION}.html").unlink(missing_ok=True)  # of other flags: a page fits its files
-        detect_output.write_all(here, findings)
-        write_json(Path(f"{here}.{detect_output.EXTENSION}.json"), summary | {"origin": origin})
+        Path(f"{here}.{output.EXTENSION}.html").unlink(missing_ok=True)  # of other flags: a page fits its files
+        output.write_all(here, findings)
+        write_json(Path(f"{here}.{output.EXTENSION}.json"), summary | {"origin": origin})
         if args.html:
             write_page(here, path, args)
     return summary
@@ -175,8 +176,8 @@ def process(args, place):
 
 def checkpoint_of(args):
     """Its path on the machine of the user."""
-    database = config.SIMULATED if args.simulated else config.MITDB
-    return Path(args.checkpoint) if args.checkpoint else config.checkpoint_path(database, "patient", config.SEED)
+    database = settings.database("simulated") if args.simulated else settings.database("mitdb")
+    return Path(args.checkpoint) if args.checkpoint else database.checkpoint_path("patient", config.SEED)
 
 
 def load(args):
@@ -186,7 +187,7 @@ def load(args):
 
 def check_places(places, out):
     """UserError where two recordings would write the same files, or nothing can be written."""
-    if any(remote.is_url(place) and place.startswith("http") for place in places if not out) or (
+    if any(places.is_url(place) and place.startswith("http") for place in places if not out) or (
             out and out.startswith("http")):
         raise UserError("nothing can be written to http(s) addresses: give --out FOLDER or s3://BUCKET/FOLDER.")
     stems = {}
@@ -210,10 +211,10 @@ def line(path, summary):
 
 def demo(args):
     """A simulated recording in simulated/demo, as if the user had brought it."""
-    folder = config.SIMULATED.root / "demo"
-    parameters = {"duration_s": DEMO_S, "seed": synthetic.SEED, "snr_db": synthetic.SNR_DB}
-    if not synthetic.is_complete(folder, ("s01",), **parameters):
-        synthetic.write_database(folder, ("s01",), **parameters)
+    folder = settings.database("simulated").root / "demo"
+    parameters = {"duration_s": DEMO_S, "seed": simulated_ecg.SEED, "snr_db": simulated_ecg.SNR_DB}
+    if not simulated_ecg.is_complete(folder, ("s01",), **parameters):
+        simulated_ecg.write_database(folder, ("s01",), **parameters)
     print(f"*** SIMULATED recording {folder / 's01'}: no patient ***")
     args.recordings = [str(folder / "s01.hea")]
 
@@ -255,19 +256,19 @@ def parse_args(argv=None):
         parser.error("--alarms-per-hour is a number from 0")
     args.threads = args.threads or (1 if args.cluster else max(1, os.cpu_count() // args.jobs))
     if args.cluster:
-        args.out = str(Path(args.out).absolute()) if args.out and not remote.is_url(args.out) else args.out
+        args.out = str(Path(args.out).absolute()) if args.out and not places.is_url(args.out) else args.out
         args.checkpoint = str(checkpoint_of(args).absolute())
     return args
 
 
 def main(argv=None):
-    config.check()
+    settings.check()
     args = parse_args(argv)
     if args.demo:
         demo(args)
     load(args)  # a missing checkpoint is one error, not one a recording
-    places = [place for place in remote.find_places(args.recordings, args.list, bool(args.cluster))
-              if ".ecgad" not in remote.name_of(place)]
+    places = [place for place in places.find_places(args.recordings, args.list, bool(args.cluster))
+              if ".ecgad" not in places.name_of(place)]
     check_places(places, args.out)
     done = cluster.each(functools.partial(process, args), places, args.jobs, args.cluster, [checkpoint_of(args)])
     failed = []
@@ -282,4 +283,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    errors.run(main)

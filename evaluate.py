@@ -16,19 +16,20 @@ import torch
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
-import attribution
-import baselines
-import clinical
+from scoring import beat_parts
+from scoring import baselines
+from scoring import ec57
 import config
-import metrics
-import recordings_report
-import report
-import scoring
+from pipeline import errors, settings
+from scoring import metrics
+from studies import expert_labels
+from studies import report
+from scoring import detector
 import visualize
-from config import UserError
+from pipeline.errors import UserError
 from dataset import load_npz
-from files import whole_file, write_json
-from stages import (FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command,
+from pipeline.artefacts import whole_file, write_json
+from pipeline.runtime import (FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command,
                     stage_parser, stale, stamp_of)
 
 STRIP_S = 30
@@ -162,7 +163,7 @@ def latent_plane(z):
 
 def baseline_sigma_s():
     """The baselines look through the window that the network looks through."""
-    return config.TAPER_SIGMA_S or config.SCORE_SIGMA_S
+    return config.TAPER_SIGMA_S or config.QRS_SIGMA_S
 
 
 def baseline_origin(segments):
@@ -192,7 +193,7 @@ def fresh_baselines(segments, protocol):
                                  baseline_sigma_s() * config.FS_HZ,
                                  lambda detectors: tqdm(detectors, desc="baselines", disable=None))
     n = len(validation)
-    return ({name: scoring.threshold_at_specificity(s[:n], config.TARGET_SPECIFICITY) for name, s in scores.items()},
+    return ({name: detector.threshold_at_specificity(s[:n], config.TARGET_SPECIFICITY) for name, s in scores.items()},
             {name: s[n:] for name, s in scores.items()})
 
 
@@ -221,7 +222,7 @@ def origin_of(stored):
     """What makes the results stale when it changes."""
     return {"weights": stored["weights"], "segments_id": stored["segments_id"],
             "training_settings": stored["training_settings"], "score_settings": stored["score_settings"],
-            "evaluation_settings": config.snapshot(config.EVALUATION_SETTINGS)}
+            "evaluation_settings": settings.snapshot(settings.EVALUATION_SETTINGS)}
 
 
 def up_to_date(folder, origin):
@@ -236,11 +237,11 @@ def up_to_date(folder, origin):
 
 def load_detector(database, protocol, seed, segments):
     """(model, stored) of the checkpoint, sure to belong to these segments and today's settings."""
-    path = config.checkpoint_path(database, protocol, seed)
+    path = database.checkpoint_path(protocol, seed)
     command = run_command(database, "train_mitbih.py", protocol, seed)
     model, stored = read_checkpoint(path, command, FINISHED)
     why = stale(stored, stamp_of(segments, protocol, seed))
-    why += config.changed(stored["score_settings"], config.SCORE_SETTINGS)
+    why += settings.differences(stored["score_settings"], settings.SCORE_SETTINGS)
     if why:
         raise UserError(f"{path}: made with other settings ({'; '.join(why)}). Make it again with: {command}")
     return model, stored
@@ -250,7 +251,7 @@ def evaluate(segments, model, stored, protocol, device):
     """Score the test split; returns (metrics.json's content, scores.npz's content)."""
     test = segments.part(protocol, "test")
     rows = {k: v[test] for k, v in segments.rows.items()}
-    scores, view = scoring.score(model, stored["fitted"], segments, test, config.SCORES[protocol], config.FS_HZ, device)
+    scores, view = detector.score(model, stored["fitted"], segments, test, config.SCORES[protocol], config.FS_HZ, device)
     table = {k: rows[k] for k in ("record", "sample", "symbol", "aami")} | {"label": rows["y"]}
     table |= {"weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ),
               "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
@@ -258,14 +259,14 @@ def evaluate(segments, model, stored, protocol, device):
     for name in config.SCORES[protocol]:
         values = scores[name]
         entry, bands = figures_of(values, rows, stored["thresholds"][name])
-        entries[name] = {"title": scoring.TITLES[name], **entry}
+        entries[name] = {"title": detector.TITLES[name], **entry}
         table |= {f"{band}_{name}": curve for band, curve in bands.items()}
         table[f"score_{name}"] = values.astype(np.float32)
     default = scores[config.DEFAULT_SCORE]
     table |= examples(default, rows, segments.x[test], view.recon, model.taper.cpu().numpy())
     table |= strip(segments, test, default) | latent_plane(view.z)
-    unusual, typical = attribution.deviations(view, segments.x[test], stored["fitted"], config.FS_HZ)
-    part, strength = attribution.leading(unusual, stored["part_limits"])
+    unusual, typical = beat_parts.deviations(view, segments.x[test], stored["fitted"], config.FS_HZ)
+    part, strength = beat_parts.leading(unusual, stored["part_limits"])
     table |= {"part": part.astype(np.int8), "part_strength": strength.astype(np.float32)}
     flagged, n_abnormal = default >= stored["thresholds"][config.DEFAULT_SCORE], int(rows["y"].sum())
     table |= part_examples(part, strength, flagged, rows, segments.x[test], typical)
@@ -274,11 +275,11 @@ def evaluate(segments, model, stored, protocol, device):
               "n": {"test": len(test), "normal": len(test) - n_abnormal, "abnormal": n_abnormal,
                     "records": len(np.unique(rows["record"]))},
               "published": config.PUBLISHED, "scores": entries, "origin": origin_of(stored),
-              "ec57": clinical.ec57(rows, flagged, clinical.paced(segments.rows), config.FS_HZ),
-              "hours": clinical.hours(rows["rr_before_s"]),
-              "false_alarms": clinical.false_alarms(default, rows["y"], clinical.hours(rows["rr_before_s"])),
-              "calibration": clinical.calibration(default, rows["y"], stored["calibration"]),
-              "parts": attribution.shares(part, rows["aami"], flagged),
+              "ec57": ec57.ec57(rows, flagged, ec57.paced(segments.rows), config.FS_HZ),
+              "hours": ec57.hours(rows["rr_before_s"]),
+              "false_alarms": ec57.false_alarms(default, rows["y"], ec57.hours(rows["rr_before_s"])),
+              "calibration": ec57.calibration(default, rows["y"], stored["calibration"]),
+              "parts": beat_parts.shares(part, rows["aami"], flagged),
               "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
     return result, table
 
@@ -300,15 +301,15 @@ def parse_args(argv=None):
 def evaluate_recordings(args):
     """detect.py against expert labels; the table is printed, results/recordings-*.json written."""
     threads = args.threads or os.cpu_count()
-    database = config.SIMULATED if args.simulated else config.MITDB
-    folders = args.recordings or [config.records_dir(database) / name for name in database.test]
-    result = recordings_report.run(folders, args.annotator, args.given_beats, args.device, threads,
+    database = settings.database("simulated") if args.simulated else settings.database("mitdb")
+    folders = args.recordings or [database.records_dir() / name for name in database.test]
+    result = expert_labels.run(folders, args.annotator, args.given_beats, args.device, threads,
                                    simulated=args.simulated, score_all=args.score_all)
     name = (Path(args.recordings[0]).resolve().name if args.recordings else "test") + (
         "-given" * args.given_beats + "-all" * args.score_all)
     path = database.root / "results" / f"recordings-{name}.json"
     write_json(path, result)
-    print(f"{recordings_report.table(result)}\nwrote {path}")
+    print(f"{expert_labels.table(result)}\nwrote {path}")
 
 
 def main(argv=None):
@@ -317,7 +318,7 @@ def main(argv=None):
         return evaluate_recordings(args)
     database, device, segments = prepare(args)
     model, stored = load_detector(database, args.protocol, args.seed, segments)
-    folder = config.results_dir(database, args.protocol, args.seed)
+    folder = database.results_dir(args.protocol, args.seed)
     result = None if args.force else up_to_date(folder, origin_of(stored))
     if result and (not args.baselines or "baselines" in result):
         print(f"{folder / 'metrics.json'}: up to date, not scored again (--force scores)")
@@ -332,7 +333,7 @@ def main(argv=None):
         print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")
     print(report.terminal_table(result, report.load_seeds(database, args.protocol)))
     if args.seed == config.SEED:
-        plots = config.plots_dir(database, args.protocol)
+        plots = database.plots_dir(args.protocol)
         if visualize.up_to_date(folder, plots):
             return print(f"{plots}/: {len(visualize.FIGURES)} pictures up to date")
         visualize.draw_all(folder, plots)
@@ -340,4 +341,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    errors.run(main)

@@ -21,8 +21,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import layers
-from files import whole_file
+from pipeline import strided_convolution
+from pipeline.artefacts import whole_file
 from preprocess import gaussian
 
 CHANNELS = (1, 32, 64, 128, 128)
@@ -64,9 +64,9 @@ class ConvAutoencoder(nn.Module):
 
     def encode(self, x):
         """x (n, 1, window_size) -> z (n, latent_dim)"""
-        h = layers.rows_first(x * self.taper)
+        h = strided_convolution.rows_first(x * self.taper)
         for conv, norm in zip(self.down, self.down_norm):
-            h = F.relu_(layers.halve(h, conv, norm))
+            h = F.relu_(strided_convolution.halve(h, conv, norm))
         return self.to_latent(h.flatten(1))
 
     def decode(self, z):
@@ -74,8 +74,8 @@ class ConvAutoencoder(nn.Module):
         h = self.from_latent(z).view(-1, CHANNELS[-1], 1, self.length)
         h = h.contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.up, self.up_norm):
-            h = F.relu_(layers.double(h, conv, norm))
-        return layers.double(h, self.up[-1]).squeeze(2)  # linear: the signal has both signs
+            h = F.relu_(strided_convolution.double(h, conv, norm))
+        return strided_convolution.double(h, self.up[-1]).squeeze(2)  # linear: the signal has both signs
 
     @torch.no_grad()
     def folded(self):

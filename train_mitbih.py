@@ -21,17 +21,18 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import attribution
-import clinical
+from scoring import beat_parts
+from scoring import ec57
 import config
-import parallel
-import scoring
-import shards
-from config import UserError
-from files import whole_file
+from pipeline import errors, settings
+from pipeline import processes
+from scoring import detector
+from scaling import shards
+from pipeline.errors import UserError
+from pipeline.artefacts import whole_file
 from models import ConvAutoencoder, n_parameters, save_checkpoint, weights_digest
 from dataset import command_of, load_segments
-from stages import (FINISHED, STOPPED, machine, normal_validation, parsed, read_checkpoint, run_command,
+from pipeline.runtime import (FINISHED, STOPPED, machine, normal_validation, parsed, read_checkpoint, run_command,
                     stage_parser, stale, stamp_of)
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s", "kept")
@@ -50,7 +51,7 @@ class Run:
         taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
         self.model = ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, taper).to(device)
         self.head = torch.nn.Linear(config.LATENT_DIM, n_records).to(device)  # thrown away after training
-        self.batch_loss = parallel.averaged(batch_loss, self.model, self.head)
+        self.batch_loss = processes.averaged(batch_loss, self.model, self.head)
         self.segments = min(config.EPOCH_SEGMENTS, n_train)
         self.steps = max(self.segments // config.BATCH_SIZE, 1)
         self.optimizer = torch.optim.AdamW([*self.model.parameters(), *self.head.parameters()], config.LEARNING_RATE,
@@ -96,7 +97,7 @@ def memory_batches(run, x, record):
     for epoch in itertools.count(len(run.history)):
         order = torch.from_numpy(epoch_order(run.seed, epoch, len(x), run.segments))
         for step in range(run.steps):
-            rows = parallel.share(order[step * config.BATCH_SIZE:(step + 1) * config.BATCH_SIZE])
+            rows = processes.share(order[step * config.BATCH_SIZE:(step + 1) * config.BATCH_SIZE])
             yield x[rows].to(run.device), record[rows].to(run.device)
 
 
@@ -116,7 +117,7 @@ def train_epoch(run, batches, progress):
     for step, (batch, record) in enumerate(itertools.islice(batches, run.steps)):
         run.optimizer.zero_grad()
         loss = run.batch_loss(batch, record)
-        value = parallel.total(loss.item(), run.device) / parallel.count()
+        value = processes.total(loss.item(), run.device) / processes.count()
         if not np.isfinite(value):
             rate = run.schedule.get_last_lr()[0]
             raise UserError(f"the loss is {value} in epoch {epoch}, step {step}, at learning rate {rate:.3g}. "
@@ -126,7 +127,7 @@ def train_epoch(run, batches, progress):
         run.schedule.step()
         total += value
         progress.set_postfix(loss=f"{value:.4f}", refresh=False)
-        progress.update(len(batch) * parallel.count())
+        progress.update(len(batch) * processes.count())
     return total / run.steps
 
 
@@ -149,8 +150,8 @@ def validation_loss(run, x):
     """The reconstruction error over x (n, w), in evaluation mode; each process takes its share of the rows."""
     run.model.eval()
     total = sum(reconstruction_loss(run.model, part.to(run.device))[0].item() * len(part)
-                for part in parallel.share(x).split(EVALUATION_BATCH) if len(part))
-    return parallel.total(total, run.device) / len(x)
+                for part in processes.share(x).split(EVALUATION_BATCH) if len(part))
+    return processes.total(total, run.device) / len(x)
 
 
 def train(run, batches, x_validation, paths, stamp):
@@ -158,7 +159,7 @@ def train(run, batches, x_validation, paths, stamp):
     while not run.finished:
         epoch, start = len(run.history), time.perf_counter()
         with tqdm(total=run.steps * config.BATCH_SIZE, unit="seg", desc=f"epoch {epoch}",
-                  disable=None if parallel.is_first() else True) as bar:
+                  disable=None if processes.is_first() else True) as bar:
             train_loss = train_epoch(run, batches, bar)
         seconds = time.perf_counter() - start
         loss = validation_loss(run, x_validation)
@@ -173,7 +174,7 @@ def train(run, batches, x_validation, paths, stamp):
                             "learning_rate": run.schedule.get_last_lr()[0], "seconds": round(seconds, 2),
                             "segments_per_s": round(run.steps * config.BATCH_SIZE / seconds, 1),
                             "kept": int(kept)})
-        if parallel.is_first():
+        if processes.is_first():
             save_checkpoint(paths["resume"], run.model, **stamp, **run.state())
             write_history(paths["history"], run.history)
         print(f"epoch {epoch}: train {train_loss:.5f}, validation {loss:.5f}{' kept' if kept else ''}, "
@@ -192,20 +193,20 @@ def write_history(path, history):
 
 def fit_scores(model, segments, protocol, device):
     """References of the scores from normal training beats; scale and thresholds from normal validation beats."""
-    settings, rows = config.snapshot(config.SCORE_SETTINGS), segments.part(protocol, "validation")
-    fitted = scoring.fit(model, segments, segments.part(protocol, "train"), rows, config.WEIGHTS[protocol], settings,
+    settings, rows = settings.snapshot(settings.SCORE_SETTINGS), segments.part(protocol, "validation")
+    fitted = detector.fit(model, segments, segments.part(protocol, "train"), rows, config.WEIGHTS[protocol], settings,
                          config.FS_HZ, device)
-    scores, view = scoring.score(model, fitted, segments, rows, config.SCORES[protocol], config.FS_HZ, device)
+    scores, view = detector.score(model, fitted, segments, rows, config.SCORES[protocol], config.FS_HZ, device)
     normal = np.isin(rows, normal_validation(segments, protocol))
-    thresholds = {name: scoring.threshold_at_specificity(s[normal], config.TARGET_SPECIFICITY)
+    thresholds = {name: detector.threshold_at_specificity(s[normal], config.TARGET_SPECIFICITY)
                   for name, s in scores.items()}
     default = scores[config.DEFAULT_SCORE][normal]
-    levels = scoring.levels(scores[config.DEFAULT_SCORE], view, fitted)
-    curve = clinical.level_curve(levels, segments.rows["y"][rows], segments.rows["record"][rows])
-    unusual, _ = attribution.deviations(view, segments.x[rows], fitted, config.FS_HZ)
+    levels = detector.levels(scores[config.DEFAULT_SCORE], view, fitted)
+    curve = ec57.level_curve(levels, segments.rows["y"][rows], segments.rows["record"][rows])
+    unusual, _ = beat_parts.deviations(view, segments.x[rows], fitted, config.FS_HZ)
     return {"fitted": fitted, "thresholds": thresholds, "score_settings": settings, "levels": curve,
-            "calibration": {asked: scoring.threshold_at_specificity(default, asked) for asked in CALIBRATION},
-            "part_limits": attribution.limits(unusual[normal], config.TARGET_SPECIFICITY).tolist()}
+            "calibration": {asked: detector.threshold_at_specificity(default, asked) for asked in CALIBRATION},
+            "part_limits": beat_parts.limits(unusual[normal], config.TARGET_SPECIFICITY).tolist()}
 
 
 def stored_weights(path, stamp):
@@ -256,18 +257,18 @@ def resumed(run, path, stamp, command):
 
 def main(argv=None):
     args = parse_args(argv)
-    parallel.silence_others()
+    processes.silence_others()
     database, device = machine(args)
     data = load_archive(args, database) if args.shards else load_segments(database)
     command = command_for(args, database)
-    checkpoint = config.checkpoint_path(database, args.protocol, args.seed)
+    checkpoint = database.checkpoint_path(args.protocol, args.seed)
     paths = {"resume": checkpoint.with_suffix(".resume.pt"),
-             "history": config.results_dir(database, args.protocol, args.seed) / "history.csv"}
+             "history": database.results_dir(args.protocol, args.seed) / "history.csv"}
     stamp = stamp_of(data, args.protocol, args.seed)
-    fits = config.snapshot(config.SCORE_SETTINGS + (("ARCHIVE_REFERENCES",) if args.shards else ()))
+    fits = settings.snapshot(settings.SCORE_SETTINGS + (("ARCHIVE_REFERENCES",) if args.shards else ()))
     goes_on = args.resume and paths["resume"].exists()
     done = None if args.force or goes_on else stored_weights(checkpoint, stamp)
-    if done and not parallel.is_first():
+    if done and not processes.is_first():
         return
     if done and done[1]["score_settings"] == fits:
         print(f"{checkpoint}: up to date, trained with these settings on these segments (--force trains again)")
@@ -277,10 +278,10 @@ def main(argv=None):
         print(f"{checkpoint}: weights up to date; fitting the scores anew with today's settings")
     else:
         print(f"{data.meta['database']}, {args.protocol}{' protocol' if not args.shards else ' of shards'}")
-        with parallel.group(device, config.BATCH_SIZE, config.RANK_TIMEOUT_S, parallel.torchrun(f"{command} --resume")):
+        with processes.group(device, config.BATCH_SIZE, config.RANK_TIMEOUT_S, processes.torchrun(f"{command} --resume")):
             model, history = fresh(data, args, device, paths, stamp,
                                    lambda run: args.resume and resumed(run, paths["resume"], stamp, command))
-    if not parallel.is_first():
+    if not processes.is_first():
         return
     save_checkpoint(checkpoint, model, **stamp, history=history, weights=weights_digest(model),
                     **fitted_scores(model, data, args, device) | {"score_settings": fits})
@@ -331,7 +332,7 @@ def fresh_weights(segments, rows, normal, seed, device, paths, stamp, prepare_ru
 
 def weights_from_shards(archive, seed, device, paths, stamp, prepare_run):
     """The same on the normal training beats of an Archive, which stay on the disk."""
-    stream = shards.Stream(archive, seed, config.BATCH_SIZE, config.ARCHIVE_BUFFER, parallel.rank(), parallel.count())
+    stream = shards.Stream(archive, seed, config.BATCH_SIZE, config.ARCHIVE_BUFFER, processes.rank(), processes.count())
     held = shards.sample(archive, {"validation": config.ARCHIVE_VALIDATION})
     x_validation = torch.from_numpy(held.x[normal_validation(held, "patient")]).to(device)
     run = Run(seed, stream.rows, len(stream.names), device)
@@ -342,13 +343,13 @@ def weights_from_shards(archive, seed, device, paths, stamp, prepare_run):
 def trained(run, batches, x_validation, size, paths, stamp, prepare_run):
     """(model with the best weights, history) of a Run over the iterator that `batches()` opens."""
     print(f"{size[0]:,d} segments of {size[1]} records to train on, {len(x_validation):,d} to validate, "
-          f"seed {run.seed}; {n_parameters(run.model):,d} parameters on {run.device}, {parallel.launched()} x "
+          f"seed {run.seed}; {n_parameters(run.model):,d} parameters on {run.device}, {processes.launched()} x "
           f"{torch.get_num_threads()} threads")
-    if parallel.count() > 1 and run.segments < config.BATCH_SIZE:
+    if processes.count() > 1 and run.segments < config.BATCH_SIZE:
         raise UserError(f"{run.segments} segments are no whole batch to share out (config.py: BATCH_SIZE = "
                         f"{config.BATCH_SIZE}). Train in one process, or with a smaller BATCH_SIZE.")
     prepare_run(run)
-    parallel.check_agreement(
+    processes.check_agreement(
         {"epochs done": len(run.history), "segments": stamp["segments_id"][:12], "batches": run.steps},
         "Every process needs the same data and, to go on, the same checkpoints folder: share it.")
     with contextlib.closing(batches()) as opened:
@@ -358,4 +359,4 @@ def trained(run, batches, x_validation, size, paths, stamp, prepare_run):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    errors.run(main)

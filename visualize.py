@@ -22,9 +22,10 @@ from PIL import Image
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from tqdm import tqdm
 
-import attribution
+from scoring import beat_parts
 import config
-from drawing import (ABNORMAL, BEST, CLASS_OF, CLASSES, CURVES, DASHED, GREY, GREYS, NORMAL, PART_COLOURS, POINT,
+from pipeline import errors, settings
+from pipeline.figures import (ABNORMAL, BEST, CLASS_OF, CLASSES, CURVES, DASHED, GREY, GREYS, NORMAL, PART_COLOURS, POINT,
                      SHADES, VERDICTS, clock, digest_of, estimate, load_artefacts, new_figure, on_axes, save)
 
 
@@ -189,8 +190,8 @@ def parts_of_the_beat(run):
     grid = figure.add_gridspec(3, 2, height_ratios=(3, 3, 3))
     t = (np.arange(run.scores["part_signal"].shape[1]) - run.scores["part_signal"].shape[1] // 2) / run.scores["fs_hz"]
     for i, beat in enumerate(rows[:4]):
-        ax, part = figure.add_subplot(grid[i // 2, i % 2]), attribution.PARTS[run.scores["part"][beat]]
-        for (name, (left, right)), shade in zip(attribution.WINDOWS_S.items(), PART_COLOURS):
+        ax, part = figure.add_subplot(grid[i // 2, i % 2]), beat_parts.PARTS[run.scores["part"][beat]]
+        for (name, (left, right)), shade in zip(beat_parts.WINDOWS_S.items(), PART_COLOURS):
             ax.axvspan(left, right, color=shade, alpha=0.35 if name == part else 0.1, linewidth=0)
         ax.plot(t, run.scores["part_usual"][i], color=NORMAL, linewidth=1.1,
                 label="the record's own regular beats, mean of 10")
@@ -200,15 +201,15 @@ def parts_of_the_beat(run):
         ax.set(xlim=(-0.7, 0.7), ylim=(both.min() - 0.1, both.max() + 0.1), ylabel="signal (mV)",
                xlabel="time from the R peak (s)",
                title=f"{run.scores['aami'][beat]}: record {run.scores['record'][beat]}, "
-                     f"{clock(run.scores['sample'][beat], run)}, leads: {attribution.TITLES[part]}, "
+                     f"{clock(run.scores['sample'][beat], run)}, leads: {beat_parts.TITLES[part]}, "
                      f"{run.scores['part_strength'][beat]:.1f} times its limit")
     handles, labels = ax.get_legend_handles_labels()
     bottom = figure.add_subplot(grid[2, :])
     shares = {name: row for name, row in run.metrics["parts"].items() if row["n"]}
     left = np.zeros(len(shares))
-    for part, colour in zip(attribution.PARTS, PART_COLOURS):
+    for part, colour in zip(beat_parts.PARTS, PART_COLOURS):
         width = np.array([100 * row[part] for row in shares.values()])
-        bars = bottom.barh(range(len(shares)), width, left=left, color=colour, label=attribution.TITLES[part])
+        bars = bottom.barh(range(len(shares)), width, left=left, color=colour, label=beat_parts.TITLES[part])
         bottom.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center", fontsize=8)
         left += width
     bottom.set_yticks(range(len(shares)), [f"{name}, n = {row['n']:,}" for name, row in shares.items()])
@@ -321,9 +322,9 @@ def draw_ablation(path, plots_dir):
         result = json.loads(path.read_text(encoding="utf-8"))
         result["protocols"], result["seed"]
     except FileNotFoundError as error:
-        raise config.UserError(f"{path} is missing: run `python ablation.py`") from error
+        raise errors.UserError(f"{path} is missing: run `python ablation.py`") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise config.UserError(f"{path} cannot be read ({error}): run `python ablation.py`") from error
+        raise errors.UserError(f"{path} cannot be read ({error}): run `python ablation.py`") from error
     save(plots_dir / "ablation.png", lambda: ablation_figure(result), hashlib.sha256(path.read_bytes()).hexdigest())
     return plots_dir / "ablation.png"
 
@@ -338,15 +339,15 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    config.check()
-    database = config.SIMULATED if args.simulated else config.MITDB
+    settings.check()
+    database = settings.database("simulated") if args.simulated else settings.database("mitdb")
     if args.ablation:
         path = draw_ablation(database.root / "results" / "ablation.json", database.root / "evaluation_plots")
         return print(f"wrote {path}")
-    written = draw_all(config.results_dir(database, args.protocol, config.SEED),
-                       config.plots_dir(database, args.protocol))
+    written = draw_all(database.results_dir(args.protocol, config.SEED),
+                       database.plots_dir(args.protocol))
     print(f"{len(written)} pictures of {database.title} written to {written[0].parent}")
 
 
 if __name__ == "__main__":
-    config.run(main)
+    errors.run(main)

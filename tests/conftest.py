@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
+from pipeline import settings
 import dataset  # noqa: E402
 import evaluate  # noqa: E402
-import synthetic  # noqa: E402
+from pipeline import simulated_ecg  # noqa: E402
 import train_mitbih  # noqa: E402
 
 SMALL = dict(records=("s01", "s02", "s07", "s08", "s10", "s11"), train=("s01", "s02"),
@@ -30,15 +31,15 @@ QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "LEARNING_S"
 def small_database(tmp_path_factory):
     """Root of a simulated database of six records of 90 s; read-only: copy before you spoil it."""
     root = tmp_path_factory.mktemp("small")
-    database = dataclasses.replace(config.SIMULATED, root=root, **SMALL)
-    synthetic.write_database(config.records_dir(database), database.records, duration_s=90, seed=1)
+    database = dataclasses.replace(settings.database("simulated"), root=root, **SMALL)
+    simulated_ecg.write_database(database.records_dir(), database.records, duration_s=90, seed=1)
     return root
 
 
 @pytest.fixture
 def small(small_database, tmp_path, monkeypatch):
-    """config.SIMULATED at a private copy of the small database, with quick settings."""
-    database = dataclasses.replace(config.SIMULATED, root=tmp_path / "simulated", **SMALL)
+    """settings.database("simulated") at a private copy of the small database, with quick settings."""
+    database = dataclasses.replace(settings.database("simulated"), root=tmp_path / "simulated", **SMALL)
     shutil.copytree(small_database, database.root)
     monkeypatch.setattr(config, "SIMULATED", database)
     for name, value in QUICK.items():
@@ -59,7 +60,7 @@ def evaluated_root(small_database, tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluated") / "simulated"
     shutil.copytree(small_database, root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "SIMULATED", dataclasses.replace(config.SIMULATED, root=root, **SMALL))
+        patch.setattr(config, "SIMULATED", dataclasses.replace(settings.database("simulated"), root=root, **SMALL))
         for name, value in QUICK.items():
             patch.setattr(config, name, value)
         dataset.main(["--simulated"])
@@ -70,7 +71,7 @@ def evaluated_root(small_database, tmp_path_factory):
 
 @pytest.fixture
 def evaluated(small, evaluated_root):
-    """config.SIMULATED at a private copy of a finished run."""
+    """settings.database("simulated") at a private copy of a finished run."""
     shutil.copytree(evaluated_root, small.root, dirs_exist_ok=True)
     return small
 

@@ -6,21 +6,22 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-import ablation
+from studies import ablation
 import config
+from pipeline import settings
 import dataset
 import models
-import scoring
+from scoring import detector
 import train_mitbih
-from config import UserError
+from pipeline.errors import UserError
 
 
 @pytest.mark.parametrize("protocol", config.PROTOCOLS)
 def test_every_row_of_the_ladder_is_a_score_and_setting_there_is(protocol):
     for _, kind, name, changed in ablation.LADDER[protocol]:
-        assert name in config.SCORES[protocol] and name in scoring.TITLES
-        assert kind in ("published", "tapered", "full") and set(changed) <= set(config.SCORE_SETTINGS)
-    assert set(ablation.PUBLISHED) | set(ablation.TAPERED) <= set(config.TRAINING_SETTINGS)
+        assert name in config.SCORES[protocol] and name in detector.TITLES
+        assert kind in ("published", "tapered", "full") and set(changed) <= set(settings.SCORE_SETTINGS)
+    assert set(ablation.PUBLISHED) | set(ablation.TAPERED) <= set(settings.TRAINING_SETTINGS)
     names = [name for _, _, name, _ in ablation.LADDER[protocol]]
     assert names[0] == "mse" and config.DEFAULT_SCORE in names
 
@@ -80,17 +81,17 @@ def test_networks_of_the_variants_differ_as_their_names_say(small, segments, mon
 
 def test_each_network_is_fitted_once_and_scored_with_the_rows_settings(evaluated, monkeypatch):
     segments, fits = dataset.load_segments(evaluated), []
-    real = scoring.fit
-    monkeypatch.setattr(scoring, "fit", lambda *a: fits.append(a) or real(*a))
+    real = detector.fit
+    monkeypatch.setattr(detector, "fit", lambda *a: fits.append(a) or real(*a))
     variants = ablation.Variants(evaluated, "beat", segments, "cpu")
     plain, relative = (variants.score("full", "nearest", changed) for changed in ({"DENSITY_POWER": 0.0}, {}))
     assert len(fits) == 1 and not np.allclose(plain, relative)
-    model, _ = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
+    model, _ = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED))
     for power, got in ((0.0, plain), (config.DENSITY_POWER, relative)):
-        chosen = config.snapshot(config.SCORE_SETTINGS) | {"DENSITY_POWER": power}
+        chosen = settings.snapshot(settings.SCORE_SETTINGS) | {"DENSITY_POWER": power}
         fitted = real(model, segments, segments.part("beat", "train"), segments.part("beat", "validation"),
                       config.WEIGHTS["beat"], chosen, config.FS_HZ, "cpu")
-        expected, _ = scoring.score(model, fitted, segments, segments.part("beat", "test"), ("nearest",),
+        expected, _ = detector.score(model, fitted, segments, segments.part("beat", "test"), ("nearest",),
                                     config.FS_HZ, "cpu")
         np.testing.assert_allclose(got, expected["nearest"], rtol=1e-6)
 
@@ -99,16 +100,16 @@ def test_settings_changed_for_a_row_are_read_when_scoring_and_not_in_the_fit():
     """Variants fits once with the shipped settings: a row may change only what the fit does not use."""
     for rows in ablation.LADDER.values():
         for _, _, name, changed in rows:
-            assert set(changed) <= {"DENSITY_POWER", "OWN_IRREGULARITY", "OWN_NEIGHBOURS"}
+            assert set(changed) <= {"DENSITY_POWER", "SELF_IRREGULARITY", "SELF_NEIGHBOURS"}
             assert not changed or not name.startswith("combined")
 
 
 def test_ensemble_is_the_mean_score_of_all_seeds(evaluated, monkeypatch):
-    folder, rows = config.results_dir(evaluated, "beat", 0), {}
+    folder, rows = evaluated.results_dir("beat", 0), {}
     with np.load(folder / "scores.npz") as stored:
         table = dict(stored)
     rows["sample"] = table["sample"]
-    other = config.results_dir(evaluated, "beat", 1)
+    other = evaluated.results_dir("beat", 1)
     other.mkdir()
     shutil.copy(folder / "metrics.json", other)
     values = np.random.default_rng(0).normal(size=len(rows["sample"]))
@@ -136,7 +137,7 @@ def test_table_of_a_finished_run(evaluated, monkeypatch, capsys):
     found = json.loads((evaluated.root / "results" / "ablation.json").read_text())
     table = found["protocols"]["beat"]
     assert [row["score"] for row in table["ladder"]] == ["latent", "combined"]
-    folder = config.results_dir(evaluated, "beat", config.SEED)
+    folder = evaluated.results_dir("beat", config.SEED)
     scores = json.loads((folder / "metrics.json").read_text())["scores"]
     for row in table["ladder"]:
         assert row["auroc"] == pytest.approx(scores[row["score"]]["auroc"], abs=1e-6)

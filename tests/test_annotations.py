@@ -5,7 +5,8 @@ import pytest
 import wfdb
 
 import config
-from annotations import read_annotations
+from pipeline import settings
+from pipeline.annotations import read_annotations
 
 
 def assert_as_wfdb(path, suffix):
@@ -16,7 +17,7 @@ def assert_as_wfdb(path, suffix):
 
 
 def test_every_record_of_mitbih(mitdb):
-    for name in config.MITDB.records:
+    for name in settings.database("mitdb").records:
         assert_as_wfdb(mitdb / name, "atr")
 
 

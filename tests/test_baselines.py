@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-import baselines
+from scoring import baselines
 import config
 import dataset
 import evaluate
-import report
+from studies import report
 import train_mitbih
 
 SIGMA = 40.0
@@ -74,7 +74,7 @@ def test_no_detector_sees_an_abnormal_or_test_label(segments):
 def test_evaluate_reports_them_keeps_them_and_prints_the_differences(small, segments, capsys, monkeypatch):
     train_mitbih.main(["--simulated"])
     evaluate.main(["--simulated", "--baselines"])
-    folder = config.results_dir(small, "beat", config.SEED)
+    folder = small.results_dir("beat", config.SEED)
     result = report.load_metrics(folder)
     table = dataset.load_npz(folder / "scores.npz", "")
     for name, entry in result["baselines"].items():

@@ -6,15 +6,16 @@ import pytest
 import wfdb
 from scipy.signal import resample
 
-import beats
+from recording import scan
 import config
+from pipeline import settings
 import models
-import quality
-import recordings
-import synthetic
+from recording import quality
+from recording import reader
+from pipeline import simulated_ecg
 
 FS, BAND, ORDER = config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER
-SHIPPED = config.ROOT / "checkpoints" / "patient.pt"
+SHIPPED = settings.ROOT / "checkpoints" / "patient.pt"
 
 
 class Array:
@@ -37,7 +38,7 @@ def detector():
 def simulated(tmp_path_factory):
     """(signal in mV, R peaks, symbols) of 12 simulated minutes."""
     folder = tmp_path_factory.mktemp("simulated")
-    synthetic.write_database(folder, ("s01",), duration_s=720, seed=3)
+    simulated_ecg.write_database(folder, ("s01",), duration_s=720, seed=3)
     record, notes = wfdb.rdrecord(str(folder / "s01")), wfdb.rdann(str(folder / "s01"), "atr")
     beat = np.isin(notes.symbol, list("".join(config.AAMI.values())))
     return record.p_signal[:, 0], np.asarray(notes.sample)[beat], np.array(notes.symbol)[beat]
@@ -45,7 +46,7 @@ def simulated(tmp_path_factory):
 
 def scan(signal, fs_hz, detector, **more):
     model, stored = detector
-    return beats.scan(Array(signal, fs_hz), 0, model, stored["fitted"], FS, BAND, ORDER, "cpu", **more)
+    return scan.scan(Array(signal, fs_hz), 0, model, stored["fitted"], FS, BAND, ORDER, "cpu", **more)
 
 
 def test_every_simulated_beat_is_found_at_its_peak(simulated, detector):
@@ -54,7 +55,7 @@ def test_every_simulated_beat_is_found_at_its_peak(simulated, detector):
     error = np.abs(found.time_s[:, None] - peaks / FS).min(axis=0)
     assert (error < 0.05).mean() > 0.98 and len(found.time_s) < 1.02 * len(peaks)
     assert np.median(error) < 0.01 and found.duration_s == pytest.approx(720)
-    assert (np.diff(found.time_s) >= beats.REFRACTORY_S).all()
+    assert (np.diff(found.time_s) >= scan.REFRACTORY_S).all()
     assert found.z.shape == (found.scored.sum(), 32) and np.isfinite(found.mse).all() and found.scored.mean() > 0.98
 
 
@@ -62,7 +63,7 @@ def test_beats_do_not_depend_on_where_pieces_begin(simulated, detector, monkeypa
     """Pieces of one minute and of five: but for what the QRS detector learns first, the same beats and latents."""
     signal, _, _ = simulated
     five = scan(signal, FS, detector)
-    monkeypatch.setattr(beats, "PIECE_S", 60)
+    monkeypatch.setattr(scan, "PIECE_S", 60)
     one = scan(signal, FS, detector)
     assert abs(len(one.time_s) - len(five.time_s)) <= 1
     at = [np.round(found.time_s[found.scored] * FS) for found in (one, five)]
@@ -95,8 +96,8 @@ def test_gain_and_offset_do_not_matter(simulated, detector):
 def test_memory_is_bounded_by_pieces(simulated, detector):
     recording = Array(simulated[0], FS)
     model, stored = detector
-    beats.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
-    assert max(recording.reads) <= (beats.PIECE_S + 2 * beats.MARGIN_S) * FS
+    scan.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
+    assert max(recording.reads) <= (scan.PIECE_S + 2 * scan.MARGIN_S) * FS
 
 
 def test_missing_stretch_is_unreadable_and_not_scored(simulated, detector):
@@ -107,7 +108,7 @@ def test_missing_stretch_is_unreadable_and_not_scored(simulated, detector):
     assert (found.unreadable[windows] == quality.REASONS.index("missing")).all()
     inside = (found.time_s >= 100) & (found.time_s < 130)
     assert not found.scored[inside].any() and found.scored[~inside].mean() > 0.9
-    table = beats.rhythm_table(found, FS)
+    table = scan.rhythm_table(found, FS)
     assert np.nanmax(table["rr_before_s"]) < 3  # the gap is no pause of the heart
     assert np.isnan(table["rr_before_s"]).sum() >= 1
 
@@ -117,7 +118,7 @@ def test_missing_stretch_is_unreadable_and_not_scored(simulated, detector):
 def test_hardly_any_signal_is_no_beat_and_no_crash(signal, detector):
     found = scan(signal, FS, detector)
     assert not found.scored.any() and len(found.z) == 0
-    scores, levels, _ = beats.score(found, detector[1]["fitted"], "combined", FS)
+    scores, levels, _ = scan.score(found, detector[1]["fitted"], "combined", FS)
     assert len(scores) == len(levels) == len(found.time_s) and np.isnan(scores).all()
 
 
@@ -131,86 +132,86 @@ def test_given_beats_are_taken_as_they_are(simulated, detector):
 def test_score_equals_the_pipeline_on_given_beats(simulated, detector):
     """detect's path and dataset's path: the same segments, the same scores."""
     import preprocess
-    import scoring
+    from scoring import detector
 
     signal, peaks, _ = simulated
     model, stored = detector
     found = scan(signal, FS, detector, given_s=peaks / FS)
     assert found.readable.all()
-    scores, levels, _ = beats.score(found, stored["fitted"], "combined", FS)
+    scores, levels, _ = scan.score(found, stored["fitted"], "combined", FS)
     keep = preprocess.inside(peaks, len(signal), 720)
     filtered = preprocess.bandpass(signal, FS, BAND, ORDER)
     x, _, _ = preprocess.normalise(preprocess.cut_segments(filtered, peaks[keep], 720))
     before, after = preprocess.rr_intervals_s(peaks, FS)
     segments = SimpleNamespace(x=x, rows={"record": np.full(len(x), "r"), "sample": peaks[keep],
                                           "rr_before_s": before[keep], "rr_after_s": after[keep]})
-    expected, view = scoring.score(model, stored["fitted"], segments, np.arange(len(x)), ("combined",), FS, "cpu")
+    expected, view = detector.score(model, stored["fitted"], segments, np.arange(len(x)), ("combined",), FS, "cpu")
     np.testing.assert_allclose(scores[keep], expected["combined"], atol=2e-3)
-    np.testing.assert_allclose(levels[keep], scoring.levels(expected["combined"], view, stored["fitted"]), atol=5e-3)
+    np.testing.assert_allclose(levels[keep], detector.levels(expected["combined"], view, stored["fitted"]), atol=5e-3)
 
 
 def test_aligned_moves_to_the_largest_deviation_within_reach():
     signal = np.zeros(100)
     signal[[20, 28, 60]] = 1, -2, 5
-    np.testing.assert_array_equal(beats.aligned(signal, np.array([22, 50]), 8), [28, 42])
-    np.testing.assert_array_equal(beats.aligned(signal, np.array([22, 55]), 5), [20, 60])
-    assert len(beats.aligned(signal, np.empty(0, int), 5)) == 0
+    np.testing.assert_array_equal(scan.aligned(signal, np.array([22, 50]), 8), [28, 42])
+    np.testing.assert_array_equal(scan.aligned(signal, np.array([22, 55]), 5), [20, 60])
+    assert len(scan.aligned(signal, np.empty(0, int), 5)) == 0
 
 
 def test_separate_keeps_the_first_of_near_beats():
     times = np.array([0, 0.1, 0.25, 0.3, 1])
-    np.testing.assert_array_equal(beats.separate(times, 0.2), [1, 0, 1, 0, 1])
-    np.testing.assert_array_equal(beats.separate(times, 0.2, last_s=-0.15), [0, 1, 0, 0, 1])
-    assert len(beats.separate(np.empty(0), 0.2)) == 0
+    np.testing.assert_array_equal(scan.separate(times, 0.2), [1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(scan.separate(times, 0.2, last_s=-0.15), [0, 1, 0, 0, 1])
+    assert len(scan.separate(np.empty(0), 0.2)) == 0
 
 
 def test_recordings_are_read_by_pieces_from_a_file(simulated, detector, tmp_path):
     path = tmp_path / "r.npy"
     np.save(path, simulated[0][:100 * FS])
     model, stored = detector
-    with recordings.open_recording(path, FS) as recording:
-        found = beats.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
+    with reader.open_recording(path, FS) as recording:
+        found = scan.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
     assert dataclasses.is_dataclass(found) and found.scored.sum() > 80
 
 
 def test_broad_beats_the_detector_passes_over_are_searched_for_between_its_own(simulated):
     """The detector's beats less every fifth: those come back, at their place, and a T wave or noise does not."""
     signal, peaks, symbols = simulated
-    filtered = beats.bandpass(signal, FS, BAND, ORDER)
+    filtered = scan.bandpass(signal, FS, BAND, ORDER)
     known = np.delete(peaks, np.arange(5, len(peaks) - 1, 5))
-    found = beats.searched_back(filtered, known, FS)
+    found = scan.searched_back(filtered, known, FS)
     assert set(known) <= set(found) and (np.diff(found) > 0).all()
     back = np.setdiff1d(found, known)
     lost = np.setdiff1d(peaks, known)
     assert (np.abs(lost[:, None] - back).min(axis=1) < 0.05 * FS).mean() > 0.9
     assert (np.abs(peaks[:, None] - back).min(axis=0) < 0.05 * FS).all()
-    whole = beats.searched_back(filtered, peaks, FS)
+    whole = scan.searched_back(filtered, peaks, FS)
     assert len(whole) <= 1.005 * len(peaks)
-    assert len(beats.searched_back(filtered, peaks[:1], FS)) == 1
+    assert len(scan.searched_back(filtered, peaks[:1], FS)) == 1
 
 
 def test_search_back_finds_the_ventricular_beats_of_208(mitdb):
     record, notes = wfdb.rdrecord(str(mitdb / "208")), wfdb.rdann(str(mitdb / "208"), "atr")
     signal, v = record.p_signal[:, 0], np.asarray(notes.sample)[np.array(notes.symbol) == "V"]
-    filtered, near = beats.bandpass(signal, FS, BAND, ORDER), lambda found: (
+    filtered, near = scan.bandpass(signal, FS, BAND, ORDER), lambda found: (
         np.abs(v[:, None] - found).min(axis=1) <= 0.15 * FS)
-    detected = beats.detections(signal, FS)
+    detected = scan.detections(signal, FS)
     assert near(detected).mean() < 0.75  # 0.67: what the search is for
-    assert near(beats.searched_back(filtered, detected, FS)).mean() > 0.94
+    assert near(scan.searched_back(filtered, detected, FS)).mean() > 0.94
 
 
 def test_scores_do_not_depend_on_how_much_is_decoded_at_a_time(detector, tmp_path, monkeypatch):
     """Blocks of one minute and of an hour, of both leads: identical, not just alike."""
-    import recording_wfdb
+    from recording import reader_wfdb
 
-    synthetic.write_database(tmp_path, ("s03",), duration_s=420, seed=4)
+    simulated_ecg.write_database(tmp_path, ("s03",), duration_s=420, seed=4)
     model, stored = detector
     found = []
     for seconds in (60, 3600):
-        monkeypatch.setattr(recording_wfdb, "BLOCK_SAMPLES", 2 * seconds * FS)
-        with recordings.open_recording(tmp_path / "s03.hea") as recording:
-            scanned = beats.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
-        found.append((scanned.time_s, *beats.score(scanned, stored["fitted"], "combined", FS)[:2]))
+        monkeypatch.setattr(reader_wfdb, "BLOCK_SAMPLES", 2 * seconds * FS)
+        with reader.open_recording(tmp_path / "s03.hea") as recording:
+            scanned = scan.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
+        found.append((scanned.time_s, *scan.score(scanned, stored["fitted"], "combined", FS)[:2]))
     assert len(found[0][0]) > 300
     for one, other in zip(*found):
         np.testing.assert_array_equal(one, other)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import benchmark
-import benchmark_stages
+from studies import benchmark
+from studies import benchmark_stages
 import config
+from pipeline import settings
 import dataset
-from config import UserError
+from pipeline.errors import UserError
 from models import ConvAutoencoder
 
 
@@ -73,4 +74,4 @@ def test_memory_of_a_stage_is_that_of_all_its_processes(tmp_path):
 
 def test_a_stage_that_fails_is_named_with_its_command_and_its_error():
     with pytest.raises(UserError, match=r"(?s)dataset.py --source x: exit status 2.*--download"):
-        benchmark_stages.stage(config.ROOT, "dataset.py", "--source", "x")
+        benchmark_stages.stage(settings.ROOT, "dataset.py", "--source", "x")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-import baselines
-import benchmark_peers
-import benchmark_report
+from scoring import baselines
+from studies import benchmark_peers
+from studies import benchmark_report
 import config
+from pipeline import errors
 
 
 def test_detectors_reach_what_the_baselines_reach(evaluated):
@@ -21,7 +22,7 @@ def test_detectors_reach_what_the_baselines_reach(evaluated):
     assert rows[0]["library"] == "this project" and not rows[0]["fit_s"] and len(rows[0]["score_s"]) == 2
     assert all(len(r["fit_s"]) == len(r["score_s"]) == 2 for r in rows[1:])
     train, validation = segments.part("beat", "train"), segments.part("beat", "validation")
-    expected = baselines.score_all(segments, train, validation, config.SCORE_SIGMA_S * config.FS_HZ, list)
+    expected = baselines.score_all(segments, train, validation, config.QRS_SIGMA_S * config.FS_HZ, list)
     y = segments.rows["y"][validation]
     for name, title in (("pca_error", "PCA reconstruction error"), ("knn", "kNN"), ("lof", "local outlier factor"),
                         ("isolation_forest", "isolation forest")):
@@ -63,7 +64,7 @@ RATES = [{"what": "training step", "name": "ours", "rate": 1000.0}, {"what": "tr
 
 
 def saved_runs(folder):
-    from files import write_json
+    from pipeline.artefacts import write_json
     figures = {"auroc": 0.99, "auprc": 0.9, "mse_auroc": 0.8, "n": 100}
     for protocol in config.PROTOCOLS:
         history = [{"epoch": k + 1, "validation_loss": 1 / (k + 1)} for k in range(4)]
@@ -110,7 +111,7 @@ def test_summary_compares_with_each_row_of_the_run(small):
 
 
 def test_missing_long_runs_are_told_of_before_anything_is_timed(evaluated, monkeypatch):
-    import benchmark
+    from studies import benchmark
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("timed"))
-    with pytest.raises(config.UserError, match=r"recipe.json: missing.*benchmark_training.py --protocol beat"):
+    with pytest.raises(errors.UserError, match=r"recipe.json: missing.*benchmark_training.py --protocol beat"):
         benchmark.main(["--simulated", "--threads", "1"])

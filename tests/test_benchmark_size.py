@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-import benchmark_size
+from studies import benchmark_size
 import config
+from pipeline import settings
 
 
 def rows(seconds_of):
@@ -44,5 +45,5 @@ def test_document_computes_a_million_days_from_the_slopes():
 
 
 def test_the_document_is_that_of_the_saved_results():
-    size, streamed = (json.loads((config.ROOT / "results" / name).read_text()) for name in ("size.json", "scaling.json"))
-    assert (config.ROOT / "SCALING.md").read_text() == benchmark_size.document(size, streamed)
+    size, streamed = (json.loads((settings.ROOT / "results" / name).read_text()) for name in ("size.json", "scaling.json"))
+    assert (settings.ROOT / "SCALING.md").read_text() == benchmark_size.document(size, streamed)

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-import benchmark_training
+from studies import benchmark_training
 import config
+from pipeline import errors, settings
 import train_mitbih
-from benchmark_training import Recipe
+from studies.benchmark_training import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +21,8 @@ def one_thread():
 
 
 def stamp_of(**changed):
-    return {"segments_id": "a", "segment_settings": config.snapshot(config.SEGMENT_SETTINGS), "protocol": "beat", "seed": 0,
-            "training_settings": config.snapshot(config.TRAINING_SETTINGS), **changed}
+    return {"segments_id": "a", "segment_settings": settings.snapshot(settings.SEGMENT_SETTINGS), "protocol": "beat", "seed": 0,
+            "training_settings": settings.snapshot(settings.TRAINING_SETTINGS), **changed}
 
 
 def recipe(folder, target=0.0, stamp=stamp_of()):
@@ -49,14 +50,14 @@ def test_a_stopped_recipe_goes_on_as_if_never_stopped(tmp_path):
     ({"stamp": stamp_of(segments_id="b")}, "other beats or splits"), ({"target": 1.0}, "another shipped network")])
 def test_a_stopped_recipe_of_something_else_is_refused(tmp_path, changed, why):
     recipe(tmp_path).train(1)
-    with pytest.raises(config.UserError, match=f"(?s){why}.*benchmark_training.py --force"):
+    with pytest.raises(errors.UserError, match=f"(?s){why}.*benchmark_training.py --force"):
         recipe(tmp_path, **changed).resume()
 
 
 def test_a_stopped_recipe_of_other_settings_is_refused(tmp_path, monkeypatch):
     recipe(tmp_path).train(1)
     monkeypatch.setattr(config, "LATENT_DIM", 8)
-    with pytest.raises(config.UserError, match="LATENT_DIM: 32 then, 8 now.*benchmark_training.py --force"):
+    with pytest.raises(errors.UserError, match="LATENT_DIM: 32 then, 8 now.*benchmark_training.py --force"):
         recipe(tmp_path).resume()
 
 
@@ -117,13 +118,13 @@ def test_both_runs_write_their_results(evaluated, monkeypatch):
     again = ["--simulated", "--protocol", "beat", "--epochs", "1", "--threads", "1"]
     benchmark_training.main(again)
     assert trained == []  # both had done as much before
-    folder = config.results_dir(evaluated, "beat", config.SEED)
+    folder = evaluated.results_dir("beat", config.SEED)
     recipe, full = (json.loads((folder / name).read_text()) for name in ("recipe.json", "full.json"))
     assert len(recipe["history"]) == len(full["history"]) == 2 and not recipe["finished"]
     assert recipe["n_train"] == full["n_train"] and recipe["shipped"]["n"] == full["quality"]["n"]
     scores = json.loads((folder / "metrics.json").read_text())
     assert recipe["shipped"]["validation_loss"] == pytest.approx(
-        min(r["validation_loss"] for r in torch.load(config.checkpoint_path(evaluated, "beat", config.SEED))["history"]))
+        min(r["validation_loss"] for r in torch.load(evaluated.checkpoint_path("beat", config.SEED))["history"]))
     assert scores["default_score"] == config.DEFAULT_SCORE and 0.5 < recipe["shipped"]["auroc"] <= 1
     assert {"auroc", "auprc", "mse_auroc"} <= set(recipe["quality"]["best"])
     benchmark_training.main([*again, "--force"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-import clinical
+from scoring import ec57
 
 FS = 100
 
@@ -20,7 +20,7 @@ def table():
 
 def test_ec57_of_a_table_counted_by_hand(table):
     rows, flagged = table
-    result = clinical.ec57(rows, flagged, clinical.paced(rows), FS)
+    result = ec57.ec57(rows, flagged, ec57.paced(rows), FS)
     assert result["left_out"] == ["p"] and result["records"] == 2
     assert result["classes"]["V"] == {"n": 4, "records": 2, "gross": 0.5, "average": pytest.approx((2 / 3 + 0) / 2)}
     assert result["classes"]["N"] == {"n": 2, "records": 2, "gross": 0.5, "average": 0.5}
@@ -32,20 +32,20 @@ def test_ec57_of_a_table_counted_by_hand(table):
 def test_first_five_minutes_are_not_counted(table):
     rows, flagged = table
     rows = rows | {"sample": rows["sample"] - 3 * FS}
-    counts = clinical.ec57(rows, flagged, ["p"], FS)["classes"]
+    counts = ec57.ec57(rows, flagged, ["p"], FS)["classes"]
     assert counts["N"]["n"] == 1 and counts["V"]["n"] == 2  # beats at 300 and 397 s and later
 
 
 def test_paced_records_are_those_with_a_paced_or_fusion_of_paced_beat():
     rows = {"record": np.array(list("abcd")), "symbol": np.array(["N", "/", "f", "F"])}
-    assert clinical.paced(rows) == ["b", "c"]
+    assert ec57.paced(rows) == ["b", "c"]
 
 
 def test_false_alarms_equal_a_search_over_all_thresholds():
     rng = np.random.default_rng(0)
     y = (rng.random(300) < 0.3).astype(int)
     scores = np.round(rng.normal(size=300) + y, 1)  # with ties
-    for row in clinical.false_alarms(scores, y, 2.5):
+    for row in ec57.false_alarms(scores, y, 2.5):
         reached = {t: (scores[y == 1] >= t).mean() for t in np.unique(scores)}
         threshold = max(t for t, share in reached.items() if share >= row["sensitivity"] - 1e-12)
         false = ((scores >= threshold) & (y == 0)).sum()
@@ -55,17 +55,17 @@ def test_false_alarms_equal_a_search_over_all_thresholds():
 
 
 def test_no_false_alarm_where_the_classes_are_apart():
-    table = clinical.false_alarms(np.arange(20.0), np.repeat([0, 1], 10), 1.0)
-    assert [row["per_hour"] for row in table] == [0] * len(clinical.SENSITIVITIES)
+    table = ec57.false_alarms(np.arange(20.0), np.repeat([0, 1], 10), 1.0)
+    assert [row["per_hour"] for row in table] == [0] * len(ec57.SENSITIVITIES)
     assert [row["reached"] for row in table] == [0.5, 0.8, 0.9, 1.0]
 
 
 def test_calibration_says_what_the_thresholds_did():
     scores, y = np.array([0.0, 1, 2, 3, 2, 5]), np.array([0, 0, 0, 0, 1, 1])
-    assert clinical.calibration(scores, y, {0.5: 2.0, 0.9: 4.0}) == [
+    assert ec57.calibration(scores, y, {0.5: 2.0, 0.9: 4.0}) == [
         {"asked": 0.5, "threshold": 2.0, "specificity": 0.5, "sensitivity": 1.0},
         {"asked": 0.9, "threshold": 4.0, "specificity": 1.0, "sensitivity": 0.5}]
 
 
 def test_hours_are_the_sum_of_the_known_intervals():
-    assert clinical.hours(np.array([np.nan, 1800, 1800, 900], np.float32)) == pytest.approx(1.25)
+    assert ec57.hours(np.array([np.nan, 1800, 1800, 900], np.float32)) == pytest.approx(1.25)

@@ -9,9 +9,10 @@ from functools import partial
 
 import pytest
 
-import cluster
+from recording import cluster
 import config
-from config import UserError
+from pipeline import errors, settings
+from pipeline.errors import UserError
 
 cloudpickle = pytest.importorskip("cloudpickle")  # comes with dask
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
@@ -37,7 +38,7 @@ def troubled(log, item):
     """1 is a bad record, 2 a defect, 3 kills its process, 4 succeeds at its third start, 5 is not there."""
     note(log, item)
     if item == 1:
-        raise config.UserError("1.hea: bad. Leave it out.")
+        raise errors.UserError("1.hea: bad. Leave it out.")
     if item == 2:
         return 1 / 0
     if item == 3:
@@ -126,9 +127,9 @@ def versions_elsewhere(packages):
 # --- on the cluster -----------------------------------------------------------------------------
 
 def surroundings(sent, item):
-    import cluster as there
+    from recording import cluster
     import config as settings
-    return os.listdir(os.getcwd()), settings.__file__, there.local(sent).read_text(), settings.LATENT_DIM
+    return os.listdir(os.getcwd()), settings.__file__, cluster.local(sent).read_text(), settings.LATENT_DIM
 
 
 def test_modules_settings_and_files_reach_workers_in_empty_folders(dask_cluster, tmp_path, monkeypatch):
@@ -137,7 +138,7 @@ def test_modules_settings_and_files_reach_workers_in_empty_folders(dask_cluster,
     for latent in (config.LATENT_DIM, 77, config.LATENT_DIM):
         root = tmp_path / str(latent)
         root.mkdir(exist_ok=True)
-        for path in config.ROOT.glob("*.py"):
+        for path in settings.ROOT.glob("*.py"):
             shutil.copy(path, root)
         text = (root / "config.py").read_text()
         (root / "config.py").write_text(text.replace("\nLATENT_DIM = 32", f"\nLATENT_DIM = {latent}"))

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 import config
+from pipeline import errors, settings
 
 NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE", True), ("LEADS", "MLII"),
             ("LEADS", ()), ("BAND_HZ", (40.0, 0.5)), ("BAND_HZ", (0.5, 200.0)), ("BAND_HZ", (0, 40.0)),
@@ -11,10 +12,10 @@ NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE"
             ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5), ("SEEDS", (1, 2)), ("SEEDS", (0, 0)), ("LATENT_DIM", 0),
             ("BATCH_SIZE", 1), ("MAX_EPOCHS", 0), ("PATIENCE", 0), ("LEARNING_RATE", 0),
             ("LEARNING_RATE", float("nan")), ("WARMUP_FRACTION", 1), ("WEIGHT_DECAY", -1), ("TAPER_SIGMA_S", 0),
-            ("RECORD_LOSS", -0.1), ("EPOCH_SEGMENTS", 1), ("SCORE_SIGMA_S", 0), ("NEIGHBOURS", 0),
+            ("RECORD_LOSS", -0.1), ("EPOCH_SEGMENTS", 1), ("QRS_SIGMA_S", 0), ("NEIGHBOURS", 0),
             ("DENSITY_NEIGHBOURS", 0), ("DENSITY_POWER", 1.5), ("LOCAL_BEATS", 2), ("USUAL_PERCENTILE", 101),
-            ("PAUSE_WEIGHT", -1), ("SPREAD_FLOOR", 0), ("OWN_IRREGULARITY", -1),
-            ("OWN_NEIGHBOURS", 1), ("LEARNING_S", 5), ("WEIGHTS", {"beat": {"nearest": 1}}),
+            ("PAUSE_WEIGHT", -1), ("SPREAD_FLOOR", 0), ("SELF_IRREGULARITY", -1),
+            ("SELF_NEIGHBOURS", 1), ("LEARNING_S", 5), ("WEIGHTS", {"beat": {"nearest": 1}}),
             ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"rhythm": 0}}),
             ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"own": 1}}),
             ("WEIGHTS", {"beat": {"nearest": -1}, "patient": {"record": 1}}), ("TARGET_SPECIFICITY", 95.5),
@@ -25,21 +26,21 @@ NONSENSE = [("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE"
 
 
 def test_shipped_settings_are_sound():
-    config.check()
+    settings.check()
 
 
 @pytest.mark.parametrize("name, value", NONSENSE)
 def test_each_setting_is_checked_with_the_remedy(name, value, monkeypatch):
     monkeypatch.setattr(config, name, value)
-    with pytest.raises(config.UserError) as caught:
-        config.check()
+    with pytest.raises(errors.UserError) as caught:
+        settings.check()
     message = str(caught.value)
     assert f"{name} = {value!r}" in message and "expected" in message and "Edit" in message
 
 
 def test_a_network_without_taper_is_sound(monkeypatch):
     monkeypatch.setattr(config, "TAPER_SIGMA_S", None)
-    config.check()
+    settings.check()
 
 
 def test_every_editable_setting_has_a_rule():
@@ -52,17 +53,17 @@ def test_every_editable_setting_has_a_rule():
 
 def test_a_patient_in_two_parts_is_refused(monkeypatch):
     import dataclasses
-    spoilt = dataclasses.replace(config.MITDB, validation=("100",))
+    spoilt = dataclasses.replace(settings.database("mitdb"), validation=("100",))
     monkeypatch.setitem(config.DATABASES, "mitdb", spoilt)
-    with pytest.raises(config.UserError, match="in two parts: .'100'"):
-        config.check()
+    with pytest.raises(errors.UserError, match="in two parts: .'100'"):
+        settings.check()
 
 
 def test_changed_names_both_values():
-    stored = config.snapshot(("BATCH_SIZE", "BAND_HZ"))
-    assert config.changed(stored, ("BATCH_SIZE", "BAND_HZ")) == []
+    stored = settings.snapshot(("BATCH_SIZE", "BAND_HZ"))
+    assert settings.differences(stored, ("BATCH_SIZE", "BAND_HZ")) == []
     stored["BATCH_SIZE"] = 100
-    assert config.changed(stored, ("BATCH_SIZE",)) == [f"BATCH_SIZE: 100 then, {config.BATCH_SIZE} now"]
+    assert settings.differences(stored, ("BATCH_SIZE",)) == [f"BATCH_SIZE: 100 then, {config.BATCH_SIZE} now"]
 
 
 @pytest.mark.parametrize("script, settings, words", [
@@ -89,4 +90,4 @@ def test_folder_that_cannot_be_written(project, small_database):
 
 def test_config_imports_nothing_heavy():
     code = "import sys, config; assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=config.ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=settings.ROOT)

@@ -7,8 +7,9 @@ import pytest
 import wfdb
 
 import config
+from pipeline import settings
 import dataset
-from config import UserError
+from pipeline.errors import UserError
 
 
 def write_record(folder, name="100", signal=None, leads=("MLII", "V5"), fs=360, symbols="NNVN", samples=None):
@@ -28,10 +29,10 @@ def write_record(folder, name="100", signal=None, leads=("MLII", "V5"), fs=360, 
 @pytest.fixture(scope="module")
 def real(mitdb):
     """Columns of all 48 real records without the signals' copies being kept twice."""
-    paths = [mitdb / name for name in config.MITDB.records]
+    paths = [mitdb / name for name in settings.database("mitdb").records]
     tables = [dataset.read_record(path, *dataset.read_beats(path)) for path in paths]
     return {k: np.concatenate([t[k] for t in tables]) for k in tables[0] if k != "x"} | {
-        "x_100": tables[0]["x"], "x_114": tables[config.MITDB.records.index("114")]["x"]}
+        "x_100": tables[0]["x"], "x_114": tables[settings.database("mitdb").records.index("114")]["x"]}
 
 
 def test_real_counts_are_the_published_ones(real):
@@ -44,7 +45,7 @@ def test_real_splits(real):
     beat = dataset.split_beats(real["y"], config.SPLIT_SEED, 0.70, 0.15)
     assert (beat == "test").sum() == 16_407
     assert real["y"][beat == "train"].max() == 0
-    patient = dataset.split_patients(real["y"], real["record"], config.MITDB)
+    patient = dataset.split_patients(real["y"], real["record"], settings.database("mitdb"))
     parts = {p: set(real["record"][patient == p]) for p in ("train", "validation", "test")}
     assert not (parts["train"] & parts["validation"] or parts["train"] & parts["test"]
                 or parts["validation"] & parts["test"])
@@ -71,7 +72,7 @@ def test_real_segment_is_centred_on_the_annotated_peak(real):
 
 def test_real_files_match_the_shipped_digests(mitdb, monkeypatch):
     monkeypatch.setattr(config, "records_dir", lambda database: mitdb)
-    assert len(dataset.verify(config.MITDB)) == 144
+    assert len(dataset.verify(settings.database("mitdb"))) == 144
 
 
 def test_real_signals_are_accepted_and_have_no_nan(real):
@@ -150,12 +151,12 @@ def test_split_beats_is_a_partition_and_seeded():
 
 def test_build_then_up_to_date_then_other_settings(small, capsys, monkeypatch):
     dataset.main(["--simulated"])
-    first = config.segments_path(small).read_bytes()
+    first = small.segments_path().read_bytes()
     out = capsys.readouterr().out
     assert "wrote" in out and "record s10" in out and "train_mitbih.py --simulated" in out
     dataset.main(["--simulated"])
     assert "up to date" in capsys.readouterr().out
-    assert config.segments_path(small).read_bytes() == first
+    assert small.segments_path().read_bytes() == first
     monkeypatch.setattr(config, "BAND_HZ", (1.0, 30.0))
     with pytest.raises(UserError, match=r"BAND_HZ: \[0.5, 40.0\] then, \[1.0, 30.0\] now.*dataset.py"):
         dataset.load_segments(small)
@@ -175,7 +176,7 @@ def test_other_labels_or_records_make_the_segments_stale(small, capsys, monkeypa
 def test_a_record_left_out_in_config_is_not_read_or_verified(small, monkeypatch):
     dataset.main(["--simulated"])
     fewer = dataclasses.replace(small, records=small.records[:-1], test=small.test[:-1])
-    (config.records_dir(small) / f"{small.records[-1]}.dat").unlink()
+    (small.records_dir() / f"{small.records[-1]}.dat").unlink()
     monkeypatch.setattr(config, "SIMULATED", fewer)
     with pytest.raises(UserError, match="list `records`"):
         dataset.load_segments(fewer)
@@ -185,17 +186,17 @@ def test_a_record_left_out_in_config_is_not_read_or_verified(small, monkeypatch)
 
 def test_parallel_build_equals_single_process(small, monkeypatch):
     dataset.main(["--simulated"])
-    one = config.segments_path(small).read_bytes()
+    one = small.segments_path().read_bytes()
     monkeypatch.setattr(config, "THREADS", 2)
     dataset.main(["--simulated", "--force"])
-    assert config.segments_path(small).read_bytes() == one
+    assert small.segments_path().read_bytes() == one
 
 
 @pytest.mark.parametrize("spoil, state", [("altered", "altered"), ("truncated", "truncated"), ("gone", "missing")])
 def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(small, spoil, state):
     dataset.main(["--simulated"])
-    old = config.segments_path(small).read_bytes()
-    victim = config.records_dir(small) / "s02.dat"
+    old = small.segments_path().read_bytes()
+    victim = small.records_dir() / "s02.dat"
     data = victim.read_bytes()
     if spoil == "gone":
         victim.unlink()
@@ -204,13 +205,13 @@ def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(small, spoi
     with pytest.raises(UserError) as caught:
         dataset.main(["--simulated"])
     assert "s02.dat" in str(caught.value) and state in str(caught.value) and "synthetic.py" in str(caught.value)
-    assert config.segments_path(small).read_bytes() == old
+    assert small.segments_path().read_bytes() == old
 
 
 def test_missing_database_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "records_dir", lambda database: tmp_path / "none")
     with pytest.raises(UserError, match="python dataset.py --download"):
-        dataset.verify(config.MITDB)
+        dataset.verify(settings.database("mitdb"))
 
 
 def test_missing_segments_name_the_command(small):
@@ -225,7 +226,7 @@ class Evil:
 
 @pytest.mark.parametrize("spoil", ["truncate", "noise", "array", "foreign", "pickle", "column gone"])
 def test_spoilt_segments_are_refused_and_not_unpickled(small, segments, spoil, capsys):
-    path = config.segments_path(small)
+    path = small.segments_path()
     if spoil == "truncate":
         path.write_bytes(path.read_bytes()[:100_000])
     elif spoil == "noise":
@@ -248,7 +249,7 @@ def test_spoilt_segments_are_refused_and_not_unpickled(small, segments, spoil, c
 
 def test_full_disk_leaves_the_old_segments_whole(small, monkeypatch):
     dataset.main(["--simulated"])
-    path = config.segments_path(small)
+    path = small.segments_path()
     old = path.read_bytes()
 
     def full(*args, **kwargs):
@@ -276,6 +277,6 @@ def test_source_folder_is_copied_and_verified(tmp_path, monkeypatch, mitdb, caps
     damaged = tmp_path / "mitdb" / "100.hea"
     damaged.write_text("100 2 360 650000\n")
     with pytest.raises(UserError, match="100.hea: altered"):
-        dataset.verify(config.MITDB)
+        dataset.verify(settings.database("mitdb"))
     dataset.main(["--download", "--source", str(mitdb)])
     shutil.rmtree(tmp_path / "mitdb")

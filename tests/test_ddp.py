@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import config
+from pipeline import errors
 import models
-import parallel
+from pipeline import processes
 import train_mitbih
-from config import UserError
+from pipeline.errors import UserError
 from conftest import QUICK, Project
 from test_shards import archive_of
 
@@ -50,7 +51,7 @@ with parallel.group(torch.device("cpu"), 16, 30, "again"):
     found["state"] = model.state_dict()
     try:
         parallel.check_agreement({"epochs done": parallel.rank()}, "Share it.")
-    except config.UserError as error:
+    except errors.UserError as error:
         found["disagreement"] = str(error)
     if parallel.is_first():
         torch.save(found, "found.pt")
@@ -168,7 +169,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_several_and_with_one(t
     assert "error: process 0 of 2: another one died" in err and "Signal 9 (SIGKILL)" in err
     assert "Go on with: torchrun --nproc-per-node=2 train_mitbih.py --protocol beat --simulated --resume" in err
 
-    shutil.copy(resume, config.checkpoint_path(evaluated, "beat", 0).with_suffix(".resume.pt"))
+    shutil.copy(resume, evaluated.checkpoint_path("beat", 0).with_suffix(".resume.pt"))
     train_mitbih.main(["--simulated", "--resume"])
     torch.testing.assert_close(losses(evaluated.root), undisturbed, rtol=ROUNDING, atol=0)
 
@@ -182,22 +183,22 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_several_and_with_one(t
 def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="BATCH_SIZE = 128; expected a whole multiple of the 3 processes"):
-        with parallel.group(torch.device("cpu"), 128, 1, "again"):
+        with processes.group(torch.device("cpu"), 128, 1, "again"):
             pytest.fail("started")
 
 
 def test_fewer_segments_than_a_batch_are_refused(monkeypatch):
     run = train_mitbih.Run(0, 50, 2, torch.device("cpu"))
-    monkeypatch.setattr(parallel, "count", lambda: 2)
+    monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(UserError, match="50 segments.*BATCH_SIZE = 128"):
         train_mitbih.trained(run, None, torch.empty(1, 720), (50, 2), {}, {}, lambda run: None)
 
 
 def test_one_process_is_no_group(monkeypatch):
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: pytest.fail("a group"))
-    with parallel.group(torch.device("cpu"), 127, 30, "again"):
+    with processes.group(torch.device("cpu"), 127, 30, "again"):
         rows = torch.arange(5)
-        assert parallel.share(rows) is rows and parallel.total(0.1, rows.device) == 0.1
+        assert processes.share(rows) is rows and processes.total(0.1, rows.device) == 0.1
     run = train_mitbih.Run(0, 200, 2, torch.device("cpu"))
     assert not isinstance(run.batch_loss, torch.nn.parallel.DistributedDataParallel)
     assert not any(hasattr(norm, "over_processes") for norm in run.model.modules())

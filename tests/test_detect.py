@@ -9,19 +9,19 @@ import wfdb
 from threadpoolctl import threadpool_info, threadpool_limits
 from wfdb.processing import compare_annotations
 
-import clinical
+from scoring import ec57
 import config
 import detect
-import detect_output
-import synthetic
-from config import UserError
+from recording import output
+from pipeline import simulated_ecg
+from pipeline.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory):
     """A folder with one simulated WFDB record of five minutes and copies of it as CSV and NumPy."""
     folder = tmp_path_factory.mktemp("brought")
-    synthetic.write_database(folder, ("s02",), duration_s=300, seed=5)
+    simulated_ecg.write_database(folder, ("s02",), duration_s=300, seed=5)
     signal = wfdb.rdrecord(str(folder / "s02")).p_signal[:, 0]
     np.save(folder / "array.npy", signal)
     edfio.Edf([edfio.EdfSignal(signal, 360, label="ECG MLII", physical_dimension="mV",
@@ -208,23 +208,23 @@ def test_level_curve_is_of_means_over_records():
     levels = np.array([0.0, 1, 2, 3, 5, 6, 1, 9])
     y = np.array([0, 0, 0, 0, 1, 1, 0, 1])
     record = np.array(list("aaaaaabb"))
-    curve = clinical.level_curve(levels, y, record)
+    curve = ec57.level_curve(levels, y, record)
     at = curve["level"].index(1.5)
     assert curve["specificity"][at] == pytest.approx((2 / 4 + 1) / 2) and curve["sensitivity"][at] == 1
-    assert clinical.level_at(curve, "specificity", 0.75) == pytest.approx(1.05)
-    assert clinical.level_at(curve, "sensitivity", 0.75) == pytest.approx(6.0)
-    assert clinical.level_at(curve, "specificity", 1.0) == pytest.approx(3.05)
+    assert ec57.level_at(curve, "specificity", 0.75) == pytest.approx(1.05)
+    assert ec57.level_at(curve, "sensitivity", 0.75) == pytest.approx(6.0)
+    assert ec57.level_at(curve, "specificity", 1.0) == pytest.approx(3.05)
 
 
 def test_stored_summary_of_another_origin_or_without_its_files_is_none(tmp_path):
     stem = tmp_path / "r"
     (tmp_path / "r.ecgad.json").write_text('{"origin": "x"}')
-    assert detect_output.stored_summary(stem, "x") is None
+    assert output.stored_summary(stem, "x") is None
     for end in ("", ".csv", ".png"):
         (tmp_path / f"r.ecgad{end}").touch()
-    assert detect_output.stored_summary(stem, "x") and detect_output.stored_summary(stem, "y") is None
+    assert output.stored_summary(stem, "x") and output.stored_summary(stem, "y") is None
     (tmp_path / "r.ecgad.json").write_text("{")
-    assert detect_output.stored_summary(stem, "x") is None
+    assert output.stored_summary(stem, "x") is None
 
 
 def test_threads_are_those_of_all_libraries(folder):

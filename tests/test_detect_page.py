@@ -15,12 +15,12 @@ import wfdb
 from bokeh.core.serialization import Deserializer
 
 import detect
-import detect_page
-import detect_page_data
-import recordings
-import synthetic
-from config import UserError
-from detect_page_data import FLAGGED, MISSING, SCORED, UNSCORED
+from recording import page
+from recording import page_data
+from recording import reader
+from pipeline import simulated_ecg
+from pipeline.errors import UserError
+from recording.page_data import FLAGGED, MISSING, SCORED, UNSCORED
 
 HOSTILE = '</script><script>window.ran=1</script><img src=x onerror="window.ran=1">$$x$$'
 CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -34,7 +34,7 @@ def run(*argv):
 def made(tmp_path_factory):
     """Folder of a simulated record of two minutes with a gap, and detect.py's files with the page; read-only."""
     folder = tmp_path_factory.mktemp("made")
-    synthetic.write_database(folder, ("s02",), duration_s=120, seed=5)
+    simulated_ecg.write_database(folder, ("s02",), duration_s=120, seed=5)
     signal = wfdb.rdrecord(str(folder / "s02")).p_signal[:, 0]
     signal[60 * 360:75 * 360] = np.nan
     np.savetxt(folder / "r.csv", signal, fmt="%.4f", header="MLII (mV)", comments="")
@@ -128,13 +128,13 @@ def test_page_loads_nothing_and_says_its_language_and_title(made):
 def test_untrusted_text_is_text(folder, where):
     """What a file calls itself, its leads and its units neither ends a script nor begins a tag, nor is mathematics."""
     summary = json.loads((folder / "r.ecgad.json").read_text())
-    with recordings.open_recording(folder / "r.csv", 360) as recording:
+    with reader.open_recording(folder / "r.csv", 360) as recording:
         if where == "unit":
             summary["calibrated"], recording.units[0] = False, HOSTILE
         else:
             summary |= {"recording": HOSTILE} if where == "name" else {"lead": HOSTILE, "leads": [HOSTILE]}
         (folder / "r.ecgad.json").write_text(json.dumps(summary))
-        detect_page.write_page(folder / "r", recording, 0)
+        page.write_page(folder / "r", recording, 0)
     html = (folder / "r.ecgad.html").read_text()
     parsed, stored = Tags(html), re.search(r'<script type="application/json".*?</script>', html, re.DOTALL).group()
     assert HOSTILE in parsed.text and "<script>window" not in html and "$$" not in stored
@@ -144,8 +144,8 @@ def test_untrusted_text_is_text(folder, where):
 def test_a_name_that_is_no_utf_8_does_not_stop_the_page(folder):
     summary = json.loads((folder / "r.ecgad.json").read_text()) | {"recording": "caf\udce9"}
     (folder / "r.ecgad.json").write_text(json.dumps(summary))
-    with recordings.open_recording(folder / "r.csv", 360) as recording:
-        detect_page.write_page(folder / "r", recording, 0)
+    with reader.open_recording(folder / "r.csv", 360) as recording:
+        page.write_page(folder / "r", recording, 0)
     assert "caf?" in (folder / "r.ecgad.html").read_text()
 
 
@@ -153,18 +153,18 @@ def test_a_name_that_is_no_utf_8_does_not_stop_the_page(folder):
 
 def test_long_recording_keeps_strips_at_full_rate_and_extremes_of_the_rest(monkeypatch):
     for name, value in (("FULL_SAMPLES", 3000), ("ENVELOPE", 900), ("CHUNK", 700)):
-        monkeypatch.setattr(detect_page_data, name, value)
+        monkeypatch.setattr(page_data, name, value)
     rng = np.random.default_rng(0)
     recording = Signal(rng.normal(size=20_000).astype(np.float32))
     recording.samples[12_000:12_500] = np.nan
     table = beats_table(np.arange(50, 20_000, 100), np.append(np.arange(199) % 50 / 10, 9.0))
-    rows = detect_page_data.listed_beats(table, 20_000, 100)
+    rows = page_data.listed_beats(table, 20_000, 100)
     assert len(rows) == 3 and rows[0] == 199 and list(table["level"][rows]) == sorted(table["level"], reverse=True)[:3]
-    kept = detect_page_data.full_rate(table["sample"].to_numpy()[rows], 20_000, 100)
+    kept = page_data.full_rate(table["sample"].to_numpy()[rows], 20_000, 100)
     wanted = np.zeros(20_000, bool)
     for row in rows:
         wanted[max(0, table["sample"][row] - 500):table["sample"][row] + 501] = True
-    full, low, high = detect_page_data.read_signal(recording, 0, kept, 23)
+    full, low, high = page_data.read_signal(recording, 0, kept, 23)
     assert [start for start, _ in recording.asked] == [0, *(stop for _, stop in recording.asked[:-1])]
     assert max(stop - start for start, stop in recording.asked) <= 700 and recording.asked[-1][1] == 20_000
     np.testing.assert_array_equal(full, recording.samples[wanted])
@@ -191,24 +191,24 @@ def test_memory_and_page_of_a_day_are_bounded(tmp_path, monkeypatch):
     table = beats_table(np.arange(100_000) * 311, rng.normal(2.5, 1, 100_000))
     summary = {"recording": "day", "calibrated": True, "level": 3.0, "leads": ["1"], "unreadable": {}, "beats": 1,
                "scored": 1, "flagged": 30_000, "flagged_share": 0.3, "flagged_per_hour": 1, "unreadable_share": 0}
-    monkeypatch.setattr(detect_page_data, "read_back", lambda stem, fs: (summary, table, np.empty((0, 2))))
+    monkeypatch.setattr(page_data, "read_back", lambda stem, fs: (summary, table, np.empty((0, 2))))
     tracemalloc.start()
     try:
-        content = detect_page_data.read_content(tmp_path / "day", Day(), 0)
+        content = page_data.read_content(tmp_path / "day", Day(), 0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    monkeypatch.setattr(detect_page, "read_content", lambda *recording: content)
-    detect_page.write_page(tmp_path / "day", Day(), 0)
+    monkeypatch.setattr(page, "read_content", lambda *recording: content)
+    page.write_page(tmp_path / "day", Day(), 0)
     html = (tmp_path / "day.ecgad.html").read_text()
     assert peak < 100e6 and len(html) < 15e6 and "The 555 of highest level, of\n30,000 flagged" in html
 
 
 def test_of_very_many_beats_the_extreme_and_those_in_strips_are_kept(monkeypatch):
-    monkeypatch.setattr(detect_page_data, "BEATS", 20)
+    monkeypatch.setattr(page_data, "BEATS", 20)
     level = np.random.default_rng(0).normal(size=97)
     level[40:60] = np.nan
-    drawn = detect_page_data.drawn_beats(beats_table(np.arange(97) * 100, level), np.array([[1950, 2201]]))
+    drawn = page_data.drawn_beats(beats_table(np.arange(97) * 100, level), np.array([[1950, 2201]]))
     wanted = {20, 21, 22}
     for first in range(0, 97, 10):
         group = range(first, min(first + 10, 97))
@@ -223,7 +223,7 @@ def test_of_very_many_beats_the_extreme_and_those_in_strips_are_kept(monkeypatch
     (np.linspace(-2, 3, 5001), 1e-4), (np.full(50, 7.5), 1e-9), (np.array([0.25]), 1e-9), (np.full(9, np.nan), 0),
     (np.append(np.sin(np.arange(5000)), [1e30, np.nan]), 0.01), (np.empty(0), 0)])
 def test_int16_gives_the_signal_back(signal, step):
-    (stored,), offset, scale = detect_page_data.quantised(signal.astype(np.float32))
+    (stored,), offset, scale = page_data.quantised(signal.astype(np.float32))
     back = np.where(stored == MISSING, np.nan, offset + scale * stored)
     usual = ~(np.abs(signal) > 1e3)
     np.testing.assert_allclose(back[usual], signal[usual], atol=step)
@@ -233,7 +233,7 @@ def test_int16_gives_the_signal_back(signal, step):
 def test_heart_rate_and_flagged_share_of_stretches():
     table = beats_table([100, 900, 1500, 2500], [1, 5, np.nan, 4], rr=[0.5, 0.75, 0.1, 9.0])
     content = type("C", (), {"table": table, "n_samples": 3000, "fs_hz": 100})
-    bins = detect_page_data.binned(content)
+    bins = page_data.binned(content)
     np.testing.assert_array_equal(bins["left"], [0, 10, 20])
     np.testing.assert_allclose(bins["rate"], [(120 + 80) / 2, np.nan, np.nan])
     np.testing.assert_allclose(bins["flagged"], [50, np.nan, 100])
@@ -241,9 +241,9 @@ def test_heart_rate_and_flagged_share_of_stretches():
 
 def test_spans_are_joined_up_to_a_gap():
     spans = np.array([[0, 2], [2, 4], [5, 6], [9, 10]])
-    assert detect_page_data.joined(spans).tolist() == [[0, 4], [5, 6], [9, 10]]
-    assert detect_page_data.joined(spans, 1).tolist() == [[0, 6], [9, 10]]
-    assert detect_page_data.joined(np.empty((0, 2))).shape == (0, 2)
+    assert page_data.joined(spans).tolist() == [[0, 4], [5, 6], [9, 10]]
+    assert page_data.joined(spans, 1).tolist() == [[0, 6], [9, 10]]
+    assert page_data.joined(np.empty((0, 2))).shape == (0, 2)
 
 
 # --- with detect.py -------------------------------------------------------------------------------
@@ -285,8 +285,8 @@ def variant(made, folder, name, change):
     table.to_csv(folder / f"{name}.ecgad.csv", index=False)
     (folder / f"{name}.ecgad.json").write_text(json.dumps(summary))
     shutil.copy(made / "r.ecgad", folder / f"{name}.ecgad")
-    with recordings.open_recording(made / "r.csv", 360) as recording:
-        detect_page.write_page(folder / name, recording, 0)
+    with reader.open_recording(made / "r.csv", 360) as recording:
+        page.write_page(folder / name, recording, 0)
 
 
 def all_flagged(summary, table):
@@ -450,10 +450,10 @@ def test_browser_is_usable_from_the_keyboard(browser, made):
 
 
 def test_browser_draws_a_long_recording_from_extremes_and_strips(browser, folder, monkeypatch):
-    monkeypatch.setattr(detect_page_data, "FULL_SAMPLES", 3 * 3601)
-    monkeypatch.setattr(detect_page_data, "ENVELOPE", 4000)
-    with recordings.open_recording(folder / "r.csv", 360) as recording:
-        detect_page.write_page(folder / "r", recording, 0)
+    monkeypatch.setattr(page_data, "FULL_SAMPLES", 3 * 3601)
+    monkeypatch.setattr(page_data, "ENVELOPE", 4000)
+    with reader.open_recording(folder / "r.csv", 360) as recording:
+        page.write_page(folder / "r", recording, 0)
     opened(browser, folder / "r.ecgad.html")
     signal = np.loadtxt(folder / "r.csv", skiprows=1)
     text = browser.find_element("tag name", "main").text
@@ -476,9 +476,9 @@ def test_browser_runs_no_text_of_the_recording(browser, folder):
     summary = json.loads((folder / "r.ecgad.json").read_text())
     summary |= {"recording": HOSTILE, "lead": HOSTILE, "leads": [HOSTILE], "lead_chosen": HOSTILE, "calibrated": False}
     (folder / "r.ecgad.json").write_text(json.dumps(summary))
-    with recordings.open_recording(folder / "r.csv", 360) as recording:
+    with reader.open_recording(folder / "r.csv", 360) as recording:
         recording.units[0] = HOSTILE
-        detect_page.write_page(folder / "r", recording, 0)
+        page.write_page(folder / "r", recording, 0)
     opened(browser, folder / "r.ecgad.html")
     assert browser.find_element("tag name", "h1").text == HOSTILE and browser.title.startswith(HOSTILE)
     assert ask(browser, "return window.ran === undefined") and complaints(browser) == []

@@ -21,7 +21,8 @@ import zipfile
 import pytest
 
 import config
-import download
+from pipeline import errors, settings
+from pipeline import download
 
 random.seed(1)
 FILES = {f"{number}.{suffix}": random.randbytes(3000)
@@ -151,8 +152,8 @@ def names_asked(server):
 
 
 def test_shipped_digests_are_the_three_files_of_every_record():
-    digests = download.read_digests(config.ROOT / "mitdb_sha256.txt")
-    assert sorted(digests) == sorted(f"{record}.{suffix}" for record in config.MITDB.records
+    digests = download.read_digests(settings.ROOT / "mitdb_sha256.txt")
+    assert sorted(digests) == sorted(f"{record}.{suffix}" for record in settings.database("mitdb").records
                                      for suffix in ("hea", "dat", "atr"))
     assert digests["100.hea"] == "60ebc904c7bf3e04d142638d3fd5c903e8dc9f10f1ea3264e07926aa089ee75e"
     assert len(set(digests.values())) == 144
@@ -162,12 +163,12 @@ def test_shipped_digests_are_the_three_files_of_every_record():
 def test_malformed_digest_names_file_and_line(tmp_path, line):
     path = tmp_path / "sums.txt"
     path.write_text(f"{'1' * 64} 100.atr\n{line}\n")
-    with pytest.raises(config.UserError, match="sums.txt, line 2"):
+    with pytest.raises(errors.UserError, match="sums.txt, line 2"):
         download.read_digests(path)
 
 
 def test_missing_list_of_digests(tmp_path):
-    with pytest.raises(config.UserError, match="nowhere.txt"):
+    with pytest.raises(errors.UserError, match="nowhere.txt"):
         download.read_digests(tmp_path / "nowhere.txt")
 
 
@@ -269,7 +270,7 @@ def test_a_lasting_fault_of_one_file_goes_to_the_next_source(tmp_path, capsys, f
 
 def test_waits_double(tmp_path):
     digests = {"100.dat": DIGESTS["100.dat"]}
-    with serve(503) as server, pytest.raises(config.UserError):
+    with serve(503) as server, pytest.raises(errors.UserError):
         fetch(tmp_path, server.url, retries=3, base_wait_s=0.05, digests=digests)
     times = [moment for _, moment in server.log]
     pauses = [after - before for before, after in zip(times, times[1:])]
@@ -297,7 +298,7 @@ def test_a_lasting_fault_is_told_and_leaves_no_half_file(tmp_path, fault, reason
         return fault if name.endswith(".dat") else "good"
 
     start = time.monotonic()
-    with serve(plan) as server, pytest.raises(config.UserError) as caught:
+    with serve(plan) as server, pytest.raises(errors.UserError) as caught:
         fetch(tmp_path, server.url, connections=6, timeout_s=0.25, retries=2)
     assert time.monotonic() - start < 10
     names = [name for name in FILES if not name.endswith(".dat")]
@@ -312,7 +313,7 @@ def test_a_lasting_fault_is_told_and_leaves_no_half_file(tmp_path, fault, reason
 
 def test_connection_of_a_trickling_server_is_closed(tmp_path):
     with serve("trickle") as server:
-        with pytest.raises(config.UserError, match="too slow"):
+        with pytest.raises(errors.UserError, match="too slow"):
             fetch(tmp_path, server.url, timeout_s=0.15, digests={"100.dat": DIGESTS["100.dat"]})
         wait_for(lambda: server.active == 0, 1)
     assert len(server.log) == 1                           # a second time it would be as slow
@@ -320,7 +321,7 @@ def test_connection_of_a_trickling_server_is_closed(tmp_path):
 
 def test_endless_body_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "MAX_FILE_BYTES", 1_000_000)
-    with serve("endless") as server, pytest.raises(config.UserError, match="more than 1 MB"):
+    with serve("endless") as server, pytest.raises(errors.UserError, match="more than 1 MB"):
         fetch(tmp_path, server.url, digests={"100.dat": DIGESTS["100.dat"]})
     assert os.listdir(tmp_path) == []
 
@@ -337,20 +338,20 @@ def test_a_dead_source_is_left_after_a_few_files(tmp_path, plan):
 def test_a_dead_source_ends_the_pauses_of_other_files(tmp_path):
     start = time.monotonic()
     with serve(lambda name, _: "later" if name.startswith("100") else 503) as server:
-        with pytest.raises(config.UserError, match="HTTP 503: [4-9] files.*were not asked for"):
+        with pytest.raises(errors.UserError, match="HTTP 503: [4-9] files.*were not asked for"):
             fetch(tmp_path, server.url, timeout_s=20)     # "later" pauses as long as the time-out
     assert time.monotonic() - start < 5
 
 
 def test_absent_files_do_not_make_a_source_dead(tmp_path):
     with serve(lambda name, _: "good" if name == "105.hea" else 404) as server:
-        with pytest.raises(config.UserError, match="17 of 18"):
+        with pytest.raises(errors.UserError, match="17 of 18"):
             fetch(tmp_path, server.url, connections=1)
     assert_verified(tmp_path, ["105.hea"])
 
 
 def test_each_source_has_one_line(tmp_path):
-    with serve(404) as first, serve("altered") as second, pytest.raises(config.UserError) as caught:
+    with serve(404) as first, serve("altered") as second, pytest.raises(errors.UserError) as caught:
         fetch(tmp_path, first.url, CLOSED, second.url)
     lines = [line for line in str(caught.value).splitlines() if line.startswith("  source ")]
     assert len(lines) == 3
@@ -370,10 +371,10 @@ def fake_resolver(monkeypatch, delay_s, calls):
 
 
 def test_machine_without_network_hears_it_soon(tmp_path, monkeypatch):
-    calls, digests = [], download.read_digests(config.ROOT / "mitdb_sha256.txt")
+    calls, digests = [], download.read_digests(settings.ROOT / "mitdb_sha256.txt")
     fake_resolver(monkeypatch, 0, calls)
     start = time.monotonic()
-    with pytest.raises(config.UserError, match="name resolution.*\n.*name resolution") as caught:
+    with pytest.raises(errors.UserError, match="name resolution.*\n.*name resolution") as caught:
         download.fetch_database(tmp_path, digests, download.SOURCES, config.DOWNLOAD_CONNECTIONS,
                                 config.DOWNLOAD_TIMEOUT_S, config.DOWNLOAD_RETRIES)
     assert time.monotonic() - start < 4
@@ -386,7 +387,7 @@ def test_silent_resolver_or_firewall_is_not_waited_for(tmp_path, monkeypatch):
     assert len(download.SOURCES) * download.CONTACT_S < 18
     monkeypatch.setattr(download, "CONTACT_S", 0.3)
     start = time.monotonic()
-    with pytest.raises(config.UserError, match="no connection within 0.3 s"):
+    with pytest.raises(errors.UserError, match="no connection within 0.3 s"):
         fetch(tmp_path, *[address for _, address in download.SOURCES])
     assert time.monotonic() - start < 1.5
 
@@ -407,7 +408,7 @@ def started(tmp_path, server, timeout_s):
     sums.write_text("".join(f"{digest} {name}\n" for name, digest in DIGESTS.items()))
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, sums, tmp_path / "db", server.url, str(timeout_s)],
-        env={**os.environ, "PYTHONPATH": str(config.ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        env={**os.environ, "PYTHONPATH": str(settings.ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         yield process
     finally:
@@ -470,7 +471,7 @@ def test_leftovers_of_a_killed_run_are_removed_even_without_network(tmp_path):
 @pytest.mark.parametrize("below", ["", "db"])
 def test_folder_that_cannot_be_made(tmp_path, below):
     (tmp_path / "file").write_bytes(b"")
-    with serve() as server, pytest.raises(config.UserError, match="cannot write .*file"):
+    with serve() as server, pytest.raises(errors.UserError, match="cannot write .*file"):
         fetch(tmp_path / "file" / below, server.url)
     assert server.log == []
 
@@ -500,7 +501,7 @@ def refuse_bytes(path, mode):
 @pytest.mark.parametrize("only", ["100.dat", "100.hea"])
 def test_full_disk_stops_with_the_path_and_no_half_file(tmp_path, monkeypatch, owner, name, fake, kind, only):
     source = write(tmp_path / "source")
-    with serve() as server, pytest.raises(config.UserError) as caught:
+    with serve() as server, pytest.raises(errors.UserError) as caught:
         monkeypatch.setattr(owner, name, fake, raising=False)
         fetch(tmp_path / "db", server.url if kind == "mirror" else source, timeout_s=5,
               digests={only: DIGESTS[only]})
@@ -512,7 +513,7 @@ def test_full_disk_ends_the_other_transfers_too(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", refuse)
     start = time.monotonic()
     with serve(lambda name, _: "good" if name == "100.atr" else "stall") as server:
-        with pytest.raises(config.UserError, match="cannot write .*100.atr"):
+        with pytest.raises(errors.UserError, match="cannot write .*100.atr"):
             fetch(tmp_path, server.url, timeout_s=30)
     assert time.monotonic() - start < 2
     assert os.listdir(tmp_path) == []
@@ -541,14 +542,14 @@ def test_folder_source_with_damaged_and_missing_files(tmp_path):
     (source / "100.dat").write_bytes(b"damaged")
     (source / "101.dat").write_bytes(b"damaged")
     (source / "102.dat").unlink()
-    with pytest.raises(config.UserError, match="another SHA-256: 2 files, e.g. 100.dat; 1 others"):
+    with pytest.raises(errors.UserError, match="another SHA-256: 2 files, e.g. 100.dat; 1 others"):
         fetch(tmp_path / "db", source)
     assert_verified(tmp_path / "db", set(FILES) - {"100.dat", "101.dat", "102.dat"})
 
 
 @pytest.mark.parametrize("address", ["nowhere", "ftp://host/mitdb/", "http://", "http://127.0.0.1:99999/"])
 def test_source_that_is_none(tmp_path, address):
-    with pytest.raises(config.UserError) as caught:
+    with pytest.raises(errors.UserError) as caught:
         fetch(tmp_path / "db", address)
     assert address in str(caught.value)
     assert os.listdir(tmp_path / "db") == []
@@ -594,7 +595,7 @@ def test_zip_bomb_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "MAX_FILE_BYTES", 100_000)
     path = tmp_path / "bomb.zip"
     path.write_bytes(make_zip(files={**FILES, "100.dat": bytes(5_000_000)}))
-    with pytest.raises(config.UserError, match="more than 0.1 MB: 1 files, e.g. 100.dat"):
+    with pytest.raises(errors.UserError, match="more than 0.1 MB: 1 files, e.g. 100.dat"):
         fetch(tmp_path / "db", path)
     assert_verified(tmp_path / "db", set(FILES) - {"100.dat"})
 
@@ -606,7 +607,7 @@ def test_damaged_zip(tmp_path, damage):
     body[middle] ^= 1
     path = tmp_path / "mitdb.zip"
     path.write_bytes({"no zip": b"<html>", "cut": body[:-2000], "altered": body}[damage])
-    with pytest.raises(config.UserError, match="cannot be read|another SHA|not a zip"):
+    with pytest.raises(errors.UserError, match="cannot be read|another SHA|not a zip"):
         fetch(tmp_path / "db", path)
     assert_verified(tmp_path / "db", set(FILES) - {"102.dat"} if damage == "altered" else [])
 

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-import attribution
+from scoring import beat_parts
 import config
 import dataset
 import evaluate
 import models
-import report
+from studies import report
 import train_mitbih
 import visualize
-from config import UserError
+from pipeline.errors import UserError
 from preprocess import gaussian
 
 
 def results(database, protocol="beat"):
-    folder = config.results_dir(database, protocol, config.SEED)
+    folder = database.results_dir(protocol, config.SEED)
     with np.load(folder / "scores.npz", allow_pickle=False) as stored:
         return report.load_metrics(folder), dict(stored)
 
@@ -44,7 +44,7 @@ def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated):
     _, table = results(evaluated)
     test = segments.part("beat", "test")
     np.testing.assert_array_equal(table["sample"], segments.rows["sample"][test])
-    model, _ = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
+    model, _ = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED))
     recon, _ = models.reconstruct(model, segments.x[test], 64, "cpu")
     taper = gaussian(720, config.TAPER_SIGMA_S * config.FS_HZ)
     mse = ((recon.numpy() - segments.x[test] * taper) ** 2).mean(1)
@@ -53,13 +53,13 @@ def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated):
 
 def test_threshold_is_the_stored_one(evaluated):
     result, _ = results(evaluated)
-    _, stored = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
+    _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED))
     assert {n: s["threshold"] for n, s in result["scores"].items()} == stored["thresholds"]
 
 
 def test_bedside_figures_and_parts_belong_to_the_stored_scores(evaluated):
     result, table = results(evaluated)
-    _, stored = models.load_checkpoint(config.checkpoint_path(evaluated, "beat", config.SEED))
+    _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED))
     default, y = table[f"score_{config.DEFAULT_SCORE}"], table["label"]
     flagged = default >= np.float32(result["scores"][config.DEFAULT_SCORE]["threshold"])
     assert [row["asked"] for row in result["calibration"]] == list(train_mitbih.CALIBRATION)
@@ -73,7 +73,7 @@ def test_bedside_figures_and_parts_belong_to_the_stored_scores(evaluated):
     for name, entry in result["parts"].items():
         here = (table["aami"] == name) & flagged
         assert entry["n"] == here.sum()
-        for k, part in enumerate(attribution.PARTS):
+        for k, part in enumerate(beat_parts.PARTS):
             assert entry[part] == (pytest.approx((table["part"][here] == k).mean()) if here.any() else None)
 
 
@@ -118,7 +118,7 @@ def test_patient_protocol_has_its_own_scores(small, segments):
 
 def test_strip_is_the_filtered_signal_of_the_record(evaluated):
     _, table = results(evaluated)
-    path = config.records_dir(evaluated) / str(table["strip_record"])
+    path = evaluated.records_dir() / str(table["strip_record"])
     signal, fs, _ = dataset.read_lead(path, config.LEADS)
     filtered = dataset.bandpass(signal, fs, config.BAND_HZ, config.FILTER_ORDER)
     start, got = int(table["strip_start"]), table["strip_signal"]
@@ -128,7 +128,7 @@ def test_strip_is_the_filtered_signal_of_the_record(evaluated):
     np.testing.assert_allclose(got[:len(expected)][covered], expected[covered], atol=2e-5)
     row = table["example_row"][0]
     peak = table["sample"][row]
-    own, _, _ = dataset.read_lead(config.records_dir(evaluated) / str(table["record"][row]), config.LEADS)
+    own, _, _ = dataset.read_lead(evaluated.records_dir() / str(table["record"][row]), config.LEADS)
     mv = dataset.bandpass(own, fs, config.BAND_HZ, config.FILTER_ORDER)[peak - 360:peak + 360]
     middle = mv.mean()
     tapered = (mv - middle) * gaussian(720, config.TAPER_SIGMA_S * config.FS_HZ) + middle
@@ -136,9 +136,9 @@ def test_strip_is_the_filtered_signal_of_the_record(evaluated):
 
 
 def test_pictures_table_and_simulated_marks(evaluated, capsys):
-    plots = config.plots_dir(evaluated, "beat")
+    plots = evaluated.plots_dir("beat")
     assert sorted(p.name for p in plots.iterdir()) == sorted(visualize.FIGURES)
-    (config.results_dir(evaluated, "beat", 0) / "metrics.json").stat()
+    (evaluated.results_dir("beat", 0) / "metrics.json").stat()
     evaluate.main(["--simulated"])
     out = capsys.readouterr().out
     assert "up to date, not scored again" in out and "SIMULATED DATA" in out and "combined" in out
@@ -155,7 +155,7 @@ def test_results_of_another_checkpoint_are_scored_again(evaluated, monkeypatch, 
 
 
 def test_scores_of_another_run_beside_the_metrics_are_scored_again(evaluated, capsys):
-    path = config.results_dir(evaluated, "beat", config.SEED) / "scores.npz"
+    path = evaluated.results_dir("beat", config.SEED) / "scores.npz"
     with np.load(path) as stored:
         table = dict(stored, weights=np.array("of another run"))
     np.savez(path, **table)
@@ -164,7 +164,7 @@ def test_scores_of_another_run_beside_the_metrics_are_scored_again(evaluated, ca
 
 
 def test_pictures_are_drawn_again_only_for_other_results(evaluated, capsys):
-    picture = config.plots_dir(evaluated, "beat") / "roc.png"
+    picture = evaluated.plots_dir("beat") / "roc.png"
     before = picture.stat().st_mtime_ns
     evaluate.main(["--simulated"])
     assert "pictures up to date" in capsys.readouterr().out and picture.stat().st_mtime_ns == before
@@ -193,7 +193,7 @@ def test_checkpoint_of_other_segments_is_refused(evaluated, monkeypatch):
 def test_missing_and_damaged_checkpoint_name_the_command(small, segments):
     with pytest.raises(UserError, match="beat.pt: missing.*python train_mitbih.py --protocol beat --simulated"):
         evaluate.main(["--simulated"])
-    path = config.checkpoint_path(small, "beat", config.SEED)
+    path = small.checkpoint_path("beat", config.SEED)
     path.parent.mkdir()
     path.write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match="beat.pt.*Delete it"):
@@ -205,7 +205,7 @@ def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
         train_mitbih.main(["--simulated", "--seed", seed])
         evaluate.main(["--simulated", "--seed", seed])
     assert "ROC-AUC, median (range) of 3 seeds" in capsys.readouterr().out
-    path = config.results_dir(evaluated, "beat", 2) / "metrics.json"
+    path = evaluated.results_dir("beat", 2) / "metrics.json"
     other = json.loads(path.read_text())
     other["origin"]["training_settings"]["MAX_EPOCHS"] += 1
     path.write_text(json.dumps(other))
@@ -217,7 +217,7 @@ def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
 
 
 def test_damaged_metrics_name_the_command(evaluated):
-    folder = config.results_dir(evaluated, "beat", config.SEED)
+    folder = evaluated.results_dir("beat", config.SEED)
     (folder / "metrics.json").write_text("{")
     with pytest.raises(UserError, match="metrics.json.*python evaluate.py --force"):
         report.load_metrics(folder)

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import benchmark
+from studies import benchmark
 import config
-import layers
+from pipeline import settings
+from pipeline import strided_convolution
 import train_mitbih
 
 
@@ -22,7 +23,7 @@ def test_gradient_of_weights_is_that_of_torch(kernel, pad, length):
     y = F.conv1d(x, weight, stride=2, padding=pad)
     gradient = torch.randn_like(y)
     y.backward(gradient)
-    found = layers.weight_gradient(x.transpose(1, 2), gradient.transpose(1, 2), kernel, pad)
+    found = strided_convolution.weight_gradient(x.transpose(1, 2), gradient.transpose(1, 2), kernel, pad)
     torch.testing.assert_close(found, weight.grad, rtol=1e-12, atol=1e-12)
 
 
@@ -57,15 +58,15 @@ def test_encoder_and_decoder_run_over_contiguous_rows(monkeypatch):
     _, run = plain_and_ours()
     seen = []
     for name in ("halve", "double"):
-        real = getattr(layers, name)
-        monkeypatch.setattr(layers, name, lambda *layer, real=real: seen.append(real(*layer)) or seen[-1])
+        real = getattr(strided_convolution, name)
+        monkeypatch.setattr(strided_convolution, name, lambda *layer, real=real: seen.append(real(*layer)) or seen[-1])
     run.model.train()(torch.randn(4, 1, 720))
     assert len(seen) == 8 and all(h.is_contiguous(memory_format=torch.channels_last) for h in seen)
 
 
 FAULTS = """
 import resource, torch
-from stages import keep_memory
+from pipeline.runtime import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
@@ -81,6 +82,6 @@ faults(); print(before, faults())
 def test_freed_arrays_are_kept_for_the_next():
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("not glibc")
-    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=config.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=settings.ROOT, capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert before > 20000 and after < 1000

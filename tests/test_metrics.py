@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-import metrics
+from scoring import metrics
 
 
 @pytest.fixture

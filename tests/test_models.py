@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-import files
+from pipeline import artefacts
 import models
 
 
@@ -126,7 +126,7 @@ def test_spoilt_checkpoints_are_refused_by_name_and_not_unpickled(model, tmp_pat
 def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
     models.save_checkpoint(path, model, note="old")
-    monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(artefacts.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError):
         models.save_checkpoint(path, model, note="new")
     assert models.load_checkpoint(path)[1]["note"] == "old"

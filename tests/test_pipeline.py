@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import config
+from pipeline import settings
 import visualize
 
 OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -27,7 +28,7 @@ def make(project, *arguments):
 def workshop(project):
     """A project with the Makefile and a simulated database short enough for a test."""
     for name in ("Makefile", "requirements.txt"):
-        shutil.copy(config.ROOT / name, project.folder)
+        shutil.copy(settings.ROOT / name, project.folder)
     path = project.folder / "synthetic.py"
     text, n = re.subn(r"(?m)^DURATION_S = [0-9.]+", "DURATION_S = 90", path.read_text())
     assert n == 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.signal import butter, find_peaks, sosfiltfilt
 
-import quality
+from recording import quality
 from preprocess import bandpass
 
 FS = 250

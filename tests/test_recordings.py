@@ -15,10 +15,11 @@ import pytest
 import wfdb
 
 import config
-import recording_table
-import recordings
-from config import UserError
-from recordings import find_recordings, lead_index, open_recording
+from pipeline import settings
+from recording import reader_table
+from recording import reader
+from pipeline.errors import UserError
+from recording.reader import find_recordings, lead_index, open_recording
 
 
 def edfio():
@@ -357,7 +358,7 @@ def test_csv_across_parsed_blocks(tmp_path, monkeypatch):
         expected = whole(recording, 1)
     for size, end in ((1, b"\r\n"), (2, b"\n"), (3, b"\r"), (1000, b"\r\n"), (1001, b"\r")):
         path.write_bytes(text.replace(b"\r\n", end))
-        monkeypatch.setattr(recording_table, "BLOCK_BYTES", size)
+        monkeypatch.setattr(reader_table, "BLOCK_BYTES", size)
         with open_recording(path, FS) as recording:
             np.testing.assert_array_equal(whole(recording, 1), expected)
 
@@ -493,7 +494,7 @@ def test_another_process_reads_the_same(tmp_path):
         code = ("import pickle; r = pickle.load(open('pickle', 'rb')); "
                 "print(r.fs_hz, r.leads, r.read(1, 100, 200).sum())")
         shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True,
-                               env={**os.environ, "PYTHONPATH": str(config.ROOT)})
+                               env={**os.environ, "PYTHONPATH": str(settings.ROOT)})
         assert shown.stdout.split() == f"250.0 ['MLII', 'V5'] {recording.read(1, 100, 200).sum()}".split(), shown.stderr
 
 
@@ -709,7 +710,7 @@ def test_truncated_and_empty_files(tmp_path):
     for size in (len(raw) - 1, 128, 50, 7, 1):
         (tmp_path / "n.npy").write_bytes(raw[:size])
         refused(tmp_path / "n.npy", "numpy.save", fs_hz=FS)
-    for suffix in recordings.SUFFIXES:
+    for suffix in reader.SUFFIXES:
         (tmp_path / f"empty{suffix}").touch()
         refused(tmp_path / f"empty{suffix}", "empty", fs_hz=FS)
         (tmp_path / f"dir{suffix}").mkdir()
@@ -826,7 +827,7 @@ def test_npy_that_claims_more_than_it_has(tmp_path):
 
 
 def test_a_full_temporary_folder_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording_table.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(reader_table.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     refused(write_csv(tmp_path / "rec.csv", ecg_mv()), "TMPDIR", fs_hz=FS)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import cluster
+from recording import cluster
 import detect
-import recordings
-import remote
-import synthetic
-from config import UserError
+from recording import reader
+from recording import places
+from pipeline import simulated_ecg
+from pipeline.errors import UserError
 
 fsspec = pytest.importorskip("fsspec")
 ENDS = ("", ".csv", ".json", ".png")
@@ -24,7 +24,7 @@ ENDS = ("", ".csv", ".json", ".png")
 def archive(tmp_path_factory):
     """Folder with two simulated records of 40 s."""
     folder = tmp_path_factory.mktemp("archive")
-    synthetic.write_database(folder, ("s01", "s02"), duration_s=40, seed=5)
+    simulated_ecg.write_database(folder, ("s01", "s02"), duration_s=40, seed=5)
     return folder
 
 
@@ -80,17 +80,17 @@ def web(archive, tmp_path):
 # --- addresses ----------------------------------------------------------------------------------
 
 def test_addresses_are_told_from_paths():
-    assert [remote.is_url(t) for t in ("s3://b/x.hea", "https://h/x", "memory://x", "/a/b.hea", "C:\\x", "a:b", "x")] \
+    assert [places.is_url(t) for t in ("s3://b/x.hea", "https://h/x", "memory://x", "/a/b.hea", "C:\\x", "a:b", "x")] \
         == [True, True, True, False, False, False, False]
-    assert remote.place_of("file:///a/b.hea") == remote.place_of("/a/b.hea") == Path("/a/b.hea")
-    assert remote.beside("https://h/a/x.hea?token=a/b", "x.dat") == "https://h/a/x.dat"
-    assert remote.beside("memory:///a/x.hea", "x.dat") == "memory:///a/x.dat"
-    assert remote.name_of("https://h/a/x.edf?token=a/b") == "x.edf" and remote.name_of("s3://b/a?b.hea") == "a?b.hea"
+    assert places.place_of("file:///a/b.hea") == places.place_of("/a/b.hea") == Path("/a/b.hea")
+    assert places.beside("https://h/a/x.hea?token=a/b", "x.dat") == "https://h/a/x.dat"
+    assert places.beside("memory:///a/x.hea", "x.dat") == "memory:///a/x.dat"
+    assert places.name_of("https://h/a/x.edf?token=a/b") == "x.edf" and places.name_of("s3://b/a?b.hea") == "a?b.hea"
 
 
 def test_files_records_folders_and_patterns_are_found(archive):
     uploaded(archive, "memory://found/deep")
-    find = lambda text: [url.rpartition("/")[2] for url in remote.find(f"memory://found/{text}", recordings.SUFFIXES)]
+    find = lambda text: [url.rpartition("/")[2] for url in places.find(f"memory://found/{text}", reader.SUFFIXES)]
     assert find("deep/s01") == find("deep/s01.hea") == ["s01.hea"]
     assert find("deep/") == find("") == find("*/*.hea") == find("deep/s0*") == [f"s0{k}.hea" for k in range(1, 3)]
     assert find("deep/s0[12]*") == ["s01.hea", "s02.hea"]
@@ -107,13 +107,13 @@ def test_files_of_a_recording_are_those_its_headers_name(tmp_path):
         (tmp_path / name).write_text(text)
     expected = {"m.hea", "m_a.hea", "m_b.hea", "m_a.dat", "other.dat"}
     for place in (tmp_path / "m.hea", "memory://many/m.hea"):
-        before = remote.files_of(place)
-        assert set(before) == expected and set(remote.files_of(place, "atr")) == expected | {"m.atr"}
+        before = places.files_of(place)
+        assert set(before) == expected and set(places.files_of(place, "atr")) == expected | {"m.atr"}
     (tmp_path / "other.dat").write_text("longer")
-    after = remote.files_of(tmp_path / "m.hea")
-    assert [name for name in expected if after[name] != remote.files_of(tmp_path / "m.hea")[name]] == []
+    after = places.files_of(tmp_path / "m.hea")
+    assert [name for name in expected if after[name] != places.files_of(tmp_path / "m.hea")[name]] == []
     fsspec.filesystem("memory").pipe_file("/many/other.dat", b"longer")
-    assert [n for n, stamp in remote.files_of("memory://many/m.hea").items() if stamp != before[n]] == ["other.dat"]
+    assert [n for n, stamp in places.files_of("memory://many/m.hea").items() if stamp != before[n]] == ["other.dat"]
 
 
 def test_hostile_names_in_a_header_are_not_fetched():
@@ -121,21 +121,21 @@ def test_hostile_names_in_a_header_are_not_fetched():
     for key in ("/deep/../secret", "/deep/..", "/deep/~"):  # a store may have such keys
         fs.pipe_file(key, b"secret")
     fs.pipe_file("/deep/h.hea", b"h 3 360 10\n../secret 16 200 16 0 0 0 0 I\n.. 16 200 16 0 0 0 0 II\n~ 0\n")
-    assert set(remote.files_of("memory://deep/h.hea")) == {"h.hea"}
+    assert set(places.files_of("memory://deep/h.hea")) == {"h.hea"}
 
 
 def test_lists_hold_a_recording_a_line(archive, tmp_path):
     (tmp_path / "list").write_text(f"# archive\n{archive}/s01.hea\n\n  memory://b/x.edf  \n{archive}/s02\n")
-    found = remote.find_places([], [tmp_path / "list"], True)
+    found = places.find_places([], [tmp_path / "list"], True)
     assert found == [archive / "s01.hea", archive / "s02.hea", "memory://b/x.edf"]
     with pytest.raises(UserError, match="--list .*gone: cannot be read"):
-        remote.find_places([], [tmp_path / "gone"], False)
+        places.find_places([], [tmp_path / "gone"], False)
 
 
 def test_missing_libraries_name_the_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fsspec.core", None)
     with pytest.raises(UserError, match="pip install -r requirements-cluster.txt"):
-        remote.files_of("s3://ecg/x.hea")
+        places.files_of("s3://ecg/x.hea")
 
 
 # --- detect.py ----------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_failing_web_server_is_asked_again_and_a_missing_file_is_not(web, tmp_pa
 def test_a_file_cut_short_on_its_way_is_not_taken_for_whole(tmp_path):
     fsspec.filesystem("memory").pipe_file("/cut/s.dat", b"12345")
     with pytest.raises(ConnectionError, match="5 of 9 bytes"):
-        with remote.fetched("memory://cut/s.dat", {"s.dat": [("size", "9")]}):
+        with places.fetched("memory://cut/s.dat", {"s.dat": [("size", "9")]}):
             pass
 
 
@@ -209,12 +209,12 @@ def test_s3_and_cluster_give_the_bytes_of_one_process(archive, one_process, s3, 
 def test_a_failed_block_puts_nothing_and_the_summary_comes_last(monkeypatch):
     fs, put = fsspec.filesystem("memory"), []
     with pytest.raises(ZeroDivisionError):
-        with remote.written("memory://put/n", last=".json") as stem:
+        with places.written("memory://put/n", last=".json") as stem:
             Path(f"{stem}.csv").write_text("half")
             1 / 0
     assert not fs.exists("/put/n.csv")
     monkeypatch.setattr(type(fs), "put_file", lambda self, path, url, **kw: put.append(url))
-    with remote.written("memory://put/n", last=".json") as stem:
+    with places.written("memory://put/n", last=".json") as stem:
         for end in (".json", ".csv", ".png"):
             Path(f"{stem}{end}").write_text("x")
     assert put == ["/put/n.csv", "/put/n.png", "/put/n.json"]

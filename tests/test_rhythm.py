@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-import rhythm
+from scoring import rhythm
 
 
 def from_intervals(rr):

@@ -7,12 +7,12 @@ import torch
 import config
 import dataset
 import models
-import scoring
+from scoring import detector
 
 FS = 360
-SETTINGS = {"SCORE_SIGMA_S": 0.1, "NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
+SETTINGS = {"QRS_SIGMA_S": 0.1, "NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
             "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
-            "OWN_IRREGULARITY": 0.1, "OWN_NEIGHBOURS": 0.2, "LEARNING_S": 20}
+            "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2, "LEARNING_S": 20}
 WEIGHTS = {"nearest": 1.0, "record": 0.5, "rhythm": 0.3, "beat": 0.2, "excess": 0.1}
 BEATS = 80
 
@@ -42,13 +42,13 @@ def detector(segments):
     row, record = np.arange(3 * BEATS), segments.rows["record"]
     train = np.flatnonzero((record != "c") & (row % 4 > 0) & (segments.rows["y"] == 0))
     validation = np.flatnonzero((record != "c") & (row % 4 == 0))
-    fitted = scoring.fit(model, segments, train, validation, WEIGHTS, SETTINGS, FS, "cpu")
+    fitted = detector.fit(model, segments, train, validation, WEIGHTS, SETTINGS, FS, "cpu")
     return model, fitted, np.setdiff1d(row, train)
 
 
 def score(detector, segments, names, rows=None):
     model, fitted, all_rows = detector
-    return scoring.score(model, fitted, segments, all_rows if rows is None else rows, names, FS, "cpu")
+    return detector.score(model, fitted, segments, all_rows if rows is None else rows, names, FS, "cpu")
 
 
 def distances(queries, references):
@@ -61,17 +61,17 @@ def distances(queries, references):
 def test_neighbours_equal_brute_force():
     rng = np.random.default_rng(0)
     queries, references = (rng.normal(size=(n, 8)).astype(np.float32) for n in (30, 200))
-    distance, index = scoring.neighbours(references, queries, 3)
+    distance, index = detector.neighbours(references, queries, 3)
     every = distances(queries, references)
     np.testing.assert_array_equal(index, np.argsort(every, axis=1)[:, :3])
     np.testing.assert_allclose(distance, np.sort(every, axis=1)[:, :3], rtol=1e-4)
-    assert scoring.neighbours(references[:2], queries, 3)[1].shape == (30, 2)
+    assert detector.neighbours(references[:2], queries, 3)[1].shape == (30, 2)
 
 
 def test_density_scale_is_the_mean_distance_to_fellows():
     references = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     expected = np.log(np.sort(distances(references, references), axis=1)[:, 1:6].mean(axis=1))
-    np.testing.assert_allclose(scoring.density_scale(references, 5), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(detector.density_scale(references, 5), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -79,12 +79,12 @@ def test_relative_distance_equals_a_plain_loop(power):
     rng = np.random.default_rng(2)
     distance, index, scale = rng.uniform(1, 2, (6, 3)), rng.integers(0, 20, (6, 3)), rng.normal(size=20)
     expected = [sum(np.log(distance[k, j]) - power * scale[index[k, j]] for j in range(3)) / 3 for k in range(6)]
-    np.testing.assert_allclose(scoring.relative_distance(distance, index, scale, power), expected, rtol=1e-6)
+    np.testing.assert_allclose(detector.relative_distance(distance, index, scale, power), expected, rtol=1e-6)
 
 
 def test_density_power_zero_is_the_mean_log_distance_and_copies_stay_finite():
     distance, index = np.array([[1.0, 2, 4], [0, 0, 0]]), np.zeros((2, 3), int)
-    values = scoring.relative_distance(distance, index, np.array([7.0]), 0.0)
+    values = detector.relative_distance(distance, index, np.array([7.0]), 0.0)
     assert values[0] == pytest.approx(np.log(2)) and np.isfinite(values[1]) and values[1] < -10
 
 
@@ -93,9 +93,9 @@ def test_a_step_out_of_a_dense_cluster_weighs_more():
     dense, sparse = rng.normal(0, 0.1, (100, 3)), rng.normal(20, 2, (100, 3))
     references = np.concatenate([dense, sparse]).astype(np.float32)
     queries = np.array([[1, 1, 1], [21, 21, 21]], np.float32)
-    distance, index = scoring.neighbours(references, queries, 3)
-    scale = scoring.density_scale(references, 10)
-    assert np.diff(scoring.relative_distance(distance, index, scale, 1.0)) < -1
+    distance, index = detector.neighbours(references, queries, 3)
+    scale = detector.density_scale(references, 10)
+    assert np.diff(detector.relative_distance(distance, index, scale, 1.0)) < -1
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
@@ -104,20 +104,20 @@ def test_distance_to_own_equals_a_plain_sort(share):
     reference = np.arange(0, 700, 7)
     k = max(3, int(share * len(reference)))
     expected = np.log(np.sort(distances(vectors, vectors[reference]), axis=1)[:, k])
-    got = scoring.distance_to_own(vectors[reference], vectors, share)
+    got = detector.distance_to_own(vectors[reference], vectors, share)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_rare_shape_among_the_reference_stays_far():
     vectors = np.random.default_rng(5).normal(0, 0.1, (100, 3)).astype(np.float32)
     vectors[:5] += 10
-    distance = scoring.distance_to_own(vectors, vectors, 0.1)
+    distance = detector.distance_to_own(vectors, vectors, 0.1)
     assert distance[:5].min() > distance[5:].max() + 3
 
 
 def test_distance_to_own_of_fewer_beats_than_neighbours_is_to_the_farthest():
     vectors = np.array([[0.0], [1], [3]], np.float32)
-    np.testing.assert_allclose(scoring.distance_to_own(vectors, vectors, 0.1), np.log([3, 2, 3]), rtol=1e-5)
+    np.testing.assert_allclose(detector.distance_to_own(vectors, vectors, 0.1), np.log([3, 2, 3]), rtol=1e-5)
 
 
 # --- a record's own reference ---------------------------------------------------------------------
@@ -126,19 +126,19 @@ def test_own_reference_leaves_premature_beats_out_even_where_they_are_most():
     irregular = np.random.default_rng(6).normal(0, 0.3, 200)
     premature = np.arange(200) % 10 < 7
     irregular[premature] += 5
-    chosen = scoring.own_reference(irregular, np.arange(200), 0.1)
+    chosen = detector.own_reference(irregular, np.arange(200), 0.1)
     np.testing.assert_array_equal(chosen, np.flatnonzero(irregular <= 0.1))
     assert 20 < len(chosen) < 60 and not premature[chosen].any()
-    some = scoring.own_reference(irregular, np.arange(50, 100), 0.1)
+    some = detector.own_reference(irregular, np.arange(50, 100), 0.1)
     np.testing.assert_array_equal(some, chosen[(chosen >= 50) & (chosen < 100)])
 
 
 def test_own_reference_is_in_order_has_its_least_and_its_limit():
     irregular = np.random.default_rng(7).normal(size=30000)
-    few = scoring.own_reference(irregular, np.arange(8), -10)
-    assert list(few) == sorted(np.argsort(irregular[:8])[:scoring.LEAST_OWN])
-    many = scoring.own_reference(irregular, np.arange(30000), 0.0)
-    assert scoring.OWN_LIMIT / 2 < len(many) <= scoring.OWN_LIMIT and (np.diff(many) > 0).all()
+    few = detector.own_reference(irregular, np.arange(8), -10)
+    assert list(few) == sorted(np.argsort(irregular[:8])[:detector.LEAST_OWN])
+    many = detector.own_reference(irregular, np.arange(30000), 0.0)
+    assert detector.OWN_LIMIT / 2 < len(many) <= detector.OWN_LIMIT and (np.diff(many) > 0).all()
     assert many[0] < 100 and many[-1] > 29900 and irregular[many].max() <= 0
 
 
@@ -157,10 +157,10 @@ def test_error_scores_equal_their_definition(segments, detector):
 
 def test_error_far_from_the_beat_moves_mse_and_not_beat(segments, monkeypatch):
     model = models.ConvAutoencoder(160, 4)
-    monkeypatch.setattr(scoring, "reconstruct", lambda model, x, *a: (torch.zeros(len(x), 160), torch.zeros(len(x), 4)))
+    monkeypatch.setattr(detector, "reconstruct", lambda model, x, *a: (torch.zeros(len(x), 160), torch.zeros(len(x), 4)))
     segments.x[:2] = 0
     segments.x[0, 80], segments.x[1, 0] = 3, 3
-    view = scoring.View.of(model, segments, np.arange(2), SETTINGS | {"SCORE_SIGMA_S": 10 / FS}, FS, "cpu")
+    view = detector.View.of(model, segments, np.arange(2), SETTINGS | {"QRS_SIGMA_S": 10 / FS}, FS, "cpu")
     assert view.mse[0] == pytest.approx(view.mse[1]) and view.beat[0] > 1000 * view.beat[1]
 
 
@@ -168,7 +168,7 @@ def test_references_are_latents_in_units_of_their_spread_and_timing(segments, de
     model, fitted, rows = detector
     train = np.setdiff1d(np.arange(3 * BEATS), rows)
     _, z = models.reconstruct(model, segments.x[train], 64, "cpu")
-    view = scoring.View.of(model, segments, train, SETTINGS, FS, "cpu")
+    view = detector.View.of(model, segments, train, SETTINGS, FS, "cpu")
     expected = np.concatenate([z.numpy() / z.numpy().std(), view.times], axis=1)
     np.testing.assert_allclose(fitted["references"].float(), expected, rtol=2e-3, atol=1e-3)
     names = np.array(fitted["reference_records"])[fitted["reference_record"].numpy()]
@@ -225,8 +225,8 @@ def excess(segments, detector, view, causal):
     """`nearest` less its median over a record's (early) beats that are regular."""
     _, fitted, rows = detector
     references, vectors = fitted["references"].float().numpy(), view.vectors(fitted["z_scale"], causal)
-    distance, index = scoring.neighbours(references, vectors, 3)
-    values = scoring.relative_distance(distance, index, fitted["density"].numpy(), 0.5)
+    distance, index = detector.neighbours(references, vectors, 3)
+    values = detector.relative_distance(distance, index, fitted["density"].numpy(), 0.5)
     irregular = view.past_irregular if causal else view.irregular
     for record in "abc":
         here = np.flatnonzero(segments.rows["record"][rows] == record)
@@ -256,7 +256,7 @@ def test_rhythm_score_is_the_irregularity_and_needs_no_shape(segments, detector)
 def test_combined_is_the_weighted_sum_of_standardised_parts(segments, detector):
     _, fitted, rows = detector
     scores, _ = score(detector, segments, ("combined", "combined_own", *WEIGHTS, "own"))
-    parts = scores | {"beat": np.log(scores["beat"] + scoring.TINY)}
+    parts = scores | {"beat": np.log(scores["beat"] + detector.TINY)}
     standard = {part: (parts[part] - mean) / std for part, (mean, std) in fitted["standard"].items() if part in parts}
     expected = sum(weight * standard[part] for part, weight in WEIGHTS.items())
     np.testing.assert_allclose(scores["combined"], expected, rtol=1e-6, atol=1e-9)
@@ -269,10 +269,10 @@ def test_combined_causal_uses_nothing_centred(segments, detector):
     model, fitted, rows = detector
     scores, view = score(detector, segments, ("combined_causal", "causal", "beat"))
     references, vectors = fitted["references"].float().numpy(), view.vectors(fitted["z_scale"], causal=True)
-    distance, index = scoring.neighbours(references, vectors, 3)
-    parts = {"nearest": scoring.relative_distance(distance, index, fitted["density"].numpy(), 0.5),
+    distance, index = detector.neighbours(references, vectors, 3)
+    parts = {"nearest": detector.relative_distance(distance, index, fitted["density"].numpy(), 0.5),
              "record": scores["causal"], "excess": excess(segments, detector, view, causal=True),
-             "rhythm": view.past_irregular, "beat": np.log(scores["beat"] + scoring.TINY)}
+             "rhythm": view.past_irregular, "beat": np.log(scores["beat"] + detector.TINY)}
     expected = 0
     for part, weight in WEIGHTS.items():
         mean, std = fitted["standard"][part + " causal"]
@@ -294,10 +294,10 @@ def test_standard_is_of_normal_validation_beats_only(segments, detector):
 def test_a_part_of_weight_zero_is_left_out(segments):
     torch.manual_seed(0)
     model, rows = models.ConvAutoencoder(160, 4, 30).eval(), np.arange(3 * BEATS)
-    fitted = scoring.fit(model, segments, rows[:BEATS], rows[BEATS:2 * BEATS], {"record": 2.0, "rhythm": 0.0}, SETTINGS,
+    fitted = detector.fit(model, segments, rows[:BEATS], rows[BEATS:2 * BEATS], {"record": 2.0, "rhythm": 0.0}, SETTINGS,
                          FS, "cpu")
     assert set(fitted["standard"]) == {"record", "record causal"}
-    scores, _ = scoring.score(model, fitted, segments, rows, ("combined", "record"), FS, "cpu")
+    scores, _ = detector.score(model, fitted, segments, rows, ("combined", "record"), FS, "cpu")
     mean, std = fitted["standard"]["record"]
     np.testing.assert_allclose(scores["combined"], 2 * (scores["record"] - mean) / std)
 
@@ -354,8 +354,8 @@ def test_a_record_without_early_beats_is_scored_all_the_same(segments, detector)
 
 
 def test_every_score_has_a_title():
-    assert {name for names in config.SCORES.values() for name in names} <= set(scoring.TITLES)
-    assert set(scoring.PARTS) <= set(scoring.TITLES)
+    assert {name for names in config.SCORES.values() for name in names} <= set(detector.TITLES)
+    assert set(detector.PARTS) <= set(detector.TITLES)
 
 
 # --- threshold ------------------------------------------------------------------------------------
@@ -363,12 +363,12 @@ def test_every_score_has_a_title():
 @pytest.mark.parametrize("n, specificity, flagged", [(1000, 0.955, 45), (10, 0.95, 0), (10, 0.9, 1), (1, 0.5, 0)])
 def test_threshold_flags_as_many_normals_as_asked(n, specificity, flagged):
     scores = np.random.default_rng(0).normal(size=n)
-    t = scoring.threshold_at_specificity(scores, specificity)
+    t = detector.threshold_at_specificity(scores, specificity)
     assert (scores >= t).sum() == flagged
 
 
 def test_threshold_never_flags_more_where_scores_are_equal():
     scores = np.array([0.0] * 50 + [1.0] * 50)
-    assert (scores >= scoring.threshold_at_specificity(scores, 0.9)).sum() == 0
+    assert (scores >= detector.threshold_at_specificity(scores, 0.9)).sum() == 0
     with pytest.raises(ValueError, match="normal beats"):
-        scoring.threshold_at_specificity(np.array([]), 0.9)
+        detector.threshold_at_specificity(np.array([]), 0.9)

@@ -6,10 +6,10 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
 import config
-import metrics
+from scoring import metrics
 import models
-import select_score
-from config import UserError
+from studies import select_score
+from pipeline.errors import UserError
 
 
 def test_merit_equals_scikit_learn():
@@ -145,11 +145,11 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     monkeypatch.setattr(config, "SEEDS", (0,))
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     monkeypatch.setattr(select_score, "beat_models", lambda database, segments, device: [
-        (models.load_checkpoint(config.checkpoint_path(database, "beat", 0))[0], segments.part("beat", "validation"),
+        (models.load_checkpoint(database.checkpoint_path("beat", 0))[0], segments.part("beat", "validation"),
          segments.part("beat", "train"), None)])
     monkeypatch.setattr(select_score, "STEPS", (0.0, 0.3))
     monkeypatch.setattr(select_score, "TRIED", {"beat": {"NEIGHBOURS": (1, 3)},
-                                                "patient": {"OWN_IRREGULARITY": (0.1, 1000.0)}})
+                                                "patient": {"SELF_IRREGULARITY": (0.1, 1000.0)}})
     path, found, real = evaluated.root / "results" / "selection.json", [], select_score.prepare
 
     def spoilt(args):

@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-import clinical
+from scoring import ec57
 import config
+from pipeline import settings
 import detect
 import models
-import shards
+from scaling import shards
 import train_mitbih
-from config import UserError
+from pipeline.errors import UserError
 
 PARTS = {"s01": "train", "s02": "train", "s10": "train", "s07": "validation", "s08": "validation", "s11": "test"}
 
 
 def write_shard(path, columns):
     """As dataset.py --shards writes them: uncompressed, meta as JSON text."""
-    meta = {"format": "ecg-shard-1", "settings": config.snapshot(config.SEGMENT_SETTINGS), "origin": "0" * 64}
+    meta = {"format": "ecg-shard-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS), "origin": "0" * 64}
     np.savez(path, meta=np.array(json.dumps(meta)), **columns)
 
 
@@ -34,7 +35,7 @@ def write_archive(folder, tables, rows_a_shard):
             entries.append({"file": f"{name}-{k:03d}.npz", "record": name, "beats": len(piece["y"]),
                             "normal": int((piece["y"] == 0).sum()), "part": part})
     (folder / "index.json").write_text(json.dumps({
-        "format": "ecg-shards-1", "settings": config.snapshot(config.SEGMENT_SETTINGS), "shards": entries,
+        "format": "ecg-shards-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS), "shards": entries,
         "failed": []}))
     return folder
 
@@ -167,10 +168,10 @@ def test_missing_and_foreign_index(archive):
 
 
 def test_other_settings_and_too_few_beats(archive):
-    change_index(archive, settings=config.snapshot(config.SEGMENT_SETTINGS) | {"FS_HZ": 250})
+    change_index(archive, settings=settings.snapshot(settings.SEGMENT_SETTINGS) | {"FS_HZ": 250})
     with pytest.raises(UserError, match="FS_HZ: 250 then, 360 now.*dataset.py"):
         opened(archive)
-    change_index(archive, settings=config.snapshot(config.SEGMENT_SETTINGS))
+    change_index(archive, settings=settings.snapshot(settings.SEGMENT_SETTINGS))
     with pytest.raises(UserError, match="720 normal beats in the train part, expected at least 721"):
         opened(archive, least=721)
     entries = json.loads((archive / "index.json").read_text())["shards"]
@@ -259,7 +260,7 @@ def simulated_archive(small, segments, tmp_path, monkeypatch):
 
 def train(folder, *flags):
     train_mitbih.main(["--simulated", "--shards", str(folder), *flags])
-    return models.load_checkpoint(config.checkpoint_path(config.SIMULATED, "archive", config.SEED))
+    return models.load_checkpoint(settings.database("simulated").checkpoint_path("archive", config.SEED))
 
 
 def test_training_from_shards_is_training_from_memory_in_that_order(simulated_archive, segments, monkeypatch):
@@ -289,8 +290,8 @@ def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tm
     assert set(stored["fitted"]["reference_records"]) == {"s01", "s02", "s10"}
     assert stored["history"][-1]["validation_loss"] < stored["history"][0]["validation_loss"]
     assert "next: python detect.py RECORDING --checkpoint" in capsys.readouterr().out
-    path = config.checkpoint_path(small, "archive", config.SEED)
-    detect.main([str(config.records_dir(small) / "s11.hea"), "--checkpoint", str(path), "--out", str(tmp_path / "out")])
+    path = small.checkpoint_path("archive", config.SEED)
+    detect.main([str(small.records_dir() / "s11.hea"), "--checkpoint", str(path), "--out", str(tmp_path / "out")])
     summary = json.loads((tmp_path / "out" / "s11.ecgad.json").read_text())
     assert summary["scored"] > 50
     train(simulated_archive)
@@ -324,9 +325,9 @@ def test_an_archive_without_labels_trains_and_knows_no_sensitivity(small, segmen
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     unlabelled = {"x": segments.x, **segments.rows} | {"y": np.zeros_like(segments.rows["y"])}
     _, stored = train(archive_of(unlabelled, tmp_path / "archive"))
-    assert np.isfinite(clinical.level_at(stored["levels"], "specificity", 0.98))
+    assert np.isfinite(ec57.level_at(stored["levels"], "specificity", 0.98))
     with pytest.raises(UserError, match="no beat to know the sensitivity from"):
-        clinical.level_at(stored["levels"], "sensitivity", 0.9)
+        ec57.level_at(stored["levels"], "sensitivity", 0.9)
 
 
 def test_protocol_does_not_go_with_shards(capsys):

@@ -9,10 +9,11 @@ import scipy.signal
 import wfdb
 
 import config
+from pipeline import settings
 import dataset
-import shards_build
-import synthetic
-from config import UserError
+from scaling import build_shards
+from pipeline import simulated_ecg
+from pipeline.errors import UserError
 
 DURATION_S = 100
 
@@ -20,7 +21,7 @@ DURATION_S = 100
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     folder = tmp_path_factory.mktemp("archive")
-    synthetic.write_database(folder, ("s01", "s02", "s03"), duration_s=DURATION_S, seed=5)
+    simulated_ecg.write_database(folder, ("s01", "s02", "s03"), duration_s=DURATION_S, seed=5)
     return folder
 
 
@@ -60,10 +61,10 @@ def rewritten(folder, name, fs_hz, change):
 def test_columns_are_those_of_the_segments_whatever_the_size_of_pieces_and_shards(records, tmp_path, monkeypatch):
     """Against the reader of MIT-BIH, which takes a record as a whole; pieces of 20 s are cut at nine seams."""
     monkeypatch.setattr(config, "SHARD_BEATS", 16)
-    monkeypatch.setattr(shards_build, "PIECE_S", 20)
+    monkeypatch.setattr(build_shards, "PIECE_S", 20)
     index = build(records, tmp_path / "out")
     assert index["format"] == "ecg-shards-1" and index["failed"] == []
-    assert index["settings"] == config.snapshot(config.SEGMENT_SETTINGS)
+    assert index["settings"] == settings.snapshot(settings.SEGMENT_SETTINGS)
     for record in ("s01", "s02", "s03"):
         found, metas = load(tmp_path / "out", record)
         expected = dataset.read_record(records / record, *dataset.read_beats(records / record))
@@ -168,18 +169,18 @@ def test_an_archive_grows_without_a_record_changing_part(records, tmp_path, monk
 
 def test_parts_are_drawn_by_name_in_the_fractions_asked_for():
     names = [f"p{k:06d}" for k in range(5000)]
-    parts = [shards_build.part_of(name, 42, 0.7, 0.15) for name in names]
+    parts = [build_shards.part_of(name, 42, 0.7, 0.15) for name in names]
     share = [parts.count(part) / len(parts) for part in ("train", "validation", "test")]
     np.testing.assert_allclose(share, (0.7, 0.15, 0.15), atol=0.02)
-    assert parts != [shards_build.part_of(name, 43, 0.7, 0.15) for name in names]
-    wider = [shards_build.part_of(name, 42, 0.75, 0.15) for name in names]
+    assert parts != [build_shards.part_of(name, 43, 0.7, 0.15) for name in names]
+    wider = [build_shards.part_of(name, 42, 0.75, 0.15) for name in names]
     assert all(new == "train" for old, new in zip(parts, wider) if old == "train")
 
 
 @pytest.mark.parametrize("sizes", [[], [0, 0], [3], [5, 0, 5], [1] * 9, [25], [10, 10]])
 def test_batches_keep_order_and_say_which_is_last(sizes):
     rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]) if sizes else []
-    found = list(shards_build.batches(({"x": part} for part in rows), 5))
+    found = list(build_shards.batches(({"x": part} for part in rows), 5))
     assert [len(columns["x"]) for columns, _ in found[:-1]] == [5] * max(0, len(found) - 1)
     assert [last for _, last in found] == [False] * max(0, len(found) - 1) + [True] * bool(found)
     assert [x for columns, _ in found for x in columns["x"]] == list(range(sum(sizes)))
@@ -188,7 +189,7 @@ def test_batches_keep_order_and_say_which_is_last(sizes):
 def test_names_that_would_mix_are_kept_apart(tmp_path):
     for name in ("a-000.npz", "a-001.npz", "a-000-000.npz", "a-0000.npz", "a[b]-000.npz", "ab-000.npz"):
         (tmp_path / name).touch()
-    names = lambda record: [path.name for path in shards_build.shards_of(tmp_path, record)]
+    names = lambda record: [path.name for path in build_shards.shards_of(tmp_path, record)]
     assert names("a") == ["a-000.npz", "a-0000.npz", "a-001.npz"]
     assert names("a-000") == ["a-000-000.npz"] and names("a[b]") == ["a[b]-000.npz"]
 

@@ -8,7 +8,8 @@ import scipy.signal
 import wfdb
 
 import config
-import synthetic
+from pipeline import errors, settings
+from pipeline import simulated_ecg
 
 ALL = range(1, 17)
 DURATION_S = 120
@@ -17,13 +18,13 @@ DURATION_S = 120
 @pytest.fixture(scope="module")
 def records():
     """{index: (signal, samples, symbols)} of every patient, without noise."""
-    return {i: synthetic.simulate_record(0, i, DURATION_S, np.inf) for i in ALL}
+    return {i: simulated_ecg.simulate_record(0, i, DURATION_S, np.inf) for i in ALL}
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated") / "simdb"
-    synthetic.write_database(folder, ("s02", "s15"), 30, 0)
+    simulated_ecg.write_database(folder, ("s02", "s15"), 30, 0)
     return folder
 
 
@@ -32,7 +33,7 @@ def contents(folder):
 
 
 def test_round_trip_in_the_format_of_mit_bih(database):
-    signal, samples, symbols = synthetic.simulate_record(0, 2, 30)
+    signal, samples, symbols = simulated_ecg.simulate_record(0, 2, 30)
     record = wfdb.rdrecord(str(database / "s02"))
     assert (record.fs, record.sig_name, record.fmt) == (360, ["MLII", "V5"], ["212", "212"])
     assert (record.adc_gain, record.baseline) == ([200, 200], [1024, 1024])
@@ -64,10 +65,10 @@ def test_checksums_and_records_list_every_file(database):
     assert all(hashlib.sha256(there[name]).hexdigest() == digest for name, digest in listed.items())
 
 
-@pytest.mark.parametrize("snr_db", [np.inf, synthetic.SNR_DB])
+@pytest.mark.parametrize("snr_db", [np.inf, simulated_ecg.SNR_DB])
 @pytest.mark.parametrize("index", ALL)
 def test_annotation_is_the_peak_of_the_qrs(index, snr_db):
-    signal, samples, symbols = synthetic.simulate_record(0, index, DURATION_S, snr_db)
+    signal, samples, symbols = simulated_ecg.simulate_record(0, index, DURATION_S, snr_db)
     # Peak of |MLII| in a wide window; noise alone moves the top of a 100-ms-wide beat about.
     tolerance = 2 if snr_db == np.inf else 6
     for sample, symbol in zip(samples[1:-1], symbols[1:-1]):
@@ -108,7 +109,7 @@ def test_pause_is_full_after_v_and_not_after_a(records):
 
 
 def test_premature_beat_has_no_p_in_v_and_another_p_in_a():
-    patient, _ = synthetic.draw_patient(0, 1)
+    patient, _ = simulated_ecg.draw_patient(0, 1)
     p, normal = patient.waves["A"][0], patient.waves["N"][0]
     assert p[2] * normal[2] < 0 and abs(p[0]) < abs(normal[0])
     assert np.all(patient.waves["A"][1:] == patient.waves["N"][1:])
@@ -120,7 +121,7 @@ def test_premature_beat_has_no_p_in_v_and_another_p_in_a():
 @pytest.mark.parametrize("index", [2, 8, 10, 12])
 def test_fusion_is_a_blend_of_the_normal_beat_and_v(records, index):
     signal, samples, symbols = records[index]
-    normal = synthetic.draw_patient(0, index)[0].conduction
+    normal = simulated_ecg.draw_patient(0, index)[0].conduction
 
     def mean_qrs(symbol):
         return np.mean([signal[s - 25:s + 25] for s in samples[symbols == symbol]], axis=0).ravel()
@@ -135,14 +136,14 @@ def test_fusion_is_a_blend_of_the_normal_beat_and_v(records, index):
 @pytest.mark.parametrize("index", [1, 3, 15])
 def test_noise_has_the_stated_ratio(records, index, snr_db):
     clean, samples, _ = records[index]
-    noisy, same, _ = synthetic.simulate_record(0, index, DURATION_S, snr_db)
+    noisy, same, _ = simulated_ecg.simulate_record(0, index, DURATION_S, snr_db)
     assert np.array_equal(samples, same)
     ratio = clean.var(axis=0) / np.square(noisy - clean).mean(axis=0)
     assert 10 * np.log10(ratio) == pytest.approx([snr_db] * 2, abs=1)
 
 
 def test_noise_is_wander_muscle_and_white(records):
-    noise = synthetic.simulate_record(0, 1, DURATION_S, 12)[0] - records[1][0]
+    noise = simulated_ecg.simulate_record(0, 1, DURATION_S, 12)[0] - records[1][0]
     f, power = scipy.signal.welch(noise, 360, nperseg=360 * 30, axis=0)
     share = [power[(f >= lo) & (f < hi)].sum(axis=0) / power.sum(axis=0)
              for lo, hi in ((0, 1), (1, 15), (15, 110), (110, 181))]
@@ -150,9 +151,9 @@ def test_noise_is_wander_muscle_and_white(records):
 
 
 def test_rr_has_two_peaks_at_0_1_and_0_25_hz():
-    rr = synthetic.rr_process(np.random.default_rng(0), 1800, 0.8, 0.05)
+    rr = simulated_ecg.rr_process(np.random.default_rng(0), 1800, 0.8, 0.05)
     assert (rr.mean(), rr.std()) == pytest.approx((0.8, 0.05))
-    _, samples, symbols = synthetic.simulate_record(0, 1, 1800)
+    _, samples, symbols = simulated_ecg.simulate_record(0, 1, 1800)
     t, sinus = samples / 360, symbols == "N"
     nn = sinus[1:] & sinus[:-1]                       # intervals next to no ectopic beat
     grid = np.arange(5, 1790, 0.25)
@@ -165,7 +166,7 @@ def test_rr_has_two_peaks_at_0_1_and_0_25_hz():
 
 
 def test_every_class_is_where_the_splits_need_it(records):
-    split = config.SIMULATED
+    split = settings.database("simulated")
     symbols = {f"s{i:02d}": set(records[i][2]) for i in ALL}
     assert set(symbols) == set(split.records)
     for name in split.train + split.validation + split.test:
@@ -181,29 +182,29 @@ def test_every_class_is_where_the_splits_need_it(records):
 
 def test_even_the_shortest_record_has_every_class():
     for index in range(1, 15):
-        patient, _ = synthetic.draw_patient(0, index)
-        symbols = set(synthetic.simulate_record(0, index, 20)[2])
+        patient, _ = simulated_ecg.draw_patient(0, index)
+        symbols = set(simulated_ecg.simulate_record(0, index, 20)[2])
         assert symbols == {patient.conduction, *patient.share}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_default_signal_stays_within_the_adc(seed):
     for index in ALL:
-        adu = synthetic.simulate_record(seed, index, 60)[0] * 200 + 1024
+        adu = simulated_ecg.simulate_record(seed, index, 60)[0] * 200 + 1024
         assert 0 < adu.min() and adu.max() < 2047
         assert adu.std(axis=0).min() > 10
 
 
 def test_signal_outside_the_adc_is_an_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(config.UserError, match="s01.*range of 11 bits.*higher SNR"):
-        synthetic.write_database(tmp_path / "simdb", ("s01",), 30, 0, snr_db=-30)
+    with pytest.raises(errors.UserError, match="s01.*range of 11 bits.*higher SNR"):
+        simulated_ecg.write_database(tmp_path / "simdb", ("s01",), 30, 0, snr_db=-30)
     assert contents(tmp_path / "simdb") == {} and len(list(tmp_path.iterdir())) == 1
 
 
 def test_same_seed_same_bytes_and_other_seed_others(database, tmp_path):
     for name, records, seed in (("again", ("s02", "s15"), 0), ("more", ("s01", "s02", "s03"), 0),
                                 ("other", ("s02", "s15"), 1)):
-        synthetic.write_database(tmp_path / name, records, 30, seed)
+        simulated_ecg.write_database(tmp_path / name, records, 30, seed)
     first = contents(database)
     assert contents(tmp_path / "again") == first
     more, other = contents(tmp_path / "more"), contents(tmp_path / "other")
@@ -226,7 +227,7 @@ def test_patients_differ(records):
 def test_interruption_leaves_what_there_was(tmp_path, monkeypatch, old):
     folder, write = tmp_path / "simdb", wfdb.wrann
     if old:
-        synthetic.write_database(folder, ("s01", "s02"), 20, 0)
+        simulated_ecg.write_database(folder, ("s01", "s02"), 20, 0)
     before = contents(folder) if old else {}
 
     def interrupted(name, *args, **kwargs):
@@ -236,13 +237,13 @@ def test_interruption_leaves_what_there_was(tmp_path, monkeypatch, old):
 
     monkeypatch.setattr(wfdb, "wrann", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        synthetic.write_database(folder, ("s01", "s02"), 20, 5)
+        simulated_ecg.write_database(folder, ("s01", "s02"), 20, 5)
     assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["simdb"]
 
 
 def test_interruption_between_two_renames_is_repaired(tmp_path, monkeypatch):
-    folder, replace, done = tmp_path / "simdb", synthetic.os.replace, []
+    folder, replace, done = tmp_path / "simdb", simulated_ecg.os.replace, []
 
     def interrupted(source, target):
         if len(done) == 2:
@@ -251,19 +252,19 @@ def test_interruption_between_two_renames_is_repaired(tmp_path, monkeypatch):
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic.os, "replace", interrupted)
+        patch.setattr(simulated_ecg.os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            synthetic.write_database(folder, ("s01", "s02"), 20, 0)
+            simulated_ecg.write_database(folder, ("s01", "s02"), 20, 0)
     assert not list(folder.glob("*.hea")), "a header only where its dat and atr are"
-    assert not synthetic.is_complete(folder, ("s01", "s02"), 20, 0, synthetic.SNR_DB)
-    synthetic.write_database(folder, ("s01", "s02"), 20, 0)
-    assert synthetic.is_complete(folder, ("s01", "s02"), 20, 0, synthetic.SNR_DB)
+    assert not simulated_ecg.is_complete(folder, ("s01", "s02"), 20, 0, simulated_ecg.SNR_DB)
+    simulated_ecg.write_database(folder, ("s01", "s02"), 20, 0)
+    assert simulated_ecg.is_complete(folder, ("s01", "s02"), 20, 0, simulated_ecg.SNR_DB)
 
 
 def test_script_writes_once_then_only_what_changed(tmp_path, capsys):
     folder = tmp_path / "simdb"
     command = ["--out", str(folder), "--records", "2", "--duration-s", "20"]
-    synthetic.main(command)
+    simulated_ecg.main(command)
     output = capsys.readouterr().out
     assert "SIMULATED data: no patient" in output.splitlines()[0]
     counts = [wfdb.rdann(str(folder / name), "atr").symbol.count("N") for name in ("s01", "s02")]
@@ -273,27 +274,27 @@ def test_script_writes_once_then_only_what_changed(tmp_path, capsys):
         return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
     first = stamp()
-    synthetic.main(command)
+    simulated_ecg.main(command)
     assert stamp() == first and "nothing to do" in capsys.readouterr().out
-    synthetic.main(command + ["--force"])
+    simulated_ecg.main(command + ["--force"])
     assert stamp() != first and "nothing to do" not in capsys.readouterr().out
     for change in (["--seed", "1"], ["--snr-db", "13"], ["--duration-s", "21"], ["--records", "3"]):
-        synthetic.main(command + change)
+        simulated_ecg.main(command + change)
         assert "wrote" in capsys.readouterr().out
-    synthetic.main(command)
+    simulated_ecg.main(command)
     assert sorted(path.stem for path in folder.glob("*.dat")) == ["s01", "s02"]
     data = folder / "s01.dat"
     data.write_bytes(data.read_bytes()[:-1] + b"x")
     capsys.readouterr()
-    synthetic.main(command)
+    simulated_ecg.main(command)
     assert "wrote" in capsys.readouterr().out, "a damaged file is noticed"
 
 
 def test_real_records_are_never_touched(tmp_path):
     (tmp_path / "100.hea").write_text("100 2 360 650000\n100.dat 212 200 11 1024 995 -22131 0 MLII\n")
     before = contents(tmp_path)
-    with pytest.raises(config.UserError, match="100.hea: not written by synthetic.py"):
-        synthetic.main(["--out", str(tmp_path), "--records", "1", "--duration-s", "20"])
+    with pytest.raises(errors.UserError, match="100.hea: not written by synthetic.py"):
+        simulated_ecg.main(["--out", str(tmp_path), "--records", "1", "--duration-s", "20"])
     assert contents(tmp_path) == before
 
 
@@ -302,13 +303,13 @@ def test_real_records_are_never_touched(tmp_path):
     (["--duration-s", "inf"], "20 s <= duration"), (["--seed", "-1"], "seed >= 0"),
     (["--snr-db", "nan"], "range of 11 bits")])
 def test_impossible_parameters_are_user_errors(tmp_path, arguments, said):
-    with pytest.raises(config.UserError, match=said):
-        synthetic.main(["--out", str(tmp_path / "simdb"), "--records", "1", "--duration-s", "20", *arguments])
+    with pytest.raises(errors.UserError, match=said):
+        simulated_ecg.main(["--out", str(tmp_path / "simdb"), "--records", "1", "--duration-s", "20", *arguments])
 
 
 def test_unknown_record_names_and_counts_fail(tmp_path):
-    with pytest.raises(config.UserError, match="'100'.*as s03"):
-        synthetic.write_database(tmp_path / "simdb", ("100",), 20, 0)
+    with pytest.raises(errors.UserError, match="'100'.*as s03"):
+        simulated_ecg.write_database(tmp_path / "simdb", ("100",), 20, 0)
     for count in ("0", "1000"):
         with pytest.raises(SystemExit):
-            synthetic.main(["--out", str(tmp_path), "--records", count])
+            simulated_ecg.main(["--out", str(tmp_path), "--records", count])

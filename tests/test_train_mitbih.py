@@ -12,9 +12,9 @@ import config
 import dataset
 import evaluate
 import models
-import scoring
+from scoring import detector
 import train_mitbih
-from config import UserError
+from pipeline.errors import UserError
 from preprocess import gaussian
 
 
@@ -22,19 +22,19 @@ OWN_BEATS = ("record", "excess")  # parts that compare a beat with the unlabelle
 
 
 def checkpoint(database, protocol="beat", seed=config.SEED):
-    return models.load_checkpoint(config.checkpoint_path(database, protocol, seed))
+    return models.load_checkpoint(database.checkpoint_path(protocol, seed))
 
 
 def rewrite(database, segments):
     """Store changed segments under the same identity, as if the data had always been so."""
-    dataset.save_segments(config.segments_path(database), {"x": segments.x, **segments.rows}, segments.meta)
+    dataset.save_segments(database.segments_path(), {"x": segments.x, **segments.rows}, segments.meta)
 
 
 @pytest.fixture
 def trained(evaluated):
     """The small database right after training."""
-    shutil.rmtree(config.plots_dir(evaluated, "beat"))
-    (config.results_dir(evaluated, "beat", config.SEED) / "metrics.json").unlink()
+    shutil.rmtree(evaluated.plots_dir("beat"))
+    (evaluated.results_dir("beat", config.SEED) / "metrics.json").unlink()
     return evaluated
 
 
@@ -42,7 +42,7 @@ def test_checkpoint_history_and_message(trained, capsys):
     model, stored = checkpoint(trained)
     assert models.n_parameters(model) == 583_361 and stored["protocol"] == "beat"
     assert stored["simulated"] and "SIMULATED" in stored["database"]
-    with open(config.results_dir(trained, "beat", config.SEED) / "history.csv") as file:
+    with open(trained.results_dir("beat", config.SEED) / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == config.MAX_EPOCHS and rows[0].keys() == set(train_mitbih.HISTORY)
     losses = [float(r["validation_loss"]) for r in rows]
@@ -157,7 +157,7 @@ def test_weight_of_the_record_loss_changes_the_weights(small, segments, monkeypa
 def test_threshold_flags_the_asked_share_of_normal_validation_beats(trained):
     segments, (model, stored) = dataset.load_segments(trained), checkpoint(trained)
     rows = segments.part("beat", "validation")
-    scores, _ = scoring.score(model, stored["fitted"], segments, rows, config.SCORES["beat"], config.FS_HZ, "cpu")
+    scores, _ = detector.score(model, stored["fitted"], segments, rows, config.SCORES["beat"], config.FS_HZ, "cpu")
     normal = segments.rows["y"][rows] == 0
     for name, threshold in stored["thresholds"].items():
         allowed = int((1 - config.TARGET_SPECIFICITY) * normal.sum())
@@ -179,7 +179,7 @@ def test_seeds_differ_and_repeat(small, segments):
 def test_resumed_run_ends_with_the_same_weights(small, segments, monkeypatch, capsys):
     train_mitbih.main(["--simulated"])
     whole = models.weights_digest(checkpoint(small)[0])
-    config.checkpoint_path(small, "beat", config.SEED).unlink()
+    small.checkpoint_path("beat", config.SEED).unlink()
     real, calls = train_mitbih.train_epoch, []
 
     def stops_in_the_second_epoch(run, *rest):
@@ -192,12 +192,12 @@ def test_resumed_run_ends_with_the_same_weights(small, segments, monkeypatch, ca
     monkeypatch.setattr(train_mitbih, "train_epoch", stops_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         train_mitbih.main(["--simulated"])
-    assert not config.checkpoint_path(small, "beat", config.SEED).exists()
+    assert not small.checkpoint_path("beat", config.SEED).exists()
     monkeypatch.setattr(train_mitbih, "train_epoch", real)
     train_mitbih.main(["--simulated", "--resume"])
     assert "going on after epoch 0" in capsys.readouterr().out and calls == [0, 1]
     assert models.weights_digest(checkpoint(small)[0]) == whole
-    assert not list(config.checkpoint_path(small, "beat", 0).parent.glob("*.resume.pt"))
+    assert not list(small.checkpoint_path("beat", 0).parent.glob("*.resume.pt"))
 
 
 def test_resume_refuses_other_settings(small, segments, monkeypatch):
@@ -225,7 +225,7 @@ def test_non_finite_loss_stops_with_epoch_and_learning_rate(small, segments, mon
                         lambda model, x: (model(x.unsqueeze(1)).sum() * float("nan"), model.encode(x.unsqueeze(1))))
     with pytest.raises(UserError, match=r"nan in epoch 0, step 0, at learning rate 0\.04.*LEARNING_RATE"):
         train_mitbih.main(["--simulated"])
-    assert not config.checkpoint_path(small, "beat", config.SEED).exists()
+    assert not small.checkpoint_path("beat", config.SEED).exists()
 
 
 def test_changed_score_settings_fit_anew_without_training(trained, monkeypatch, capsys):
@@ -249,7 +249,7 @@ def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
 
 
 def test_files_under_the_wrong_name_are_refused(trained):
-    path = config.checkpoint_path(trained, "beat", config.SEED)
+    path = trained.checkpoint_path("beat", config.SEED)
     path.rename(path.with_suffix(".resume.pt"))
     with pytest.raises(UserError, match="resume.pt: lacks head, optimizer"):
         train_mitbih.main(["--simulated", "--resume"])

@@ -14,10 +14,11 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-import attribution
+from scoring import beat_parts
 import config
-import drawing
-import files
+from pipeline import errors, settings
+from pipeline import figures
+from pipeline import artefacts
 import visualize
 
 TITLES = {"mse": "plain mean squared error", "beat": "weighted to the beat", "latent": "nearest latents",
@@ -26,7 +27,7 @@ SHARE = {"N": 0.62, "L": 0.1, "R": 0.08, "e": 0.004, "j": 0.006, "A": 0.02, "a":
          "S": 0.002, "V": 0.065, "E": 0.003, "F": 0.01, "/": 0.06, "f": 0.015, "Q": 0.005}
 SHIFT = {"N": 0.0, "S": 2.0, "V": 3.2, "F": 1.2, "Q": 3.0}
 FS_HZ, WINDOW = 360, 720
-RECORDS = config.MITDB.records
+RECORDS = settings.database("mitdb").records
 
 
 def wave(time, kind="N"):
@@ -42,7 +43,7 @@ def fake_beats(rng, n):
     symbol = rng.choice(list(SHARE), n, p=list(SHARE.values()))
     symbol[:len(SHARE)] = list(SHARE)
     symbol[record >= RECORDS[36]] = "N"
-    aami = np.array([drawing.CLASS_OF[s] for s in symbol])
+    aami = np.array([figures.CLASS_OF[s] for s in symbol])
     columns = {"record": record, "sample": rng.integers(360, 649640, n), "symbol": symbol, "aami": aami,
                "label": (aami != "N").astype(np.int8)}
     hidden = np.array([SHIFT[c] for c in aami]) + rng.normal(0, 0.7, n)
@@ -132,7 +133,7 @@ def fake_bands():
 
 
 def write_history(path):
-    rows = [drawing.NEEDED["history.csv"].replace(" ", ",")]
+    rows = [figures.NEEDED["history.csv"].replace(" ", ",")]
     losses = [0.061, 0.042, 0.033, 0.034, 0.0297, 0.0285, 0.0291]
     for epoch, loss in enumerate(losses, 1):
         rows.append(f"{epoch},{loss * 0.93},{loss},{2e-3 * (1 - epoch / 8)},61.5,1021.4,"
@@ -146,7 +147,7 @@ def write_artefacts(folder, n=2500, simulated=False, protocol="beat", seed=0):
     columns = fake_beats(rng, n)
     scores = {name: {"title": title, **fake_metrics(columns, columns[f"score_{name}"])}
               for name, title in TITLES.items()}
-    database = config.SIMULATED if simulated else config.MITDB
+    database = settings.database("simulated") if simulated else settings.database("mitdb")
     metrics = {"database": database.title, "simulated": simulated, "protocol": protocol, "seed": seed,
                "default_score": "combined", "published": config.PUBLISHED, "scores": scores,
                "baselines": {name: {"title": title, **fake_metrics(columns, columns[f"score_{of}"])}
@@ -191,14 +192,14 @@ def written(results, tmp_path_factory):
 
 def draw(name, folder):
     """Figure `name` of the artefacts in `folder`."""
-    with matplotlib.rc_context(drawing.STYLE):
-        return visualize.FIGURES[name](drawing.load_artefacts(folder))
+    with matplotlib.rc_context(figures.STYLE):
+        return visualize.FIGURES[name](figures.load_artefacts(folder))
 
 
 def render(name, folder):
     """Pixels of figure `name` and its (text, box) as they are drawn: no tick beyond the axes."""
     drawn, draw_text = [], Text.draw
-    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(drawing.STYLE):
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(figures.STYLE):
         canvas = FigureCanvasAgg(draw(name, folder))
         canvas.draw()      # settles the layout
         patch.setattr(Text, "draw", lambda text, renderer: (drawn.append(text), draw_text(text, renderer)))
@@ -508,7 +509,7 @@ def test_a_missing_or_damaged_artefact_names_file_and_command(name, command, dam
     if damage != "missing":
         (tmp_path / name).write_bytes(damaged[damage])
     flaw = "is missing" if damage == "missing" else "cannot be read"
-    with pytest.raises(config.UserError, match=flaw) as caught:
+    with pytest.raises(errors.UserError, match=flaw) as caught:
         visualize.draw_all(tmp_path, tmp_path / "plots")
     assert name in str(caught.value) and f"python {command}" in str(caught.value)
     assert not (tmp_path / "plots").exists()
@@ -517,29 +518,29 @@ def test_a_missing_or_damaged_artefact_names_file_and_command(name, command, dam
 def test_a_lacking_array_and_a_pickle_are_refused(tmp_path):
     write_artefacts(tmp_path, n=1200)
     edit_scores(tmp_path, score_mse=None)
-    with pytest.raises(config.UserError, match="lacks score_mse"):
-        drawing.load_artefacts(tmp_path)
+    with pytest.raises(errors.UserError, match="lacks score_mse"):
+        figures.load_artefacts(tmp_path)
     edit_scores(tmp_path, score_mse=np.array([{}], dtype=object))
-    with pytest.raises(config.UserError, match="cannot be read.*allow_pickle"):
-        drawing.load_artefacts(tmp_path)
+    with pytest.raises(errors.UserError, match="cannot be read.*allow_pickle"):
+        figures.load_artefacts(tmp_path)
 
 
 def test_artefacts_of_different_runs_are_refused(tmp_path):
     write_artefacts(tmp_path, n=1200)
     edit(tmp_path, lambda m: m["n"].update(test=1201))
-    with pytest.raises(config.UserError, match="scores.npz and metrics.json"):
-        drawing.load_artefacts(tmp_path)
+    with pytest.raises(errors.UserError, match="scores.npz and metrics.json"):
+        figures.load_artefacts(tmp_path)
 
 
 def test_main_draws_the_protocol_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(config, "SIMULATED", replace(config.SIMULATED, root=tmp_path / "simdb"))
-    monkeypatch.setattr(config, "MITDB", replace(config.MITDB, root=tmp_path / "mitdb"))
-    folder = config.results_dir(config.SIMULATED, "patient", config.SEED)
+    monkeypatch.setattr(config, "SIMULATED", replace(settings.database("simulated"), root=tmp_path / "simdb"))
+    monkeypatch.setattr(config, "MITDB", replace(settings.database("mitdb"), root=tmp_path / "mitdb"))
+    folder = settings.database("simulated").results_dir("patient", config.SEED)
     write_artefacts(folder, n=1200, simulated=True, protocol="patient")
     visualize.main(["--protocol", "patient", "--simulated"])
-    assert len(list(config.plots_dir(config.SIMULATED, "patient").glob("*.png"))) == len(visualize.FIGURES)
+    assert len(list(settings.database("simulated").plots_dir("patient").glob("*.png"))) == len(visualize.FIGURES)
     assert f"{len(visualize.FIGURES)} pictures" in capsys.readouterr().out
-    with pytest.raises(config.UserError, match="mitdb"):
+    with pytest.raises(errors.UserError, match="mitdb"):
         visualize.main(["--protocol", "patient"])
     with pytest.raises(SystemExit):
         visualize.main(["--protocol", "patients"])
@@ -552,7 +553,7 @@ def test_an_interrupted_run_leaves_the_old_pictures(results, tmp_path, monkeypat
     def full_disk(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(files.os, "replace", full_disk)
+    monkeypatch.setattr(artefacts.os, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         visualize.draw_all(results, tmp_path)
     assert (tmp_path / first).read_bytes() == b"old"
@@ -562,7 +563,7 @@ def test_baselines_are_curves_and_the_best_stands_beside_the_records(results):
     ax, = draw("roc.png", results).axes
     for name, entry in metrics_of(results)["baselines"].items():
         curve = line(ax, entry["title"])
-        assert curve.get_label() == f"{entry['title']}: {drawing.estimate(entry['auroc'])}", name
+        assert curve.get_label() == f"{entry['title']}: {figures.estimate(entry['auroc'])}", name
     by_record = metrics_of(results)["baselines"]["knn"]["by_record"]
     dots = line(draw("auroc_by_record.png", results).axes[0], "nearest components")
     assert sorted(dots.get_xdata()) == pytest.approx(sorted(v["auroc"] for v in by_record.values()
@@ -573,7 +574,7 @@ def test_parts_show_the_named_part_and_the_saved_shares(results):
     figure = draw("parts_of_the_beat.png", results)
     with np.load(results / "scores.npz") as scores:
         for ax, row in zip(figure.axes, scores["part_row"]):
-            title = attribution.TITLES[attribution.PARTS[scores["part"][row]]]
+            title = beat_parts.TITLES[beat_parts.PARTS[scores["part"][row]]]
             assert f"leads: {title}, {scores['part_strength'][row]:.1f} times" in ax.get_title()
     widths = {patch.get_width() for patch in figure.axes[4].patches}
     assert {round(w, 6) for w in widths} == {10, 55, 15, 20}
@@ -601,5 +602,5 @@ def test_ablation_picture_shows_every_variant_with_its_interval(tmp_path):
 def test_ablation_picture_without_results_names_the_command(content, tmp_path):
     if content is not None:
         (tmp_path / "ablation.json").write_text(content)
-    with pytest.raises(config.UserError, match="python ablation.py"):
+    with pytest.raises(errors.UserError, match="python ablation.py"):
         visualize.draw_ablation(tmp_path / "ablation.json", tmp_path)

@@ -1,0 +1,74 @@
+"""What the readers of recordings share: rates, units, and which files of the disk may be opened."""
+
+import re
+import stat
+
+from pipeline.errors import UserError
+
+MIN_FS_HZ, MAX_FS_HZ = 100, 2000
+BLOCK_SAMPLES = 2**18           # of all leads together that are decoded at once
+MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv".casefold(): 1e-3, "microv": 1e-3, "nv": 1e-6}
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+FILE_NAME = r"[^/\\\0]{1,255}"
+WFDB_RECORD = re.compile(r"(\S+?)(?:/(\d{1,9}))?\s+(\d{1,9})"
+                         rf"(?:\s+({NUMBER})(?:/{NUMBER}(?:\({NUMBER}\))?)?(?:\s+(\d{{1,15}})(?:\s+(.*))?)?)?")
+
+
+def check_rate(where, fs_hz, remedy):
+    try:
+        sound = MIN_FS_HZ <= float(fs_hz) <= MAX_FS_HZ
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        shown = f"{fs_hz:g}" if isinstance(fs_hz, (int, float)) else repr(fs_hz)
+        raise UserError(f"{where}: a sampling rate of {shown} Hz; expected {MIN_FS_HZ} to {MAX_FS_HZ:,} Hz. {remedy}")
+
+
+def need_rate(path, fs_hz):
+    if fs_hz is None:
+        raise UserError(f"{path}: does not say its sampling rate. Give it in Hz with --fs, for example --fs 250.")
+    return float(fs_hz)
+
+
+def regular_file(path):
+    """The file `path` means, links followed; UserError if it is none."""
+    try:
+        file = path.resolve(strict=True)
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing. Check the path.") from None
+    except (RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
+        raise UserError(f"{path!s}: no usable path ({error}). Check the path.") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise UserError(f"{path}: is {kind}; expected a recording. Name a file.")
+    return file
+
+
+def beside(header, name):
+    """The file that a header names, in its own folder or below; UserError if it is elsewhere or no file."""
+    where = f"{header}: names the file {name!r}"
+    if not re.fullmatch(FILE_NAME, name) or name in (".", ".."):
+        raise UserError(f"{where}; expected one in its own folder. Correct the header or leave the recording out.")
+    try:
+        file = (header.parent / name).resolve(strict=True)
+    except FileNotFoundError:
+        raise UserError(f"{where}, which is missing. Copy it beside the header.") from None
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{where}: no usable path ({error}). Correct the header.") from error
+    if not file.is_relative_to(header.parent):
+        raise UserError(f"{where}, a link that leads out of the folder. Replace the link by the file.")
+    if not file.is_file():
+        raise UserError(f"{where}, which is no regular file. Copy the signals beside the header.")
+    return file
+
+
+def to_mv(units):
+    """Factor to mV of a unit of voltage, None for any other."""
+    return MV.get(units.strip().casefold())
+
+
+def same_size(path, file, size):
+    """A file cut short under a memory map would kill the process."""
+    if file.stat().st_size < size:
+        raise UserError(f"{path}: has become shorter while it was read. Copy it anew.")

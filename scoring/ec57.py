@@ -1,0 +1,93 @@
+"""What the flags mean at the bedside: an EC57-style table, false alarms an hour, what a threshold kept of its promise.
+
+ANSI/AAMI EC57 as WFDB's bxb and sumstats apply it, as far as a detector of "abnormal" without
+classes can be held against it: the first five minutes are not counted, records with paced beats
+are left out, each class gets the share flagged, gross (all beats) and average (mean over records).
+Two differences: `e` and `j` are normal here, S there, and R peaks are the annotated ones.
+"""
+
+import numpy as np
+
+from pipeline.errors import UserError
+
+LEARNING_S = 300                  # EC57: not counted
+PACED_SYMBOLS = ("/", "f")
+SENSITIVITIES = (0.5, 0.8, 0.9, 0.95)
+LEVELS = np.round(np.arange(0, 12.01, 0.05), 2)
+
+
+def ec57(rows, flagged, paced_records, fs_hz):
+    """{"records", "left_out", "classes": {class: {"n", "records", "gross", "average"}}}.
+
+    rows: columns of the test beats; flagged (n,) bool. The figure of N is the false-positive rate,
+    that of the others the sensitivity; `average` over the records that have the class.
+    """
+    counted = (rows["sample"] >= LEARNING_S * fs_hz) & ~np.isin(rows["record"], paced_records)
+    record, aami, flag = rows["record"][counted], rows["aami"][counted], flagged[counted]
+    classes = {}
+    for name in "NSVFQ":
+        here = aami == name
+        own = [flag[here & (record == r)].mean() for r in np.unique(record[here])]
+        classes[name] = {"n": int(here.sum()), "records": len(own),
+                         "gross": float(flag[here].mean()) if len(own) else None,
+                         "average": float(np.mean(own)) if len(own) else None}
+    left_out = sorted(set(np.unique(rows["record"]).tolist()) & set(paced_records))
+    return {"records": len(np.unique(record)), "left_out": left_out, "classes": classes}
+
+
+def paced(rows):
+    """Names of the records that hold paced beats."""
+    return np.unique(rows["record"][np.isin(rows["symbol"], PACED_SYMBOLS)]).tolist()
+
+
+def hours(rr_before_s):
+    """Time of the scored beats in hours: the sum of their RR intervals."""
+    return float(np.nansum(np.asarray(rr_before_s, float)) / 3600)
+
+
+def false_alarms(scores, y, n_hours):
+    """[{"sensitivity", "reached", "specificity", "per_hour"}]: the highest threshold of the test
+    curve with at least each of SENSITIVITIES. A property of the curve, not of a chosen threshold."""
+    abnormal, table = np.sort(scores[y == 1])[::-1], []
+    for wanted in SENSITIVITIES:
+        threshold = abnormal[int(np.ceil(wanted * len(abnormal) - 1e-9)) - 1]
+        false = int(((scores >= threshold) & (y == 0)).sum())
+        table.append({"sensitivity": wanted, "reached": float((abnormal >= threshold).mean()),
+                      "specificity": 1 - false / max(int((y == 0).sum()), 1), "per_hour": false / n_hours})
+    return table
+
+
+def calibration(scores, y, thresholds):
+    """[{"asked", "specificity", "sensitivity"}]: thresholds {asked specificity: threshold} of the
+    validation part, and what they did on these beats."""
+    return [{"asked": asked, "threshold": threshold, "specificity": float((scores[y == 0] < threshold).mean()),
+             "sensitivity": float((scores[y == 1] >= threshold).mean())} for asked, threshold in thresholds.items()]
+
+
+def level_curve(levels, y, record):
+    """{"level", "specificity", "sensitivity"}: lists over LEVELS; means over the records that have such beats.
+
+    NaN where none has: an archive without labels knows no sensitivity.
+    """
+    curve = {"level": LEVELS.tolist()}
+    for name, wanted in (("specificity", 0), ("sensitivity", 1)):
+        own = [np.sort(levels[here]) for r in np.unique(record) if (here := (record == r) & (y == wanted)).any()]
+        shares = [np.searchsorted(values, LEVELS) / len(values) for values in own]
+        below = np.mean(shares or [np.full(len(LEVELS), np.nan)], axis=0)
+        curve[name] = (below if name == "specificity" else 1 - below).tolist()
+    return curve
+
+
+def level_at(curve, name, asked):
+    """The lowest level with at least the asked specificity, or the highest with at least the asked sensitivity.
+
+    The last of LEVELS where none has that specificity, the first where none has that sensitivity.
+    Raises UserError where the curve is of no beat.
+    """
+    if np.isnan(curve[name]).all():
+        raise UserError(f"the checkpoint's validation part had no beat to know the {name} from. "
+                        "Ask for a level or for alarms an hour instead.")
+    reached = np.flatnonzero(np.array(curve[name]) >= asked)
+    if name == "specificity":
+        return curve["level"][reached[0] if len(reached) else -1]
+    return curve["level"][reached[-1] if len(reached) else 0]
