@@ -78,9 +78,9 @@ def level_to_flag(levels, duration_s, args, curve):
         level = np.nextafter(known[allowed], np.inf) if allowed < len(known) else -np.inf
         return float(level), f"at most {args.alarms_per_hour:g} flags an hour"
     if args.sensitivity is not None:
-        return ec57.level_at(curve, "sensitivity", args.sensitivity), (
+        return ec57.robust_z_at(curve, "sensitivity", args.sensitivity), (
             f"sensitivity {args.sensitivity:g} on validation patients")
-    return ec57.level_at(curve, "specificity", config.ROBUST_Z_SPECIFICITY), (
+    return ec57.robust_z_at(curve, "specificity", config.ROBUST_Z_SPECIFICITY), (
         f"specificity {config.ROBUST_Z_SPECIFICITY:g}, mean over validation patients")
 
 
@@ -100,7 +100,7 @@ def examine(recording, given_s, args, model, stored, progress=lambda pieces: pie
                           device_of(args.device), given_s, progress, args.score_all)
     scores, levels, _ = scan.score(found, fitted, name, config.FS_HZ)
     threshold, rule = level_to_flag(levels, found.duration_s, args, stored["levels"])
-    findings = output.Findings(recording.name, recording.leads[lead], recording.fs_hz, recording.start,
+    findings = output.ScoredBeats(recording.name, recording.leads[lead], recording.fs_hz, recording.start,
                                       found, scores, levels, levels >= threshold, threshold)
     findings.examples = output.most_abnormal(findings, recording, lead, model, fitted)
     return summary_of(findings, recording, why, rule, given_s is not None, stored), findings

@@ -1,41 +1,40 @@
-"""The convolutional autoencoder, its checkpoint file, and its export for those who deploy it.
+"""The convolutional autoencoder and its checkpoint file.
 
 x (n, 1, 720) -> z (n, 32) -> recon (n, 1, 720); 583,361 parameters at the default sizes.
-The weights have the shapes of one-dimensional convolutions. They are run as two-dimensional
-ones of height 1 in channels-last layout, which gives the same numbers faster on a CPU: there
-each convolution is one matrix product and batch norm runs over contiguous rows (layers.py).
-
-    python models.py --export onnx      checkpoints/patient.pt to checkpoints/patient.onnx, checked with onnxruntime
+Another network is a class like ConvAutoencoder and a row in NETWORKS: docs/extending.md.
 """
 
-import argparse
-import copy
 import hashlib
+import inspect
 import io
-import logging
 import pickle
-import warnings
+import tokenize
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline import strided_convolution
+from pipeline import settings
 from pipeline.artefacts import whole_file
+from pipeline.errors import UserError
+from pipeline.strided_convolution import ChannelsLastBatchNorm1d, StridedConv1d, StridedConvTranspose1d
 from preprocess import gaussian
 
-CHANNELS = (1, 32, 64, 128, 128)
-ENCODER_KERNELS = (7, 5, 5, 3)
-FORMAT = "ecg-autoencoder-1"
+FORMAT = "ecg-autoencoder-2"
 # what torch.load raises for damaged, foreign and pickled files
 UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError,
               AttributeError, ImportError, IndexError, TypeError, AssertionError, OverflowError)
+# what a finished checkpoint holds beside the network
+DETECTOR = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history", "weights",
+            "score_settings", "fitted", "thresholds", "calibration", "robust_z", "part_limits")
 
 
 class ConvAutoencoder(nn.Module):
     """Four strided convolutions down, a linear bottleneck, four transposed convolutions up.
 
+    All that makes the network stands in this class: a checkpoint keeps a digest of it.
     The input is multiplied by a Gaussian of taper_samples on its middle, the R peak (None: not
     at all), and it is this tapered beat that the network draws.
     window_size must be a multiple of 16: each of the four layers halves the length.
@@ -50,64 +49,57 @@ class ConvAutoencoder(nn.Module):
         taper = torch.as_tensor(gaussian(window_size, taper_samples), dtype=torch.float32)
         self.register_buffer("taper", taper, persistent=False)  # follows .to(device), no weight of the network
         self.length = window_size // 16
-        # --- encoder: 720 -> 360 -> 180 -> 90 -> 45
-        pairs = list(zip(CHANNELS[:-1], CHANNELS[1:]))
-        self.down = nn.ModuleList(nn.Conv1d(i, o, k, stride=2, padding=k // 2)
-                                  for (i, o), k in zip(pairs, ENCODER_KERNELS))
-        self.down_norm = nn.ModuleList(nn.BatchNorm1d(o) for _, o in pairs)
-        self.to_latent = nn.Linear(CHANNELS[-1] * self.length, latent_dim)
-        # --- decoder: 45 -> 90 -> 180 -> 360 -> 720
-        self.from_latent = nn.Linear(latent_dim, CHANNELS[-1] * self.length)
-        self.up = nn.ModuleList(nn.ConvTranspose1d(o, i, 4, stride=2, padding=1)
-                                for i, o in reversed(pairs))
-        self.up_norm = nn.ModuleList(nn.BatchNorm1d(i) for i, _ in reversed(pairs[1:]))
+
+        self.encoder = nn.Sequential(     # (n, 1, 720)
+            *self.conv(1, 32, kernel=7),       # (n, 32, 360)
+            *self.conv(32, 64, kernel=5),      # (n, 64, 180)
+            *self.conv(64, 128, kernel=5),     # (n, 128, 90)
+            *self.conv(128, 128, kernel=3))    # (n, 128, 45)
+        self.to_latent = nn.Linear(128 * self.length, latent_dim)
+
+        self.from_latent = nn.Linear(latent_dim, 128 * self.length)
+        self.decoder = nn.Sequential(     # (n, 128, 45)
+            *self.conv_transpose(128, 128),    # (n, 128, 90)
+            *self.conv_transpose(128, 64),     # (n, 64, 180)
+            *self.conv_transpose(64, 32),      # (n, 32, 360)
+            StridedConvTranspose1d(32, 1, 4, stride=2, padding=1))  # linear: the signal has both signs
+
+    @staticmethod
+    def conv(inputs, outputs, kernel):
+        """A strided convolution that halves the length, with batch norm and ReLU."""
+        return [StridedConv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2),
+                ChannelsLastBatchNorm1d(outputs), nn.ReLU(inplace=True)]
+
+    @staticmethod
+    def conv_transpose(inputs, outputs):
+        """A transposed convolution that doubles the length, with batch norm and ReLU."""
+        return [StridedConvTranspose1d(inputs, outputs, 4, stride=2, padding=1),
+                ChannelsLastBatchNorm1d(outputs), nn.ReLU(inplace=True)]
 
     def encode(self, x):
         """x (n, 1, window_size) -> z (n, latent_dim)"""
-        h = strided_convolution.rows_first(x * self.taper)
-        for conv, norm in zip(self.down, self.down_norm):
-            h = F.relu_(strided_convolution.halve(h, conv, norm))
+        h = self.encoder(x * self.taper)
         return self.to_latent(h.flatten(1))
 
     def decode(self, z):
         """z (n, latent_dim) -> recon (n, 1, window_size)"""
-        h = self.from_latent(z).view(-1, CHANNELS[-1], 1, self.length)
-        h = h.contiguous(memory_format=torch.channels_last)
-        for conv, norm in zip(self.up, self.up_norm):
-            h = F.relu_(strided_convolution.double(h, conv, norm))
-        return strided_convolution.double(h, self.up[-1]).squeeze(2)  # linear: the signal has both signs
-
-    @torch.no_grad()
-    def folded(self):
-        """A copy for inference whose convolutions hold the batch norms: the same outputs to float rounding."""
-        other = copy.deepcopy(self).eval()
-        for convs, norms, axis in ((other.down, other.down_norm, 0), (other.up, other.up_norm, 1)):
-            for k, norm in enumerate(norms):
-                scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-                shape = [1, 1, 1]
-                shape[axis] = -1  # output channels: first in a convolution, second in a transposed one
-                convs[k].weight.mul_(scale.view(shape))
-                convs[k].bias.sub_(norm.running_mean).mul_(scale).add_(norm.bias)
-                norms[k] = nn.Identity()
-        return other
+        h = self.from_latent(z).view(-1, 128, self.length)
+        return self.decoder(h)
 
     def forward(self, x):
         """x (n, 1, window_size) -> recon of the same shape: of x times the taper"""
         return self.decode(self.encode(x))
 
 
-@torch.inference_mode()
-def reconstruct(model, x, batch_size, device):
-    """x (n, w) float32 array -> recon (n, w), z (n, latent_dim), as float32 CPU tensors."""
-    model = model.folded() if hasattr(model, "folded") else model
-    recon = torch.empty(x.shape)
-    z = torch.empty(len(x), model.model_args["latent_dim"])
-    for start in range(0, len(x), batch_size):
-        part = slice(start, start + batch_size)
-        batch = torch.from_numpy(x[part]).unsqueeze(1).to(device)
-        latent = model.encode(batch)
-        recon[part], z[part] = model.decode(latent).squeeze(1).cpu(), latent.cpu()
-    return recon, z
+NETWORKS = {"ConvAutoencoder": ConvAutoencoder}
+
+
+def new_network(name, window_size, latent_dim, taper_samples):
+    """An untrained network of NETWORKS; UserError for a name that is not there."""
+    if name not in NETWORKS:
+        raise UserError(f"config.py: NETWORK = {name!r}; expected one of {', '.join(NETWORKS)}. "
+                        "Edit NETWORK, or add the network to NETWORKS in models.py: docs/extending.md.")
+    return NETWORKS[name](window_size, latent_dim, taper_samples)
 
 
 def n_parameters(model):
@@ -115,36 +107,54 @@ def n_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def save_checkpoint(path, model, **fields):
-    """Write model_args, state_dict and `fields` (tensors, numbers, strings, dicts, lists) at once or not at all."""
-    state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    buffer = io.BytesIO()  # written by Python, so that a full disk is an OSError with its reason
-    torch.save({"format": FORMAT, "model_args": model.model_args, "state_dict": state, **fields}, buffer)
-    with whole_file(Path(path)) as part:
-        part.write_bytes(buffer.getbuffer())
+# --- inference ------------------------------------------------------------------------------------
+
+def fused(model):
+    """A copy for inference whose convolutions hold the batch norms: the same outputs to float rounding."""
+    copy = type(model)(**model.model_args)
+    copy.load_state_dict(model.state_dict())
+    copy.to(next(model.parameters()).device).eval()
+    for layers in [m for m in copy.modules() if isinstance(m, nn.Sequential)]:
+        for k, layer in enumerate(layers):
+            if isinstance(layer, nn.BatchNorm1d):
+                before = layers[k - 1]
+                layers[k - 1] = fuse_conv_bn_eval(before, layer, isinstance(before, nn.ConvTranspose1d))
+                layers[k] = nn.Identity()
+    return copy
 
 
-def load_checkpoint(path):
-    """Checkpoint file -> (model in eval mode, dict of everything stored).
+@torch.inference_mode()
+def reconstruct(model, x, batch_size, device):
+    """x (n, w) float32 array -> recon (n, w), z (n, latent_dim), as float32 CPU tensors."""
+    model = fused(model)
+    recon = torch.empty(x.shape)
+    z = torch.empty(len(x), model.model_args["latent_dim"])
+    for start in range(0, len(x), batch_size):
+        part = slice(start, start + batch_size)
+        batch = torch.from_numpy(x[part]).unsqueeze(1).to(device)  # (b, 1, w)
+        latent = model.encode(batch)
+        recon[part] = model.decode(latent).squeeze(1).cpu()
+        z[part] = latent.cpu()
+    return recon, z
 
-    Never unpickles objects (weights_only). Raises ValueError, naming the file, if it is damaged or
-    is not a checkpoint of this project, FileNotFoundError if it is missing.
+
+# --- identity -------------------------------------------------------------------------------------
+
+def network_code(network):
+    """SHA-256 (hex) of a network's class as Python reads it, without comments, docstrings and layout.
+
+    A checkpoint keeps it: an edited network never passes for the one that was trained.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(str(path))
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a checkpoint of this project (format {FORMAT!r} expected)")
-    try:
-        model = ConvAutoencoder(**stored["model_args"])
-        model.load_state_dict(stored["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: weights do not fit the network: {str(error).splitlines()[0]}") from error
-    return model.eval(), stored
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    digest = hashlib.sha256()
+    before = tokenize.NEWLINE
+    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(network)).readline):
+        docstring = token.type == tokenize.STRING and before in (tokenize.NEWLINE, tokenize.INDENT)
+        if token.type not in skipped and not docstring:
+            digest.update(token.string.encode())
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            before = token.type
+    return digest.hexdigest()
 
 
 def weights_digest(model):
@@ -155,76 +165,67 @@ def weights_digest(model):
     return digest.hexdigest()
 
 
-# --- export ---------------------------------------------------------------------------------------
+# --- the checkpoint file --------------------------------------------------------------------------
 
-EXPORT_INSTALL = "pip install -r requirements-export.txt"
-EXPORT_TOLERANCE = 1e-5    # of the largest difference to torch, relative to the largest value
-
-
-class Exported(nn.Module):
-    """What is exported: normalised segments x (n, window_size) -> recon (n, window_size), z (n, latent_dim)."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model.folded()
-
-    def forward(self, x):
-        z = self.model.encode(x.unsqueeze(1))
-        return self.model.decode(z).squeeze(1), z
-
-
-def export_onnx(model, path):
-    """Write the network, batch norms folded, for any number of segments; the largest relative difference to torch.
-
-    Raises ImportError without onnx, onnxscript and onnxruntime, ValueError, and writes nothing, where
-    onnxruntime's outputs are further than EXPORT_TOLERANCE from torch's.
-    """
-    import onnxruntime
-    import onnxscript  # noqa: F401  torch's exporter needs it
-    network, window = Exported(model).eval(), model.model_args["window_size"]
-    # two segments to trace with: torch takes a dimension of 1 for a constant
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here needs
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)       # torch's of itself
-        program = torch.onnx.export(network, (torch.randn(2, window),), dynamo=True, input_names=["x"], verbose=False,
-                                    output_names=["recon", "z"], dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+def save_checkpoint(path, model, **fields):
+    """Write the network and `fields` (tensors, numbers, strings, dicts, lists) whole or not at all."""
+    network = type(model)
+    stored = {"format": FORMAT, "network": network.__name__, "network_code": network_code(network),
+              "model_args": model.model_args,
+              "state_dict": {k: v.detach().cpu() for k, v in model.state_dict().items()}, **fields}
+    buffer = io.BytesIO()  # written by Python, so that a full disk is an OSError with its reason
+    torch.save(stored, buffer)
     with whole_file(Path(path)) as part:
-        program.save(str(part), external_data=False)
-        session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
-        worst = 0.0
-        for n in (1, 7):
-            x = torch.randn(n, window, generator=torch.Generator().manual_seed(n))
-            with torch.inference_mode():
-                expected = network(x)
-            for ours, theirs in zip(expected, session.run(None, {"x": x.numpy()})):
-                worst = max(worst, float((ours - torch.from_numpy(theirs)).abs().max() / ours.abs().max()))
-        if not worst <= EXPORT_TOLERANCE:
-            raise ValueError(f"{path}: onnxruntime differs from torch by {worst:.1e}, expected {EXPORT_TOLERANCE:g}")
-    return worst
+        part.write_bytes(buffer.getbuffer())
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--export", choices=("onnx",), required=True)
-    shipped = Path(__file__).resolve().parent / "checkpoints" / "patient.pt"
-    parser.add_argument("--checkpoint", type=Path, default=shipped, help="default: checkpoints/patient.pt")
-    parser.add_argument("--out", type=Path, help="default: beside the checkpoint")
-    return parser.parse_args(argv)
+def load_checkpoint(path, command, needs=DETECTOR):
+    """Checkpoint file -> (model in eval mode, dict of everything stored).
 
-
-def main(argv=None):
-    args = parse_args(argv)
-    path = args.out or args.checkpoint.with_suffix(".onnx")
+    Never unpickles objects (weights_only). Raises UserError, naming the file and the `command` that
+    makes it, if it is missing, damaged, of another network than NETWORKS holds today, or lacks one of `needs`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: missing. Make it with: {command}")
+    remedy = f"Name another checkpoint, or make it with: {command}"
     try:
-        worst = export_onnx(load_checkpoint(args.checkpoint)[0], path)
-    except FileNotFoundError as error:
-        raise SystemExit(f"error: {error}: missing. Make it with: python train_mitbih.py") from error
-    except ImportError as error:
-        raise SystemExit(f"error: {error}. Install what the export needs with: {EXPORT_INSTALL}") from error
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"wrote {path}: largest difference to torch {worst:.1e} of the largest value")
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}). {remedy}") from error
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this project (format {FORMAT!r} expected). {remedy}")
+
+    network = NETWORKS.get(stored.get("network"))
+    if network is None or network_code(network) != stored.get("network_code"):
+        raise UserError(f"{path}: made with another network: {stored.get('network')} in models.py is missing or was "
+                        f"edited since. Take models.py as it was, or train anew with: {command}")
+    try:
+        model = network(**stored["model_args"])
+        model.load_state_dict(stored["state_dict"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: weights do not fit the network: {str(error).splitlines()[0]}. {remedy}") from error
+    lacking = [key for key in needs if key not in stored]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}: not the file its name says. {remedy}")
+    return model.eval(), stored
 
 
-if __name__ == "__main__":
-    main()
+# --- is it up to date -----------------------------------------------------------------------------
+
+def stamp_of(segments, protocol, seed):
+    """What a checkpoint was trained on and with."""
+    names = settings.TRAINING_SETTINGS
+    if protocol == "archive":
+        names += settings.ARCHIVE_SETTINGS
+    return {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
+            "segments_id": segments.meta["id"], "segment_settings": segments.meta["settings"],
+            "protocol": protocol, "seed": seed, "training_settings": settings.snapshot(names),
+            "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
+
+
+def stale(stored, stamp):
+    """Why a checkpoint's weights do not belong to these segments and settings; [] if they do."""
+    why = settings.differences(stored["training_settings"], stamp["training_settings"])
+    why += settings.differences(stored["segment_settings"], stamp["segment_settings"])
+    return why or settings.differences(stored, {key: stamp[key] for key in ("segments_id", "protocol", "seed")})

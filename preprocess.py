@@ -22,7 +22,7 @@ def bandpass(signal_mv, fs_hz, band_hz, order):
     return sosfiltfilt(sos, signal_mv)
 
 
-def filled(signal):
+def fill_gaps(signal):
     """(n,) with NaN replaced by straight lines, or by zeros where there is nothing else."""
     missing = ~np.isfinite(signal)
     if not missing.any():
@@ -33,7 +33,7 @@ def filled(signal):
     return np.where(missing, np.interp(at, at[~missing], signal[~missing]), signal)
 
 
-def resampled(signal, from_hz, to_hz):
+def resample(signal, from_hz, to_hz):
     """(n,) at another rate: polyphase filter, time 0 stays where it is."""
     ratio = Fraction(to_hz / from_hz).limit_denominator(RATIO_LIMIT)
     return signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)

@@ -332,7 +332,8 @@ def draw_ablation(path, plots_dir):
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
-    parser.add_argument("--simulated", action="store_true", help="results of the simulated database")
+    parser.add_argument("--database", default=config.DATABASE, choices=list(config.DATABASES))
+    parser.add_argument("--run", metavar="NAME", help="results of runs/NAME")
     parser.add_argument("--ablation", action="store_true", help="the picture of ablation.py's results instead")
     return parser.parse_args(argv)
 
@@ -340,9 +341,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     settings.check()
-    database = settings.database("simulated") if args.simulated else settings.database("mitdb")
+    database = settings.database(args.database, args.run)
     if args.ablation:
-        path = draw_ablation(database.root / "results" / "ablation.json", database.root / "evaluation_plots")
+        path = draw_ablation(database.out / "results" / "ablation.json", database.out / "evaluation_plots")
         return print(f"wrote {path}")
     written = draw_all(database.results_dir(args.protocol, config.SEED),
                        database.plots_dir(args.protocol))

@@ -1,11 +1,21 @@
-"""Writing a file whole or not at all."""
+"""The files that the steps hand to each other: written whole or not at all, loaded or a clear error."""
 
+import hashlib
 import json
 import os
+import zipfile
+import zlib
 from contextlib import contextmanager
 
 import numpy as np
 
+from pipeline.errors import UserError
+
+# what numpy raises for damaged, foreign and pickled .npz files
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+# --- writing ------------------------------------------------------------------------------------
 
 @contextmanager
 def whole_file(path):
@@ -28,12 +38,62 @@ def whole_file(path):
 def write_json(path, value):
     """Whole or not at all; NaN becomes null."""
     with whole_file(path) as part:
-        part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(without_nan(value), indent=1, allow_nan=False) + "\n")
 
 
-def _plain(value):
+def write_npz(path, arrays, compress=False):
+    """{name: array} as one .npz, whole or not at all."""
+    save = np.savez_compressed if compress else np.savez
+    with whole_file(path) as part, open(part, "wb") as file:
+        save(file, **arrays)
+
+
+def without_nan(value):
+    """The same JSON value with None for what is not finite."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+def load_npz(path, command):
+    """{name: array} of an .npz, never unpickled; UserError naming `command` if missing or damaged."""
+    if not path.exists():
+        raise UserError(f"{path}: missing. Make it with: {command}")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except UNREADABLE as error:
+        raise UserError(f"{path}: damaged or not an .npz of plain arrays ({error}). "
+                        f"Make it again with: {command}") from error
+
+
+def load_json(path, command):
+    """The dict in a JSON file; UserError naming `command` if missing or damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing. Make it with: {command}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}). Make it again with: {command}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged (expected a dict). Make it again with: {command}")
+    return value
+
+
+def digest_of(*paths):
+    """SHA-256 (hex) of the content of files, missing ones left out."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.exists():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def refuse_stale(path, why, command):
+    """Raise UserError where `why` (settings.differences) names anything."""
+    if why:
+        raise UserError(f"{path}: made with other settings ({'; '.join(why)}). Make it again with: {command}")

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import UserError
+from pipeline.runtime import is_first, launched
 
 
 def count():
@@ -30,26 +31,6 @@ def count():
 def rank():
     """Number of this process among them, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def launched():
-    """Processes that torchrun has started, whether they have found each other yet or not."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_first():
-    """Whether this process is the one that prints and writes."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def device_name(name):
-    """The device of this process: each on a machine has a GPU of its own."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" and launched() > 1 else name
-
-
-def cores():
-    """Cores of this machine for this process."""
-    return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def silence_others():

@@ -1,26 +1,20 @@
-"""What training and evaluation share: flags, device, segments, and whether a checkpoint fits them."""
+"""What every step does first: flags, threads, device."""
 
 import argparse
 import ctypes
+import os
 
-import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 import config
 from pipeline import settings
-from pipeline import processes
 from pipeline.errors import UserError
-from dataset import command_of, load_segments
-from models import load_checkpoint
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+M_TRIM_THRESHOLD = -1         # malloc.h of glibc
+M_MMAP_THRESHOLD = -3
 KEPT_BLOCK = 1 << 25          # 32 MB: the most that every version of glibc takes
 KEPT_FREE = 1 << 29           # 512 MB of free memory are kept
-
-STAMP = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history")
-FINISHED = (*STAMP, "fitted", "thresholds", "calibration", "levels", "part_limits", "score_settings", "weights")
-STOPPED = (*STAMP, "head", "optimizer", "schedule", "best", "best_state")
 
 
 def stage_parser(description):
@@ -32,16 +26,23 @@ def stage_parser(description):
 
 
 def machine_parser(description):
-    """Parser of a script that goes over both protocols: which data, on what."""
+    """Parser of a script that goes over both protocols: which data, where to, on what."""
     settings.check()
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
-    parser.add_argument("--simulated", action="store_true", help="use the simulated database")
+    add_database(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=config.THREADS, help="0: one a core")
     return parser
 
 
-def parsed(parser, argv):
+def add_database(parser):
+    """The flags that say which data and which run."""
+    parser.add_argument("--database", default=config.DATABASE, choices=list(config.DATABASES),
+                        help="one that config.py describes [%(default)s]")
+    parser.add_argument("--run", metavar="NAME", help="keep what is made in runs/NAME, apart from what is shipped")
+
+
+def parse(parser, argv):
     """Parsed flags, with negative numbers refused."""
     args = parser.parse_args(argv)
     if args.threads < 0 or getattr(args, "seed", 0) < 0:
@@ -50,16 +51,10 @@ def parsed(parser, argv):
 
 
 def prepare(args):
-    """(database, torch.device, Segments) for the flags, threads set."""
-    database, device = machine(args)
-    return database, device, load_segments(database)
-
-
-def machine(args):
-    """(database, torch.device) for the flags, threads set."""
-    device = device_of(processes.device_name(args.device))
-    use_threads(args.threads or processes.cores())
-    return settings.database("simulated") if args.simulated else settings.database("mitdb"), device
+    """(Database, torch.device) for the flags, threads set."""
+    device = device_of(device_name(args.device))
+    use_threads(args.threads or cores())
+    return settings.database(args.database, args.run), device
 
 
 def use_threads(n):
@@ -75,9 +70,10 @@ def use_threads(n):
 def keep_memory():
     """Tell the C library to keep freed memory for the next array instead of giving it back to the system.
 
-    A batch's arrays of 6 to 24 MB are freed and asked for again at every step, and the system then hands over and
-    clears each of their pages anew: 20,000 page faults a training step, a tenth to a third of its time.
-    Arrays above KEPT_BLOCK still go back at once. Only glibc has these settings; elsewhere nothing changes.
+    A batch's arrays of 6 to 24 MB are freed and asked for again at every step, and the system then
+    hands over and clears each of their pages anew: 20,000 page faults a training step, a tenth to a
+    third of its time. Arrays above KEPT_BLOCK still go back at once. Only glibc has these settings;
+    elsewhere nothing changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -97,55 +93,23 @@ def device_of(name):
     return device
 
 
-def normal_validation(segments, protocol):
-    """(k,) row numbers of the normal beats of the validation part: early stopping, scale, thresholds."""
-    rows = segments.part(protocol, "validation")
-    rows = rows[segments.rows["y"][rows] == 0]
-    if not len(rows):
-        raise UserError(f"{protocol} protocol: no normal beat in the validation part. "
-                        "Choose other validation patients or fractions in config.py, then: python dataset.py")
-    return rows
+# --- the processes of torchrun --------------------------------------------------------------------
+
+def launched():
+    """Processes that torchrun has started, whether they have found each other yet or not."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def stamp_of(segments, protocol, seed):
-    """What a checkpoint was trained on and with."""
-    names = settings.TRAINING_SETTINGS + (settings.ARCHIVE_SETTINGS if protocol == "archive" else ())
-    return {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
-            "segments_id": segments.meta["id"], "segment_settings": segments.meta["settings"],
-            "protocol": protocol, "seed": seed, "training_settings": settings.snapshot(names),
-            "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
+def is_first():
+    """Whether this process is the one that prints and writes."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
-def run_command(database, script, protocol, seed, *flags):
-    """The command line that runs a stage for this protocol and seed."""
-    seed_flag = ["--seed", str(seed)] if seed != config.SEED else []
-    return command_of(database, "--protocol", protocol, *seed_flag, *flags, script=script)
+def device_name(name):
+    """The device of this process: each on a machine has a GPU of its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" and launched() > 1 else name
 
 
-def stale(stored, stamp):
-    """Why a checkpoint does not belong to these segments and settings; [] if it does."""
-    archive = settings.ARCHIVE_SETTINGS if stored["protocol"] == "archive" else ()
-    why = settings.differences(stored["training_settings"], settings.TRAINING_SETTINGS + archive)
-    why += settings.differences(stored["segment_settings"], settings.SEGMENT_SETTINGS)
-    if not why and stored["segments_id"] != stamp["segments_id"]:
-        why.append("the archive holds other shards" if archive else "data/segments.npz holds other beats or splits")
-    same = all(stored[k] == stamp[k] for k in ("protocol", "seed"))
-    return why if same else why + ["another protocol or seed"]
-
-
-def read_checkpoint(path, command, needs):
-    """(model, stored) of a checkpoint that holds the keys `needs` (FINISHED or STOPPED).
-
-    UserError naming `command` if it is missing, damaged or of the other kind.
-    """
-    try:
-        model, stored = load_checkpoint(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing. Make it with: {command}") from error
-    except ValueError as error:
-        raise UserError(f"{error}. Delete it and make it again with: {command}") from error
-    lacking = [key for key in needs if key not in stored]
-    if lacking:
-        raise UserError(f"{path}: lacks {', '.join(lacking)}: not the file its name says. "
-                        f"Delete it and make it again with: {command}")
-    return model, stored
+def cores():
+    """Cores of this machine for this process."""
+    return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -1,4 +1,4 @@
-"""The settings of config.py as the scripts use them: checked, recorded in artefacts, and its databases with their paths."""
+"""The settings of config.py as the scripts use them: checked, recorded in artefacts, databases with their paths."""
 
 import difflib
 import math
@@ -23,7 +23,7 @@ EVALUATION_SETTINGS = ("BOOTSTRAP_RESAMPLES", "BOOTSTRAP_SEED")
 
 # Lowest and highest value of every number in config.py; whole numbers where both are.
 RANGES = {
-    "FS_HZ": (50, 10000), "WINDOW_SIZE": (32, 100000), "FILTER_ORDER": (1, 10), "FLAT_MAX_S": (0.1, 1e6),
+    "FS_HZ": (100, 2000), "WINDOW_SIZE": (16, 65536), "FILTER_ORDER": (1, 8), "FLAT_MAX_S": (0.1, 1800.0),
     "SPLIT_SEED": (0, 2**32 - 1), "TRAIN_FRACTION": (0.01, 0.98), "VALIDATION_FRACTION": (0.01, 0.98),
     "SEED": (0, 2**32 - 1), "LATENT_DIM": (2, 4096), "RECORD_LOSS": (0.0, 1000.0), "BATCH_SIZE": (2, 65536),
     "EPOCH_SEGMENTS": (2, 10**9), "MAX_EPOCHS": (1, 10000), "PATIENCE": (1, 10000),
@@ -33,13 +33,14 @@ RANGES = {
     "PAUSE_WEIGHT": (0.0, 10.0), "SPREAD_FLOOR": (0.001, 10.0), "SELF_IRREGULARITY": (0.0, 1e6),
     "SELF_NEIGHBOURS": (0.0, 0.99), "SELF_CAUSAL_S": (10.0, 86400.0), "TARGET_SPECIFICITY": (0.5, 0.9999),
     "ROBUST_Z_SPECIFICITY": (0.5, 0.9999), "BOOTSTRAP_RESAMPLES": (100, 100000),
-    "BOOTSTRAP_SEED": (0, 2**32 - 1), "SHARD_BEATS": (16, 10**7), "ARCHIVE_BUFFER": (1024, 10**8),
+    "BOOTSTRAP_SEED": (0, 2**32 - 1), "SHARD_BEATS": (1, 10**6), "ARCHIVE_BUFFER": (1024, 10**8),
     "ARCHIVE_VALIDATION": (1000, 10**8), "ARCHIVE_REFERENCES": (1000, 10**8), "THREADS": (0, 1024),
     "RANK_TIMEOUT_S": (1.0, 3600.0), "DOWNLOAD_CONNECTIONS": (1, 8), "DOWNLOAD_TIMEOUT_S": (0.1, 3600.0),
     "DOWNLOAD_RETRIES": (0, 100)}
 OTHERS = ("BAND_HZ", "SEEDS", "NETWORK", "TAPER_SIGMA_S", "SCORES", "DEFAULT_SCORE", "WEIGHTS", "DATABASE", "PROTOCOL",
           "PROTOCOLS", "AAMI", "NORMAL_CLASS", "PUBLISHED", "DATABASES")
 PARTS = ("train", "validation", "test")
+AAMI_OF = {symbol: aami for aami, symbols in config.AAMI.items() for symbol in symbols}
 
 
 # --- databases ----------------------------------------------------------------------------------
@@ -135,6 +136,11 @@ def database(name=None, run=None):
 def snapshot(names):
     """The named settings as plain JSON values, to be stored in an artefact."""
     return {name: plain(getattr(config, name)) for name in names}
+
+
+def segment_settings(described):
+    """All settings that the segments of a Database depend on, its leads and patients among them."""
+    return snapshot(SEGMENT_SETTINGS) | {"LEADS": list(described.leads), "PATIENTS": described.patients()}
 
 
 def plain(value):

@@ -1,8 +1,6 @@
-"""Saved results as they are read, and rows of strings as text and as Markdown."""
+"""Rows of strings as text and as Markdown, and what evaluate.py prints of its results."""
 
-import json
-
-from pipeline.errors import UserError
+import statistics
 
 
 def percent(figure, digits=2):
@@ -10,11 +8,15 @@ def percent(figure, digits=2):
     return "n/a" if figure is None else f"{100 * figure:.{digits}f}"
 
 
-def aligned(rows):
+def align_columns(rows):
     """Rows of strings as text columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-            for row in rows]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        lines.append("  ".join(cells))
+    return lines
 
 
 def markdown(rows):
@@ -23,12 +25,63 @@ def markdown(rows):
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
-def load_result(database, name, command):
-    """results/<name>.json; UserError naming the command if it is missing or damaged."""
-    path = database.root / "results" / name
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing. Make it with: python {command}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}). Make it again with: python {command}") from error
+def interval(figure, brackets="()"):
+    """"97.21 (96.10 to 98.02)" of a figure with its interval."""
+    return (f"{percent(figure['value'])} {brackets[0]}{percent(figure['low'])} to "
+            f"{percent(figure['high'])}{brackets[1]}")
+
+
+def values_of(runs, name, key):
+    """Values of a figure of one score over the seeds."""
+    return [run["scores"][name][key]["value"] for run in runs.values()]
+
+
+def median_of(runs, name, key):
+    """"97.21": median over seeds."""
+    values = values_of(runs, name, key)
+    return percent(None if None in values else statistics.median(values))
+
+
+def spread(runs, name, key):
+    """"97.21 (97.10 to 97.30)": median and range over seeds."""
+    values = values_of(runs, name, key)
+    return f"{percent(statistics.median(values))} ({percent(min(values))} to {percent(max(values))})"
+
+
+def warning(result):
+    """The line that marks every table of simulated data, else nothing."""
+    return ["SIMULATED DATA: no patient, no result. It shows that the pipeline runs."] if result["simulated"] else []
+
+
+def counts_line(result):
+    """Database, protocol, seed and numbers of beats in one sentence."""
+    n = result["n"]
+    return (f"{result['database']}, {result['protocol']} protocol, seed {result['seed']}: {n['test']:,d} test beats "
+            f"({n['normal']:,d} normal, {n['abnormal']:,d} abnormal) of {n['records']} records")
+
+
+def of_result(result, runs):
+    """The results of evaluate.py as text, at most 120 columns wide; runs {seed: metrics}: the seeds beside it."""
+    runs = runs or {result["seed"]: result}
+    rates = ("sensitivity", "specificity", "ppv", "f1")
+    rows = [["score, in %", "ROC-AUC", f"median of {len(runs)}", "PR-AUC",
+             "by record", *rates]]
+    for name, score in result["scores"].items():
+        mark = " *" if name == result["default_score"] else ""
+        rows.append([name + mark, interval(score["auroc"]), median_of(runs, name, "auroc"),
+                     percent(score["auprc"]["value"]),
+                     *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))])
+    for name, score in result.get("baselines", {}).items():
+        rows.append([f"no network: {name}", interval(score["auroc"]), "", percent(score["auprc"]["value"]),
+                     *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))])
+
+    default = result["scores"][result["default_score"]]
+    counts = default["confusion"]
+    classes = [["* by class", "beats", "ROC-AUC", "flagged"]]
+    for name, row in default["by_class"].items():
+        classes.append([name, f"{row['n']:,d}", percent(row["auroc"]), percent(row["sensitivity"], 1)])
+    return "\n".join([
+        *warning(result), counts_line(result), "", *align_columns(rows), "", *align_columns(classes), "",
+        f"* at the threshold {default['threshold']:.4g} chosen on validation: TN {counts['tn']:,d}  "
+        f"FP {counts['fp']:,d}  FN {counts['fn']:,d}  TP {counts['tp']:,d}",
+        "Intervals are 95 %, from resampling records.", *warning(result)])

@@ -1,4 +1,4 @@
-"""What detect.py writes of one recording: annotations, table, picture, page; all from its Findings."""
+"""What detect.py writes of one recording: annotations, table, picture, page; all from its ScoredBeats."""
 
 import csv
 import heapq
@@ -32,7 +32,7 @@ COLUMNS = ("time_s", "sample", "lead", "rr_before_s", "score", "level", "flag", 
 
 
 @dataclass
-class Findings:
+class ScoredBeats:
     """One recording's beats with scores, levels and flags (n,); NaN and False where not scored."""
 
     name: str

@@ -14,7 +14,7 @@ from scipy.ndimage import median_filter
 
 from recording import quality
 from scoring import detector
-from preprocess import bandpass, cut_segments, filled, inside, normalise, resampled
+from preprocess import bandpass, cut_segments, fill_gaps, inside, normalise, resample
 
 PIECE_S = 1800     # a multiple of quality.WINDOW_S; the QRS detector learns anew in each: in pieces of 300 s it
                    # takes T waves of record 119 for beats
@@ -113,7 +113,7 @@ def read_piece(recording, lead, start_s, fs_hz, band_hz, order):
     first = max(0, round((start_s - MARGIN_S) * own_fs))
     last = min(recording.n_samples, round((start_s + PIECE_S + MARGIN_S) * own_fs))
     given = recording.read(lead, first, last)
-    raw = resampled(filled(given), own_fs, fs_hz)
+    raw = resample(fill_gaps(given), own_fs, fs_hz)
     filtered = bandpass(raw, fs_hz, band_hz, order) if len(raw) > 6 * order + 3 else np.zeros(len(raw))
     found = detections(raw, fs_hz)
     peaks = aligned(filtered, searched_back(filtered, found, fs_hz), round(ALIGN_S * fs_hz))
@@ -256,8 +256,8 @@ def score(beats, fitted, name, fs_hz):
     scored, table = beats.scored, rhythm_table(beats, fs_hz)
     scores, levels = np.full(len(scored), np.nan), np.full(len(scored), np.nan)
     if scored.any():
-        view = detector.View(beats.z, beats.mse, beats.beat, table["record"])
+        view = detector.BeatFeatures(beats.z, beats.mse, beats.beat, table["record"])
         view.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
         scores[scored] = detector.scores_of(view, fitted, (name,))[name]
-        levels[scored] = detector.levels(scores[scored], view, fitted, name == "combined_causal")
+        levels[scored] = detector.robust_z(scores[scored], view, fitted, name == "combined_causal")
     return scores, levels, table

@@ -31,7 +31,7 @@ from recording import reader
 from recording import places
 from pipeline.errors import UserError
 from pipeline.artefacts import whole_file, write_json
-from preprocess import bandpass, cut_segments, filled, inside, normalise, resampled, rr_intervals_s
+from preprocess import bandpass, cut_segments, fill_gaps, inside, normalise, resample, rr_intervals_s
 
 FORMAT, INDEX_FORMAT = "ecg-shard-1", "ecg-shards-1"
 PIECE_S = 1800                # a multiple of quality.WINDOW_S
@@ -70,7 +70,7 @@ def piece_columns(recording, lead, start_s, beats):
     first = max(0, round((start_s - MARGIN_S) * own_hz))
     last = min(recording.n_samples, round((start_s + PIECE_S + MARGIN_S) * own_hz))
     given = recording.read(lead, first, last)
-    raw = resampled(filled(given), own_hz, fs_hz)
+    raw = resample(fill_gaps(given), own_hz, fs_hz)
     band = config.BAND_HZ, config.FILTER_ORDER
     filtered = bandpass(raw, fs_hz, *band) if len(raw) > 6 * config.FILTER_ORDER + 3 else np.zeros(len(raw))
     peaks = np.rint((beats["time_s"] - first / own_hz) * fs_hz).astype(np.int64)

@@ -8,12 +8,9 @@ Two differences: `e` and `j` are normal here, S there, and R peaks are the annot
 
 import numpy as np
 
-from pipeline.errors import UserError
-
-LEARNING_S = 300                  # EC57: not counted
+UNCOUNTED_S = 300                  # EC57: not counted
 PACED_SYMBOLS = ("/", "f")
 SENSITIVITIES = (0.5, 0.8, 0.9, 0.95)
-LEVELS = np.round(np.arange(0, 12.01, 0.05), 2)
 
 
 def ec57(rows, flagged, paced_records, fs_hz):
@@ -22,7 +19,7 @@ def ec57(rows, flagged, paced_records, fs_hz):
     rows: columns of the test beats; flagged (n,) bool. The figure of N is the false-positive rate,
     that of the others the sensitivity; `average` over the records that have the class.
     """
-    counted = (rows["sample"] >= LEARNING_S * fs_hz) & ~np.isin(rows["record"], paced_records)
+    counted = (rows["sample"] >= UNCOUNTED_S * fs_hz) & ~np.isin(rows["record"], paced_records)
     record, aami, flag = rows["record"][counted], rows["aami"][counted], flagged[counted]
     classes = {}
     for name in "NSVFQ":
@@ -62,32 +59,3 @@ def calibration(scores, y, thresholds):
     validation part, and what they did on these beats."""
     return [{"asked": asked, "threshold": threshold, "specificity": float((scores[y == 0] < threshold).mean()),
              "sensitivity": float((scores[y == 1] >= threshold).mean())} for asked, threshold in thresholds.items()]
-
-
-def level_curve(levels, y, record):
-    """{"level", "specificity", "sensitivity"}: lists over LEVELS; means over the records that have such beats.
-
-    NaN where none has: an archive without labels knows no sensitivity.
-    """
-    curve = {"level": LEVELS.tolist()}
-    for name, wanted in (("specificity", 0), ("sensitivity", 1)):
-        own = [np.sort(levels[here]) for r in np.unique(record) if (here := (record == r) & (y == wanted)).any()]
-        shares = [np.searchsorted(values, LEVELS) / len(values) for values in own]
-        below = np.mean(shares or [np.full(len(LEVELS), np.nan)], axis=0)
-        curve[name] = (below if name == "specificity" else 1 - below).tolist()
-    return curve
-
-
-def level_at(curve, name, asked):
-    """The lowest level with at least the asked specificity, or the highest with at least the asked sensitivity.
-
-    The last of LEVELS where none has that specificity, the first where none has that sensitivity.
-    Raises UserError where the curve is of no beat.
-    """
-    if np.isnan(curve[name]).all():
-        raise UserError(f"the checkpoint's validation part had no beat to know the {name} from. "
-                        "Ask for a level or for alarms an hour instead.")
-    reached = np.flatnonzero(np.array(curve[name]) >= asked)
-    if name == "specificity":
-        return curve["level"][reached[0] if len(reached) else -1]
-    return curve["level"][reached[-1] if len(reached) else 0]

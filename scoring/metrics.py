@@ -5,6 +5,8 @@ record resemble each other, so intervals come from resampling records, not beats
 Tibshirani 1993, percentile bootstrap): a record drawn k times weighs k.
 """
 
+from collections import Counter
+
 import numpy as np
 
 GRID = np.linspace(0, 1, 101)  # where the bands of the curves are stored
@@ -135,6 +137,48 @@ def paired_difference(scores, other, y, record, resamples, seed):
     drawn = [difference(times) for times in draws]
     point = difference(np.ones(len(names)))
     return {key: {"value": value, **_interval([d[key] for d in drawn])} for key, value in point.items()}
+
+
+def by_class(scores, y, aami, classes, flagged):
+    """{class: {"n", "auroc", "sensitivity"}} of each abnormal class against all normal beats."""
+    result = {}
+    normal = y == 0
+    for name in classes:
+        here = (aami == name) & ~normal
+        rows = here | normal
+        value = auroc(*Ranking(scores[rows], y[rows]).counts()) if here.any() else None
+        result[name] = {"n": int(here.sum()), "auroc": value,
+                        "sensitivity": float(flagged[here].mean()) if here.any() else None}
+    return result
+
+
+def by_symbol(scores, symbol, flagged):
+    """{symbol: {"n", "flagged", "median"}}, most frequent first."""
+    result = {}
+    for name, n in Counter(symbol.tolist()).most_common():
+        here = symbol == name
+        result[name] = {"n": n, "flagged": float(flagged[here].mean()), "median": float(np.median(scores[here]))}
+    return result
+
+
+def by_record(scores, y, record):
+    """{record: {"n_normal", "n_abnormal", "auroc" or None}}"""
+    result = {}
+    for name, value in auroc_by_record(scores, y, record).items():
+        own = y[record == name]
+        result[name] = {"n_normal": int((own == 0).sum()), "n_abnormal": int((own == 1).sum()), "auroc": value}
+    return result
+
+
+def without_record(name, scores, rows):
+    """{"auroc", "auprc", "auroc_record_mean"} of all other records, or None where it is not among them."""
+    kept = rows["record"] != name
+    if kept.all() or not kept.any():
+        return None
+    y = rows["y"][kept]
+    ranked = Ranking(scores[kept], y).counts()
+    own = [v for v in auroc_by_record(scores[kept], y, rows["record"][kept]).values() if v is not None]
+    return {"auroc": auroc(*ranked), "auprc": auprc(*ranked), "auroc_record_mean": float(np.mean(own))}
 
 
 def _interval(values):

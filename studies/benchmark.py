@@ -198,7 +198,7 @@ def our_scoring(threads, database, what):
     x = segments.x[test]
     if what == "network":
         return lambda: reconstruct(model, x, detector.BATCH, "cpu")
-    view = detector.View.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
+    view = detector.BeatFeatures.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
 
     def work():
         view.set_rhythm(segments.rows, test, fitted["settings"], config.FS_HZ)

@@ -18,7 +18,7 @@ import detect
 from scoring import metrics
 from recording import quality
 from recording import reader
-from scoring.ec57 import LEARNING_S
+from scoring.ec57 import UNCOUNTED_S
 from pipeline.errors import UserError
 from dataset import AAMI_OF
 from pipeline.runtime import device_of, use_threads
@@ -53,7 +53,7 @@ def one_record(path, args, annotator):
     return compared(path.stem, summary["lead"], findings, *expert_beats(path, annotator, summary["fs_hz"]))
 
 
-def compared(name, lead, findings, time_s, symbol, counts=lambda t: t >= LEARNING_S):
+def compared(name, lead, findings, time_s, symbol, counts=lambda t: t >= UNCOUNTED_S):
     """(rows, record) of Findings against expert beats; `counts` says which times (in s) are counted."""
     found = findings.beats
     pair = matched(time_s, found.time_s)

@@ -28,7 +28,7 @@ import detect
 from recording import quality
 from recording import reader
 from studies import expert_labels
-from scoring.ec57 import LEARNING_S
+from scoring.ec57 import UNCOUNTED_S
 from pipeline.errors import UserError
 from pipeline.figures import CURVES, save
 from pipeline.artefacts import write_json
@@ -57,7 +57,7 @@ class Mixed:
 def noisy(time_s):
     """(n,) bool: whether these times (s) lie in a stretch with noise."""
     time_s = np.asarray(time_s)
-    return (time_s >= LEARNING_S) & (((time_s - LEARNING_S) // STRETCH_S) % 2 == 0)
+    return (time_s >= UNCOUNTED_S) & (((time_s - UNCOUNTED_S) // STRETCH_S) % 2 == 0)
 
 
 def mixed(signal, noise, normal, snr_db, fs_hz):

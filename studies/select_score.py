@@ -36,7 +36,7 @@ from pipeline.runtime import FINISHED, machine_parser, parsed, prepare, read_che
 FOLDS = 3
 FIGURES = ("auroc", "auroc_record_mean", "auprc", "thinned", "merit")
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # tried for the weight of every part beside the first
-TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0), "NEIGHBOURS": (1, 3, 10)},
+TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0), "KNN_NEIGHBOURS": (1, 3, 10)},
          "patient": {"LOCAL_BEATS": (21, 51, 101, 201, 401), "USUAL_PERCENTILE": (50, 80, 85, 90, 95),
                      "PAUSE_WEIGHT": (0.0, 0.25, 0.5, 1.0), "SPREAD_FLOOR": (0.02, 0.05, 0.1, 0.2),
                      "SELF_IRREGULARITY": (0.0, 0.1, 0.25, 0.5, 1.0, 1000.0),
@@ -44,7 +44,7 @@ TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0), "NEIGHBOURS": (1, 
 SPECIFICITIES = (0.95, 0.955, 0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99)
 THINNED_NORMAL = 3    # abnormal beats for every normal one left in a thinned record
 THINNED_LEAST = 30    # abnormal beats that a record must have
-PARTS = {"beat": ("nearest", "rhythm", "beat"), "patient": ("record", "rhythm", "excess")}
+PARTS = {"beat": ("nearest", "rhythm", "qrs_error"), "patient": ("self_reference", "rhythm", "nearest_centred")}
 
 
 def merit(scores, y, record):
@@ -116,7 +116,7 @@ def prepared(models, segments, protocol, device):
     for model, rows, train, fitted in models:
         fitted = fitted or detector.fit(model, segments, train, rows, config.WEIGHTS[protocol], settings,
                                        config.FS_HZ, device)
-        view = detector.View.of(model, segments, rows, settings, config.FS_HZ, device)
+        view = detector.BeatFeatures.of(model, segments, rows, settings, config.FS_HZ, device)
         result.append([SimpleNamespace(fitted=fitted, view=view, table=segments, at=rows)])
         if protocol == "patient":
             result[-1].append(thinned(result[-1][0]))
@@ -135,7 +135,7 @@ def thinned(sample):
             normal = rng.choice(normal, min(len(normal), len(abnormal) // THINNED_NORMAL), replace=False)
         kept.append(np.sort(np.concatenate([abnormal, normal])))
     kept, view = np.concatenate(kept), copy.copy(sample.view)
-    for name in ("recon", "z", "mse", "beat", "record"):
+    for name in ("recon", "z", "mse", "qrs_error", "record"):
         setattr(view, name, getattr(view, name)[kept])
     table = SimpleNamespace(rows={name: values[sample.at[kept]] for name, values in sample.table.rows.items()})
     return SimpleNamespace(fitted=sample.fitted, view=view, table=table, at=np.arange(len(kept)))

@@ -1,6 +1,5 @@
 """Shared fixtures: a small simulated database, a project folder of its own, the real database."""
 
-import dataclasses
 import os
 import re
 import shutil
@@ -14,43 +13,48 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import config  # noqa: E402
-from pipeline import settings
-import dataset  # noqa: E402
-import evaluate  # noqa: E402
-from pipeline import simulated_ecg  # noqa: E402
-import train_mitbih  # noqa: E402
+import config
+import dataset
+import evaluate
+import train_mitbih
+import visualize
+from pipeline import settings, simulated_ecg
 
-SMALL = dict(records=("s01", "s02", "s07", "s08", "s10", "s11"), train=("s01", "s02"),
-             validation=("s07", "s08"), test=("s10", "s11"))
-QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "LEARNING_S": 30, "BOOTSTRAP_RESAMPLES": 100,
+SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08", "test": "s10 s11"}
+QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "SELF_CAUSAL_S": 30, "BOOTSTRAP_RESAMPLES": 100,
          "THREADS": 1}
+ON_SIMULATED = ["--database", "simulated"]
+
+
+def small_entry(root):
+    """What config.DATABASES says of the small simulated database in the folder `root`."""
+    digests = str(root / "data" / "simulated" / "SHA256SUMS.txt")
+    return config.DATABASES["simulated"] | SMALL | {"home": str(root), "digests": digests}
 
 
 @pytest.fixture(scope="session")
 def small_database(tmp_path_factory):
     """Root of a simulated database of six records of 90 s; read-only: copy before you spoil it."""
     root = tmp_path_factory.mktemp("small")
-    database = dataclasses.replace(settings.database("simulated"), root=root, **SMALL)
-    simulated_ecg.write_database(database.records_dir(), database.records, duration_s=90, seed=1)
+    simulated_ecg.write_database(root / "data" / "simulated", SMALL["records"].split(), duration_s=90, seed=1)
     return root
 
 
 @pytest.fixture
 def small(small_database, tmp_path, monkeypatch):
-    """settings.database("simulated") at a private copy of the small database, with quick settings."""
-    database = dataclasses.replace(settings.database("simulated"), root=tmp_path / "simulated", **SMALL)
-    shutil.copytree(small_database, database.root)
-    monkeypatch.setattr(config, "SIMULATED", database)
+    """The Database "simulated" at a private copy of the small database, with quick settings."""
+    root = tmp_path / "simulated"
+    shutil.copytree(small_database, root)
+    monkeypatch.setitem(config.DATABASES, "simulated", small_entry(root))
     for name, value in QUICK.items():
         monkeypatch.setattr(config, name, value)
-    return database
+    return settings.database("simulated")
 
 
 @pytest.fixture
 def segments(small):
     """Segments of the small database, built and loaded."""
-    dataset.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
     return dataset.load_segments(small)
 
 
@@ -60,31 +64,35 @@ def evaluated_root(small_database, tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluated") / "simulated"
     shutil.copytree(small_database, root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "SIMULATED", dataclasses.replace(settings.database("simulated"), root=root, **SMALL))
+        patch.setitem(config.DATABASES, "simulated", small_entry(root))
         for name, value in QUICK.items():
             patch.setattr(config, name, value)
-        dataset.main(["--simulated"])
-        train_mitbih.main(["--simulated"])
-        evaluate.main(["--simulated"])
+        dataset.main(ON_SIMULATED)
+        train_mitbih.main(ON_SIMULATED)
+        evaluate.main(ON_SIMULATED)
+        visualize.main(ON_SIMULATED)
     return root
 
 
 @pytest.fixture
 def evaluated(small, evaluated_root):
-    """settings.database("simulated") at a private copy of a finished run."""
-    shutil.copytree(evaluated_root, small.root, dirs_exist_ok=True)
+    """The Database "simulated" at a private copy of a finished run."""
+    shutil.copytree(evaluated_root, small.home, dirs_exist_ok=True)
     return small
 
 
 class Project:
-    """A copy of the scripts in a folder of its own, run as a user would: edit config.py, run."""
+    """A copy of the project in a folder of its own, run as a user would: edit config.py, run."""
 
     def __init__(self, folder):
         self.folder = folder
-        for path in [*ROOT.glob("*.py"), ROOT / "mitdb_sha256.txt"]:
+        for path in ROOT.glob("*.py"):
             shutil.copy(path, folder)
+        for room in ("pipeline", "scoring", "recording", "scaling", "studies"):
+            shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
 
     def set(self, **values):
+        """Edit settings in config.py."""
         path = self.folder / "config.py"
         text = path.read_text()
         for name, value in values.items():
@@ -95,11 +103,8 @@ class Project:
     def use_small_database(self, small_database):
         """The session's small simulated database in place, and config's records those of it."""
         shutil.copytree(small_database, self.folder / "simulated")
-        path = self.folder / "config.py"
-        small = ", ".join(f"{part}={names!r}" for part, names in SMALL.items())
-        text = path.read_text().replace("DATABASES = {", "import dataclasses\nSIMULATED = dataclasses.replace("
-                                        f"SIMULATED, {small})\nDATABASES = {{")
-        path.write_text(text)
+        with open(self.folder / "config.py", "a") as file:
+            file.write(f'\nDATABASES["simulated"].update({SMALL!r})\n')
 
     def start(self, *command):
         env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -130,13 +130,13 @@ def test_table_of_a_finished_run(evaluated, monkeypatch, capsys):
     """The detector's own row equals its results, and shuffled labels give chance."""
     monkeypatch.setattr(config, "PROTOCOLS", ("beat",))
     monkeypatch.setattr(ablation, "LADDER", {"beat": [
-        row for row in ablation.LADDER["beat"] if row[1] == "full" and row[2] in ("latent", "combined")]})
+        row for row in ablation.LADDER["beat"] if row[1] == "full" and row[2] in ("latent_knn", "combined")]})
     monkeypatch.setattr(ablation, "CHECKS", tuple(row for row in ablation.CHECKS if row[1] in ("full", "pca")))
     monkeypatch.setattr(config, "SEEDS", (0,))
     ablation.main(["--simulated"])
     found = json.loads((evaluated.root / "results" / "ablation.json").read_text())
     table = found["protocols"]["beat"]
-    assert [row["score"] for row in table["ladder"]] == ["latent", "combined"]
+    assert [row["score"] for row in table["ladder"]] == ["latent_knn", "combined"]
     folder = evaluated.results_dir("beat", config.SEED)
     scores = json.loads((folder / "metrics.json").read_text())["scores"]
     for row in table["ladder"]:

@@ -147,7 +147,7 @@ def test_score_equals_the_pipeline_on_given_beats(simulated, detector):
                                           "rr_before_s": before[keep], "rr_after_s": after[keep]})
     expected, view = detector.score(model, stored["fitted"], segments, np.arange(len(x)), ("combined",), FS, "cpu")
     np.testing.assert_allclose(scores[keep], expected["combined"], atol=2e-3)
-    np.testing.assert_allclose(levels[keep], detector.levels(expected["combined"], view, stored["fitted"]), atol=5e-3)
+    np.testing.assert_allclose(levels[keep], detector.robust_z(expected["combined"], view, stored["fitted"]), atol=5e-3)
 
 
 def test_aligned_moves_to_the_largest_deviation_within_reach():

@@ -208,12 +208,12 @@ def test_level_curve_is_of_means_over_records():
     levels = np.array([0.0, 1, 2, 3, 5, 6, 1, 9])
     y = np.array([0, 0, 0, 0, 1, 1, 0, 1])
     record = np.array(list("aaaaaabb"))
-    curve = ec57.level_curve(levels, y, record)
+    curve = ec57.robust_z_curve(levels, y, record)
     at = curve["level"].index(1.5)
     assert curve["specificity"][at] == pytest.approx((2 / 4 + 1) / 2) and curve["sensitivity"][at] == 1
-    assert ec57.level_at(curve, "specificity", 0.75) == pytest.approx(1.05)
-    assert ec57.level_at(curve, "sensitivity", 0.75) == pytest.approx(6.0)
-    assert ec57.level_at(curve, "specificity", 1.0) == pytest.approx(3.05)
+    assert ec57.robust_z_at(curve, "specificity", 0.75) == pytest.approx(1.05)
+    assert ec57.robust_z_at(curve, "sensitivity", 0.75) == pytest.approx(6.0)
+    assert ec57.robust_z_at(curve, "specificity", 1.0) == pytest.approx(3.05)
 
 
 def test_stored_summary_of_another_origin_or_without_its_files_is_none(tmp_path):

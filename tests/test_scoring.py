@@ -10,10 +10,10 @@ import models
 from scoring import detector
 
 FS = 360
-SETTINGS = {"QRS_SIGMA_S": 0.1, "NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
+SETTINGS = {"QRS_SIGMA_S": 0.1, "KNN_NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
             "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
-            "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2, "LEARNING_S": 20}
-WEIGHTS = {"nearest": 1.0, "record": 0.5, "rhythm": 0.3, "beat": 0.2, "excess": 0.1}
+            "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2, "SELF_CAUSAL_S": 20}
+WEIGHTS = {"nearest": 1.0, "self_reference": 0.5, "rhythm": 0.3, "qrs_error": 0.2, "nearest_centred": 0.1}
 BEATS = 80
 
 
@@ -145,14 +145,14 @@ def test_own_reference_is_in_order_has_its_least_and_its_limit():
 # --- what the scores are ---------------------------------------------------------------------------
 
 def test_error_scores_equal_their_definition(segments, detector):
-    scores, view = score(detector, segments, ("mse", "beat"))
+    scores, view = score(detector, segments, ("mse", "qrs_error"))
     t = np.arange(160) - 80
     seen = segments.x[detector[2]] * np.exp(-0.5 * (t / 30) ** 2)  # what the tapered network sees
     error = (seen - view.recon) ** 2
     np.testing.assert_allclose(scores["mse"], error.mean(1), rtol=1e-4)
     weights = np.exp(-0.5 * (t / 36) ** 2)
-    np.testing.assert_allclose(scores["beat"], np.average(error, axis=1, weights=weights), rtol=1e-4)
-    assert view.z.shape == (len(detector[2]), 4) and set(scores) == {"mse", "beat"}
+    np.testing.assert_allclose(scores["qrs_error"], np.average(error, axis=1, weights=weights), rtol=1e-4)
+    assert view.z.shape == (len(detector[2]), 4) and set(scores) == {"mse", "qrs_error"}
 
 
 def test_error_far_from_the_beat_moves_mse_and_not_beat(segments, monkeypatch):
@@ -160,7 +160,7 @@ def test_error_far_from_the_beat_moves_mse_and_not_beat(segments, monkeypatch):
     monkeypatch.setattr(detector, "reconstruct", lambda model, x, *a: (torch.zeros(len(x), 160), torch.zeros(len(x), 4)))
     segments.x[:2] = 0
     segments.x[0, 80], segments.x[1, 0] = 3, 3
-    view = detector.View.of(model, segments, np.arange(2), SETTINGS | {"QRS_SIGMA_S": 10 / FS}, FS, "cpu")
+    view = detector.BeatFeatures.of(model, segments, np.arange(2), SETTINGS | {"QRS_SIGMA_S": 10 / FS}, FS, "cpu")
     assert view.mse[0] == pytest.approx(view.mse[1]) and view.beat[0] > 1000 * view.beat[1]
 
 
@@ -168,7 +168,7 @@ def test_references_are_latents_in_units_of_their_spread_and_timing(segments, de
     model, fitted, rows = detector
     train = np.setdiff1d(np.arange(3 * BEATS), rows)
     _, z = models.reconstruct(model, segments.x[train], 64, "cpu")
-    view = detector.View.of(model, segments, train, SETTINGS, FS, "cpu")
+    view = detector.BeatFeatures.of(model, segments, train, SETTINGS, FS, "cpu")
     expected = np.concatenate([z.numpy() / z.numpy().std(), view.times], axis=1)
     np.testing.assert_allclose(fitted["references"].float(), expected, rtol=2e-3, atol=1e-3)
     names = np.array(fitted["reference_records"])[fitted["reference_record"].numpy()]
@@ -185,7 +185,7 @@ def test_timing_of_a_beat_comes_from_all_beats_of_its_record(segments, detector)
 
 def test_latent_nearest_and_own_equal_brute_force(segments, detector):
     _, fitted, rows = detector
-    scores, view = score(detector, segments, ("latent", "nearest", "own"))
+    scores, view = score(detector, segments, ("latent_knn", "nearest", "same_patient"))
     references, vectors = fitted["references"].float().numpy(), view.vectors(fitted["z_scale"])
     density = np.log(np.sort(distances(references, references), axis=1)[:, 1:6].mean(axis=1))
     every = distances(vectors, references)
@@ -198,16 +198,16 @@ def test_latent_nearest_and_own_equal_brute_force(segments, detector):
     np.testing.assert_allclose(scores["nearest"], nearest, rtol=1e-3, atol=1e-3)
     names = np.array(fitted["reference_records"])[fitted["reference_record"].numpy()]
     own = [relative(k, np.flatnonzero((names == name) | (name == "c"))) for k, name in enumerate(view.record)]
-    np.testing.assert_allclose(scores["own"], own, rtol=1e-3, atol=1e-3)  # c has no references: all of them
+    np.testing.assert_allclose(scores["same_patient"], own, rtol=1e-3, atol=1e-3)  # c has no references: all of them
     shape = np.sort(distances(vectors[:, :4], references[:, :4]), axis=1)[:, :3].mean(axis=1)
-    np.testing.assert_allclose(scores["latent"], shape, rtol=1e-3)
+    np.testing.assert_allclose(scores["latent_knn"], shape, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["record", "causal"])
+@pytest.mark.parametrize("name", ["self_reference", "self_causal"])
 def test_record_and_causal_equal_brute_force(segments, detector, name):
     _, fitted, rows = detector
     scores, view = score(detector, segments, (name,))
-    causal = name == "causal"
+    causal = name == "self_causal"
     vectors = view.vectors(fitted["z_scale"], causal)
     irregular = view.past_irregular if causal else view.irregular
     for record in "abc":
@@ -236,9 +236,9 @@ def excess(segments, detector, view, causal):
 
 
 def test_excess_is_what_the_regular_beats_of_the_record_do_not_have(segments, detector):
-    scores, view = score(detector, segments, ("excess", "nearest"))
-    np.testing.assert_allclose(scores["excess"], excess(segments, detector, view, False), rtol=1e-4, atol=1e-5)
-    offset = (scores["nearest"] - scores["excess"])[view.record == "c"]
+    scores, view = score(detector, segments, ("nearest_centred", "nearest"))
+    np.testing.assert_allclose(scores["nearest_centred"], excess(segments, detector, view, False), rtol=1e-4, atol=1e-5)
+    offset = (scores["nearest"] - scores["nearest_centred"])[view.record == "c"]
     np.testing.assert_allclose(offset, offset[0], atol=1e-6)
 
 
@@ -255,24 +255,24 @@ def test_rhythm_score_is_the_irregularity_and_needs_no_shape(segments, detector)
 
 def test_combined_is_the_weighted_sum_of_standardised_parts(segments, detector):
     _, fitted, rows = detector
-    scores, _ = score(detector, segments, ("combined", "combined_own", *WEIGHTS, "own"))
-    parts = scores | {"beat": np.log(scores["beat"] + detector.TINY)}
+    scores, _ = score(detector, segments, ("combined", "combined_same_patient", *WEIGHTS, "same_patient"))
+    parts = scores | {"qrs_error": np.log(scores["qrs_error"] + detector.TINY)}
     standard = {part: (parts[part] - mean) / std for part, (mean, std) in fitted["standard"].items() if part in parts}
     expected = sum(weight * standard[part] for part, weight in WEIGHTS.items())
     np.testing.assert_allclose(scores["combined"], expected, rtol=1e-6, atol=1e-9)
-    expected += standard["own"] - standard["nearest"]
-    np.testing.assert_allclose(scores["combined_own"], expected, rtol=1e-6, atol=1e-9)
-    assert not np.allclose(scores["combined"], scores["combined_own"])
+    expected += standard["same_patient"] - standard["nearest"]
+    np.testing.assert_allclose(scores["combined_same_patient"], expected, rtol=1e-6, atol=1e-9)
+    assert not np.allclose(scores["combined"], scores["combined_same_patient"])
 
 
 def test_combined_causal_uses_nothing_centred(segments, detector):
     model, fitted, rows = detector
-    scores, view = score(detector, segments, ("combined_causal", "causal", "beat"))
+    scores, view = score(detector, segments, ("combined_causal", "self_causal", "qrs_error"))
     references, vectors = fitted["references"].float().numpy(), view.vectors(fitted["z_scale"], causal=True)
     distance, index = detector.neighbours(references, vectors, 3)
     parts = {"nearest": detector.relative_distance(distance, index, fitted["density"].numpy(), 0.5),
-             "record": scores["causal"], "excess": excess(segments, detector, view, causal=True),
-             "rhythm": view.past_irregular, "beat": np.log(scores["beat"] + detector.TINY)}
+             "self_reference": scores["self_causal"], "nearest_centred": excess(segments, detector, view, causal=True),
+             "rhythm": view.past_irregular, "qrs_error": np.log(scores["qrs_error"] + detector.TINY)}
     expected = 0
     for part, weight in WEIGHTS.items():
         mean, std = fitted["standard"][part + " causal"]
@@ -284,7 +284,7 @@ def test_standard_is_of_normal_validation_beats_only(segments, detector):
     model, fitted, _ = detector
     record, row = segments.rows["record"], np.arange(3 * BEATS)
     validation = np.flatnonzero((record != "c") & (row % 4 == 0))
-    scores, _ = score(detector, segments, ("nearest", "record", "rhythm", "own"), validation)
+    scores, _ = score(detector, segments, ("nearest", "self_reference", "rhythm", "same_patient"), validation)
     normal = segments.rows["y"][validation] == 0
     assert 0 < normal.sum() < len(normal)
     for name, values in scores.items():
@@ -294,18 +294,18 @@ def test_standard_is_of_normal_validation_beats_only(segments, detector):
 def test_a_part_of_weight_zero_is_left_out(segments):
     torch.manual_seed(0)
     model, rows = models.ConvAutoencoder(160, 4, 30).eval(), np.arange(3 * BEATS)
-    fitted = detector.fit(model, segments, rows[:BEATS], rows[BEATS:2 * BEATS], {"record": 2.0, "rhythm": 0.0}, SETTINGS,
+    fitted = detector.fit(model, segments, rows[:BEATS], rows[BEATS:2 * BEATS], {"self_reference": 2.0, "rhythm": 0.0}, SETTINGS,
                          FS, "cpu")
-    assert set(fitted["standard"]) == {"record", "record causal"}
-    scores, _ = detector.score(model, fitted, segments, rows, ("combined", "record"), FS, "cpu")
-    mean, std = fitted["standard"]["record"]
-    np.testing.assert_allclose(scores["combined"], 2 * (scores["record"] - mean) / std)
+    assert set(fitted["standard"]) == {"self_reference", "self_reference causal"}
+    scores, _ = detector.score(model, fitted, segments, rows, ("combined", "self_reference"), FS, "cpu")
+    mean, std = fitted["standard"]["self_reference"]
+    np.testing.assert_allclose(scores["combined"], 2 * (scores["self_reference"] - mean) / std)
 
 
 # --- what a score may depend on -------------------------------------------------------------------
 
-ALONE = ("mse", "beat", "latent", "rhythm", "nearest", "own")
-TOGETHER = ("record", "causal", "excess", "combined", "combined_causal", "combined_own")
+ALONE = ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "same_patient")
+TOGETHER = ("self_reference", "self_causal", "nearest_centred", "combined", "combined_causal", "combined_same_patient")
 
 
 def test_scores_against_training_beats_do_not_depend_on_the_other_rows(segments, detector):
@@ -326,17 +326,17 @@ def test_rows_in_another_order_have_the_same_scores(segments, detector):
 def test_causal_scores_know_no_later_beat(segments, detector):
     rows = np.flatnonzero(segments.rows["record"] == "c")
     assert (segments.rows["sample"][rows[50:]] > 20 * FS).all()
-    before, _ = score(detector, segments, ("causal", "combined_causal", "record"), rows)
+    before, _ = score(detector, segments, ("self_causal", "combined_causal", "self_reference"), rows)
     later = dataclasses.replace(segments, x=segments.x.copy(), rows=dict(segments.rows))
     later.x[rows[50:]] = np.random.default_rng(0).normal(0, 5, (30, 160))
     for name in ("rr_before_s", "rr_after_s"):  # the beat 49 knows when beat 50 comes, and no more
         later.rows[name], changed = later.rows[name].copy(), rows[51 if name == "rr_before_s" else 50:]
         later.rows[name][changed] = np.random.default_rng(1).uniform(0.2, 3, len(changed))
     after, _ = score(detector, later, tuple(before), rows)
-    for name in ("causal", "combined_causal"):
+    for name in ("self_causal", "combined_causal"):
         np.testing.assert_allclose(after[name][:50], before[name][:50], rtol=1e-6, atol=1e-7, err_msg=name)
         assert not np.allclose(after[name][50:], before[name][50:])
-    assert not np.allclose(after["record"][:50], before["record"][:50])
+    assert not np.allclose(after["self_reference"][:50], before["self_reference"][:50])
 
 
 def test_labels_of_scored_beats_have_no_say(segments, detector):
@@ -349,8 +349,8 @@ def test_labels_of_scored_beats_have_no_say(segments, detector):
 
 def test_a_record_without_early_beats_is_scored_all_the_same(segments, detector):
     rows = np.flatnonzero(segments.rows["record"] == "c")[-20:]
-    scores, _ = score(detector, segments, ("causal", "combined_causal"), rows)
-    assert np.isfinite(scores["causal"]).all() and np.isfinite(scores["combined_causal"]).all()
+    scores, _ = score(detector, segments, ("self_causal", "combined_causal"), rows)
+    assert np.isfinite(scores["self_causal"]).all() and np.isfinite(scores["combined_causal"]).all()
 
 
 def test_every_score_has_a_title():

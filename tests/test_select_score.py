@@ -72,7 +72,7 @@ def test_thinned_records_are_mostly_abnormal_and_keep_their_intervals():
     intervals = rng.uniform(0.5, 1, 2 * n)
     table = SimpleNamespace(rows={"y": np.append(y, 1), "record": np.append(record, "c"),
                                   "rr_before_s": np.append(intervals, 9.0)})
-    columns = {name: rng.normal(size=(2 * n, 3)) for name in ("recon", "z", "mse", "beat")}
+    columns = {name: rng.normal(size=(2 * n, 3)) for name in ("recon", "z", "mse", "qrs_error")}
     whole = SimpleNamespace(table=table, at=np.arange(2 * n), fitted={}, view=SimpleNamespace(record=record, **columns))
     thin = select_score.thinned(whole)
     kept_y, kept_record = thin.table.rows["y"][thin.at], thin.table.rows["record"][thin.at]
@@ -148,7 +148,7 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
         (models.load_checkpoint(database.checkpoint_path("beat", 0))[0], segments.part("beat", "validation"),
          segments.part("beat", "train"), None)])
     monkeypatch.setattr(select_score, "STEPS", (0.0, 0.3))
-    monkeypatch.setattr(select_score, "TRIED", {"beat": {"NEIGHBOURS": (1, 3)},
+    monkeypatch.setattr(select_score, "TRIED", {"beat": {"KNN_NEIGHBOURS": (1, 3)},
                                                 "patient": {"SELF_IRREGULARITY": (0.1, 1000.0)}})
     path, found, real = evaluated.root / "results" / "selection.json", [], select_score.prepare
 
@@ -168,6 +168,6 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     assert found[0] == found[1] and set(found[0]["protocols"]) == set(config.PROTOCOLS)
     table = found[0]["protocols"]["beat"]
     assert [(row["setting"], row["value"], row["used"]) for row in table["settings"]] == [
-        ("NEIGHBOURS", 1, False), ("NEIGHBOURS", 3, True)]
+        ("KNN_NEIGHBOURS", 1, False), ("KNN_NEIGHBOURS", 3, True)]
     assert len(table["weights"]) == 4 and len(found[0]["operating_points"]) == len(select_score.SPECIFICITIES)
     assert "best weights" in capsys.readouterr().out

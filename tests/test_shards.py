@@ -325,9 +325,9 @@ def test_an_archive_without_labels_trains_and_knows_no_sensitivity(small, segmen
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     unlabelled = {"x": segments.x, **segments.rows} | {"y": np.zeros_like(segments.rows["y"])}
     _, stored = train(archive_of(unlabelled, tmp_path / "archive"))
-    assert np.isfinite(ec57.level_at(stored["levels"], "specificity", 0.98))
+    assert np.isfinite(ec57.robust_z_at(stored["levels"], "specificity", 0.98))
     with pytest.raises(UserError, match="no beat to know the sensitivity from"):
-        ec57.level_at(stored["levels"], "sensitivity", 0.9)
+        ec57.robust_z_at(stored["levels"], "sensitivity", 0.9)
 
 
 def test_protocol_does_not_go_with_shards(capsys):

@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from preprocess import gaussian
 
 
-OWN_BEATS = ("record", "excess")  # parts that compare a beat with the unlabelled beats of its record
+OWN_BEATS = ("self_reference", "nearest_centred")  # parts that compare a beat with the unlabelled beats of its record
 
 
 def checkpoint(database, protocol="beat", seed=config.SEED):
@@ -67,7 +67,7 @@ def test_kept_weights_have_the_lowest_validation_loss(trained):
 def uses_own_beats(name, protocol):
     """Whether a score compares a beat with the unlabelled beats of its record."""
     combined = name.startswith("combined") and any(config.WEIGHTS[protocol].get(part) for part in OWN_BEATS)
-    return name in (*OWN_BEATS, "causal") or combined
+    return name in (*OWN_BEATS, "self_causal") or combined
 
 
 def retrained_on_noise(database, segments, protocol, hidden):
@@ -112,7 +112,7 @@ def test_no_test_or_abnormal_beat_can_influence_training_or_threshold(small, seg
     for part, values in stored["fitted"]["standard"].items():
         assert part.startswith(OWN_BEATS) or other["fitted"]["standard"][part] == values
     shared = [name for name in stored["thresholds"] if not uses_own_beats(name, protocol)]
-    assert {"mse", "beat", "latent", "rhythm", "nearest"} <= set(shared)
+    assert {"mse", "qrs_error", "latent_knn", "rhythm", "nearest"} <= set(shared)
     for name in shared:
         assert other["thresholds"][name] == stored["thresholds"][name], name
 

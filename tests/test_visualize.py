@@ -21,7 +21,7 @@ from pipeline import figures
 from pipeline import artefacts
 import visualize
 
-TITLES = {"mse": "plain mean squared error", "beat": "weighted to the beat", "latent": "nearest latents",
+TITLES = {"mse": "plain mean squared error", "qrs_error": "weighted to the beat", "latent_knn": "nearest latents",
           "combined": "combined"}
 SHARE = {"N": 0.62, "L": 0.1, "R": 0.08, "e": 0.004, "j": 0.006, "A": 0.02, "a": 0.006, "J": 0.004,
          "S": 0.002, "V": 0.065, "E": 0.003, "F": 0.01, "/": 0.06, "f": 0.015, "Q": 0.005}
@@ -151,7 +151,7 @@ def write_artefacts(folder, n=2500, simulated=False, protocol="beat", seed=0):
     metrics = {"database": database.title, "simulated": simulated, "protocol": protocol, "seed": seed,
                "default_score": "combined", "published": config.PUBLISHED, "scores": scores,
                "baselines": {name: {"title": title, **fake_metrics(columns, columns[f"score_{of}"])}
-                             for name, title, of in (("knn", "nearest components", "beat"), ("rr", "RR rule", "mse"))},
+                             for name, title, of in (("knn", "nearest components", "qrs_error"), ("rr", "RR rule", "mse"))},
                "parts": {c: {"n": 40 + i, "P": 0.1, "QRS": 0.55, "ST-T": 0.15, "timing": 0.2}
                          for i, c in enumerate("NSVFQ")},
                "n": {"test": n, "normal": int((columns["label"] == 0).sum()),
@@ -373,7 +373,7 @@ def test_histograms_sum_to_all_beats_and_split_at_the_threshold(results):
 
 def test_positive_scores_get_a_logarithmic_axis(tmp_path):
     write_artefacts(tmp_path, n=1200)
-    edit(tmp_path, lambda m: m.update(default_score="beat"))
+    edit(tmp_path, lambda m: m.update(default_score="qrs_error"))
     assert draw("score_distributions.png", tmp_path).axes[0].get_xscale() == "log"
     ax = draw("score_by_symbol.png", tmp_path).axes[0]
     assert ax.get_yscale() == "log" and "weighted to the beat" in ax.get_ylabel()

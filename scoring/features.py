@@ -1,0 +1,162 @@
+"""What the network and the rhythm say of each beat: the numbers that all scores are made of.
+
+Of the rhythm the sign matters: a premature beat and its compensatory pause are abnormal, a late beat
+is not. And the usual interval is a high percentile of the neighbouring ones, not their median: where
+premature beats are the majority, the median is theirs. It is better on ordinary records too
+(studies.select_score). No label is read: only when beats are.
+"""
+
+import numpy as np
+from scipy.ndimage import percentile_filter
+
+from models import reconstruct
+from preprocess import gaussian
+
+BATCH = 512      # segments a forward pass: larger ones leave the cache and are slower on a CPU
+
+
+class BeatFeatures:
+    """The scored beats as the scores see them, record by record.
+
+    z (n, latent_dim), mse and qrs_error (n,), record (n,); times (n, 2) and irregular (n,), these
+    two also from the past alone (`past_times`, `past_irregular`); `learning` (n,) bool: in the first
+    minutes, SELF_CAUSAL_S. recon (n, w) only where somebody draws it, else None.
+    """
+
+    def __init__(self, z, mse, qrs_error, record, recon=None):
+        self.z = z
+        self.mse = mse
+        self.qrs_error = qrs_error
+        self.record = record
+        self.recon = recon
+
+    @classmethod
+    def of(cls, model, segments, rows, settings, fs_hz, device, keep_recon=True):
+        """Of the row numbers `rows` of the Segments, by one pass of the network.
+
+        keep_recon: with recon; without it the pass takes less memory.
+        """
+        if keep_recon:
+            recon, *seen = observe(model, segments.x[rows], settings, fs_hz, device)
+        else:
+            recon = None
+            parts = []
+            for part in slices(len(rows), 16 * BATCH):
+                parts.append(observe(model, segments.x[rows[part]], settings, fs_hz, device)[1:])
+            seen = [np.concatenate(values) for values in zip(*parts)]
+
+        features = cls(*seen, segments.rows["record"][rows], recon)
+        features.set_rhythm(segments.rows, rows, settings, fs_hz)
+        return features
+
+    def set_rhythm(self, table, rows, settings, fs_hz):
+        """Timing of the rows from the RR intervals of all beats of their records in `table`."""
+        n = len(table["record"])
+        early = table["sample"] < settings["SELF_CAUSAL_S"] * fs_hz
+        columns = {}
+        for prefix in ("", "past_"):
+            columns[prefix + "times"] = np.zeros((n, 2), np.float32)
+            columns[prefix + "irregular"] = np.zeros(n, np.float32)
+
+        for here in rows_by_record(table["record"]).values():
+            before = table["rr_before_s"][here]
+            after = table["rr_after_s"][here]
+            for prefix, causal, learning in (("", False, slice(None)), ("past_", True, early[here])):
+                times = timing(before, after, settings["LOCAL_BEATS"],
+                                      settings["USUAL_PERCENTILE"], causal)
+                columns[prefix + "times"][here] = times
+                columns[prefix + "irregular"][here] = irregularity(
+                    times, settings["PAUSE_WEIGHT"], settings["SPREAD_FLOOR"], learning)
+
+        for name, values in columns.items():
+            setattr(self, name, values[rows])
+        self.learning = early[rows]
+
+    def vectors(self, z_scale, causal=False, rows=slice(None)):
+        """(n, latent_dim + 2) float32: shape in units of the training beats' spread, timing in log RR."""
+        times = self.past_times if causal else self.times
+        return np.concatenate([self.z[rows] / z_scale, times[rows]], axis=1)
+
+
+def observe(model, x, settings, fs_hz, device):
+    """(recon (n, w), z (n, latent_dim), mse (n,), qrs_error (n,)) of segments x (n, w).
+
+    Both errors are against the tapered beat, which is what the network draws.
+    """
+    recon, z = reconstruct(model, x, BATCH, device)
+    recon = recon.numpy()
+    taper = model.taper.cpu().numpy()
+    weights = gaussian(x.shape[1], settings["QRS_SIGMA_S"] * fs_hz).astype(np.float32)
+    mse = np.empty(len(x))
+    qrs_error = np.empty(len(x))
+
+    # in parts: the squared error of all segments would be a third copy of them
+    for part in slices(len(x), BATCH):
+        error = np.square(x[part] * taper - recon[part])
+        mse[part] = error.mean(axis=1)
+        qrs_error[part] = error @ weights / weights.sum()
+    return recon, z.numpy(), mse, qrs_error
+
+
+def slices(n, size):
+    """Slices of `size` that cover n rows."""
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def rows_by_record(record):
+    """{name: row numbers} in order of appearance."""
+    order = np.argsort(record, kind="stable")
+    names, starts = np.unique(record[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:])))
+
+
+# --- rhythm ---------------------------------------------------------------------------------------
+
+def fill_missing_rr(rr_s, causal):
+    """RR intervals (n,) in s with missing ones (ends of a record) replaced by the median, or 1 s.
+
+    causal: a missing first one by the next, which is the RR after that beat.
+    """
+    rr_s = np.asarray(rr_s, float)
+    known = np.isfinite(rr_s) & (rr_s > 0)
+    usual = rr_s[known][:1] if causal and not known[:1].all() else rr_s[known]
+    return np.where(known, rr_s, np.median(usual) if known.any() else 1.0)
+
+
+def local_percentile(values, beats, percentile, causal):
+    """Percentile of `beats` neighbouring values (n,): around each, or the last ones up to it.
+
+    Near the ends the window keeps its size and moves inward; the first causal ones have what there is.
+    """
+    n = len(values)
+    beats = min(beats, n)
+    half = beats // 2
+    centred = percentile_filter(values, percentile, beats)
+    if not causal:
+        return centred[np.clip(np.arange(n), half, n - beats + half)]
+
+    first = []
+    for m in range(1, beats):  # the first beats have fewer before them
+        rank = min(int(m * percentile / 100), m - 1)
+        first.append(np.partition(values[:m], rank)[rank])
+    return np.append(first, centred[half:n - beats + half + 1])
+
+
+def timing(rr_before_s, rr_after_s, beats, percentile, causal=False):
+    """(n, 2) float32: prematurity log(usual RR / RR before), pause log(RR after / RR before)."""
+    before = fill_missing_rr(rr_before_s, causal)
+    after = fill_missing_rr(rr_after_s, causal)
+    usual = local_percentile(before, beats, percentile, causal)
+    return np.stack([np.log(usual / before), np.log(after / before)], axis=1).astype(np.float32)
+
+
+def irregularity(times, pause_weight, spread_floor, learning=slice(None)):
+    """(n,) prematurity and weighted pause in units of the record's usual spread of prematurity.
+
+    times (n, 2) from `timing`; `learning` selects the beats the spread (median absolute deviation)
+    is taken from. In atrial fibrillation it is wide, and an early beat says little; the floor keeps
+    a metronome's rhythm from making every beat irregular.
+    """
+    early = times[learning, 0]
+    spread = np.median(np.abs(early - np.median(early))) if len(early) else 0.0
+    return (times[:, 0] + pause_weight * times[:, 1]) / (spread_floor + spread)

@@ -1,0 +1,209 @@
+"""The anomaly scores of a beat: higher is more abnormal, and no abnormal label is ever read.
+
+| score | what it is |
+| --- | --- |
+| mse | mean squared error of the segment: the published score |
+| qrs_error | squared error weighted by a narrow Gaussian on the R peak |
+| latent_knn | distance in latent space to the nearest normal training beats |
+| rhythm | prematurity and pause against the record's own rhythm; no shape |
+| nearest | distance in latents and timing together, relative to how far apart the normal training beats are there |
+| nearest_centred | `nearest` less its median over the record's regular beats: what is unlike any normal beat |
+| self_reference | the same distance to the record's own most regular beats: unlabelled, any patient |
+| self_causal | `self_reference` from the past alone: beats of the first minutes, rhythm of the last beats |
+| same_patient | distance to normal training beats of the same record (beat protocol only) |
+| combined | the default: a weighted sum of standardised scores, weights from studies.select_score |
+| combined_causal | `combined` from the past alone: a bedside monitor, one beat behind |
+| combined_same_patient | `combined` with `same_patient` for `nearest` (beat protocol only) |
+
+A score of one's own is a function (features, fitted, causal) -> (n,) and a row in SCORES, below.
+"""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from pipeline.errors import UserError
+from scoring.features import BATCH, rows_by_record, slices
+
+SEARCH = 20000      # beats whose neighbours are searched at a time: memory does not grow with the recording
+TINY = 1e-9         # a distance of 0 (a copy of a reference) must keep a logarithm
+LEAST_SELF = 5      # beats of its own that a record must have before it is its own reference
+SELF_LIMIT = 2000   # own reference beats kept, evenly in time: a day's search stays linear in its length
+
+
+# --- distances ------------------------------------------------------------------------------------
+
+def neighbours(references, queries, k):
+    """(distances (n, k), indices (n, k)) of the k nearest references, Euclidean."""
+    search = NearestNeighbors(n_neighbors=min(k, len(references)), algorithm="brute")
+    return search.fit(references).kneighbors(queries)
+
+
+def density_scale(references, k):
+    """(r,) log of each reference's mean distance to its k nearest fellows."""
+    distance, _ = neighbours(references, references, k + 1)
+    return np.log(distance[:, 1:].mean(axis=1) + TINY).astype(np.float32)
+
+
+def relative_distance(distance, index, scale, power):
+    """(n,) mean over neighbours of log distance less `power` times the log spacing of the references there.
+
+    power 0 is the plain nearest-neighbour distance, 1 close to the local outlier factor
+    (Breunig et al. 2000): in between, a small step out of a dense cluster and a larger one out
+    of a sparse one weigh alike, and sparse clusters still count as less sure.
+    """
+    return (np.log(distance + TINY) - power * scale[index]).mean(axis=1)
+
+
+def regular_beats(irregular, candidates, limit):
+    """The candidate beats (row numbers) whose irregularity is at most `limit`: this heart's normal.
+
+    Bundle-branch block and pacing come in time and are kept, whatever they look like. Premature
+    beats are left out even where they are the majority. At least LEAST_SELF, the least irregular.
+    """
+    ranked = candidates[np.argsort(irregular[candidates], kind="stable")]
+    n_regular = int((irregular[candidates] <= limit).sum())
+    chosen = np.sort(ranked[:max(LEAST_SELF, n_regular)])
+    step = -(-len(chosen) // SELF_LIMIT)
+    return chosen[::max(step, 1)]
+
+
+def self_references(features, fitted, causal):
+    """Of each record (its rows, which of them are its own reference)."""
+    irregular = features.past_irregular if causal else features.irregular
+    for here in rows_by_record(features.record).values():
+        candidates = np.arange(len(here))
+        if causal:
+            learning = np.flatnonzero(features.learning[here])
+            candidates = learning if len(learning) >= LEAST_SELF else candidates[:LEAST_SELF]
+        yield here, regular_beats(irregular[here], candidates, fitted["settings"]["SELF_IRREGULARITY"])
+
+
+def distance_to_share(known, queries, share):
+    """(n,) log distance of the queries to the neighbour that `share` of the reference beats are nearer than.
+
+    A rare shape among the reference is far from most of it, and stays far from itself.
+    """
+    k = min(max(3, int(share * len(known))), len(known) - 1)
+    squares = (known ** 2).sum(axis=1)
+    result = np.empty(len(queries))
+    for part in slices(len(queries), BATCH):
+        kth = np.partition(squares - 2 * queries[part] @ known.T, k, axis=1)[:, k]
+        result[part] = 0.5 * np.log(np.maximum(kth + (queries[part] ** 2).sum(axis=1), TINY))
+    return result
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+def mse(features, fitted, causal):
+    return features.mse
+
+
+def qrs_error(features, fitted, causal):
+    return features.qrs_error
+
+
+def rhythm(features, fitted, causal):
+    return (features.past_irregular if causal else features.irregular).astype(float)
+
+
+def latent_knn(features, fitted, causal):
+    references = fitted["references"].float().numpy()[:, :features.z.shape[1]]
+    result = np.empty(len(features.z))
+    for part in slices(len(result), SEARCH):
+        queries = features.z[part] / fitted["z_scale"]
+        distance, _ = neighbours(references, queries, fitted["settings"]["KNN_NEIGHBOURS"])
+        result[part] = distance.mean(axis=1)
+    return result
+
+
+def nearest(features, fitted, causal):
+    references = fitted["references"].float().numpy()
+    settings = fitted["settings"]
+    result = np.empty(len(features.z))
+    for part in slices(len(result), SEARCH):
+        queries = features.vectors(fitted["z_scale"], causal, part)
+        distance, index = neighbours(references, queries, settings["KNN_NEIGHBOURS"])
+        result[part] = relative_distance(distance, index, fitted["density"].numpy(),
+                                         settings["DENSITY_POWER"])
+    return result
+
+
+def nearest_centred(features, fitted, causal):
+    """Another lead or database moves all beats of a record away: its own median is taken off."""
+    values = nearest(features, fitted, causal)
+    for here, reference in self_references(features, fitted, causal):
+        values[here] -= np.median(values[here[reference]])
+    return values
+
+
+def self_reference(features, fitted, causal):
+    result = np.empty(len(features.z))
+    for here, reference in self_references(features, fitted, causal):
+        known = features.vectors(fitted["z_scale"], causal, here[reference])
+        for part in slices(len(here), SEARCH):
+            queries = features.vectors(fitted["z_scale"], causal, here[part])
+            result[here[part]] = distance_to_share(known, queries, fitted["settings"]["SELF_NEIGHBOURS"])
+    return result
+
+
+def same_patient(features, fitted, causal):
+    """Like `nearest`, among the same record's references; all references where it has too few."""
+    references = fitted["references"].float().numpy()
+    names = np.array(fitted["reference_records"])[fitted["reference_record"].numpy()]
+    settings = fitted["settings"]
+    vectors = features.vectors(fitted["z_scale"], causal)
+    result = np.empty(len(features.z))
+    for name, here in rows_by_record(features.record).items():
+        own = np.flatnonzero(names == name)
+        if len(own) < LEAST_SELF:
+            own = np.arange(len(references))
+        distance, index = neighbours(references[own], vectors[here], settings["KNN_NEIGHBOURS"])
+        result[here] = relative_distance(distance, own[index], fitted["density"].numpy(),
+                                         settings["DENSITY_POWER"])
+    return result
+
+
+@dataclass(frozen=True)
+class Score:
+    """`values` (features, fitted, causal) -> (n,); a score without it is a weighted sum of others.
+
+    causal: from the past alone. instead: {part of WEIGHTS: what stands for it} of a weighted sum.
+    in_sum: how the values enter a weighted sum; errors are skewed, so their logarithm does.
+    """
+
+    title: str
+    values: Callable | None = None
+    causal: bool = False
+    instead: dict | None = None
+    in_sum: Callable = np.asarray
+
+
+def log(values):
+    """Natural logarithm that a value of 0 does not break."""
+    return np.log(values + TINY)
+
+
+SCORES = {
+    "mse": Score("plain MSE (published score)", mse, in_sum=log),
+    "qrs_error": Score("error weighted to the QRS", qrs_error, in_sum=log),
+    "latent_knn": Score("latent distance to normal beats", latent_knn),
+    "rhythm": Score("prematurity and pause", rhythm),
+    "nearest": Score("latent and timing, to normal beats", nearest),
+    "nearest_centred": Score("latent and timing, to normal beats, less the record's median", nearest_centred),
+    "self_reference": Score("the record's own regular beats, unlabelled", self_reference),
+    "self_causal": Score("the same, first 5 minutes as reference", self_reference, causal=True),
+    "same_patient": Score("own normal training beats", same_patient),
+    "combined": Score("combined"),
+    "combined_causal": Score("combined, causal", causal=True),
+    "combined_same_patient": Score("combined, own normal training beats", instead={"nearest": "same_patient"})}
+
+
+def check_names(names, where):
+    """Raise UserError for a name that is no score; `where`: the setting it stands in."""
+    unknown = sorted(set(names) - set(SCORES))
+    if unknown:
+        raise UserError(f"config.py: {where} names {', '.join(unknown)}; expected names of {', '.join(SCORES)}. "
+                        f"Edit {where}, or add the score to SCORES in scoring/scores.py: docs/extending.md.")
