@@ -14,11 +14,11 @@ from scipy.ndimage import median_filter
 
 from recording import quality
 from scoring import detector
-from preprocess import bandpass, cut_segments, fill_gaps, inside, normalise, resample
+from preprocess import cut_segments, inside, normalise
+from recording.stretch import read_stretch
 
 PIECE_S = 1800     # a multiple of quality.WINDOW_S; the QRS detector learns anew in each: in pieces of 300 s it
                    # takes T waves of record 119 for beats
-MARGIN_S = 30      # of quality.MARGIN_S; filters ring for about a second, the QRS detector learns for two
 SEAM_S = 0.06      # a beat on a seam is taken from both pieces ...
 REFRACTORY_S = 0.2  # ... and of two beats nearer than this the first is kept
 ALIGN_S = 0.07     # the R peak is the largest deviation this near to the detection: on DS1 2.3 samples (median over
@@ -108,30 +108,12 @@ def aligned(filtered, found, reach):
 
 
 def read_piece(recording, lead, start_s, fs_hz, band_hz, order):
-    """The Piece that begins at start_s of one lead (index), or None where that is the end."""
-    own_fs, end_s = recording.fs_hz, recording.n_samples / recording.fs_hz
-    first = max(0, round((start_s - MARGIN_S) * own_fs))
-    last = min(recording.n_samples, round((start_s + PIECE_S + MARGIN_S) * own_fs))
-    given = recording.read(lead, first, last)
-    raw = resample(fill_gaps(given), own_fs, fs_hz)
-    filtered = bandpass(raw, fs_hz, band_hz, order) if len(raw) > 6 * order + 3 else np.zeros(len(raw))
-    found = detections(raw, fs_hz)
-    peaks = aligned(filtered, searched_back(filtered, found, fs_hz), round(ALIGN_S * fs_hz))
-    own = start_s, min(start_s + PIECE_S, end_s)
-    piece = Piece(first / own_fs, own, raw, filtered, None, peaks)
-    piece.unreadable = verdicts(given, piece, found, own_fs, fs_hz)
-    return piece
-
-
-def verdicts(given, piece, found, own_fs, fs_hz):
-    """quality's verdict on each window of the piece's own part, at the rate the network works at."""
-    missing = np.flatnonzero(~np.isfinite(given))
-    signal = piece.raw.copy()
-    if len(missing):  # what was filled is told to the rule again
-        signal[np.clip(np.round(missing * fs_hz / own_fs).astype(int), 0, len(signal) - 1)] = np.nan
-    verdict = quality.unreadable(signal, piece.filtered, fs_hz, found)
-    skip = round((piece.own_s[0] - piece.start_s) / quality.WINDOW_S)
-    return verdict[skip:skip + int(np.ceil((piece.own_s[1] - piece.own_s[0]) / quality.WINDOW_S))]
+    """The Piece that begins at start_s of one lead (index)."""
+    own = start_s, min(start_s + PIECE_S, recording.n_samples / recording.fs_hz)
+    stretch = read_stretch(recording, lead, *own, fs_hz, band_hz, order, lambda raw, _: detections(raw, fs_hz))
+    found = searched_back(stretch.filtered, stretch.found, fs_hz)
+    peaks = aligned(stretch.filtered, found, round(ALIGN_S * fs_hz))
+    return Piece(stretch.start_s, own, stretch.raw, stretch.filtered, stretch.unreadable, peaks)
 
 
 def segments_of(piece, peaks, fs_hz, window_size):

@@ -12,6 +12,7 @@ from pipeline import settings
 import models
 from recording import quality
 from recording import reader
+from recording import stretch
 from pipeline import simulated_ecg
 
 FS, BAND, ORDER = config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER
@@ -97,7 +98,7 @@ def test_memory_is_bounded_by_pieces(simulated, detector):
     recording = Array(simulated[0], FS)
     model, stored = detector
     scan.scan(recording, 0, model, stored["fitted"], FS, BAND, ORDER, "cpu")
-    assert max(recording.reads) <= (scan.PIECE_S + 2 * scan.MARGIN_S) * FS
+    assert max(recording.reads) <= (scan.PIECE_S + 2 * stretch.MARGIN_S) * FS
 
 
 def test_missing_stretch_is_unreadable_and_not_scored(simulated, detector):

@@ -1,0 +1,52 @@
+"""A stretch of one lead of a recording as the network needs it: read, resampled, filtered, and judged."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess import bandpass, fill_gaps, resample
+from recording import quality
+
+MARGIN_S = quality.MARGIN_S   # read to both sides; filters ring for about a second
+
+
+@dataclass
+class Stretch:
+    """One stretch with its margin, at the network's rate."""
+
+    start_s: float             # of the first sample, in the recording
+    raw: np.ndarray            # (n,) resampled, NaN filled
+    filtered: np.ndarray       # (n,)
+    found: np.ndarray          # (k,) beats in samples of `raw`, by which noise is judged
+    unreadable: np.ndarray     # of each window of quality.WINDOW_S without the margin: index into REASONS
+
+
+def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_beats):
+    """The Stretch from start_s to stop_s of one lead (index); stop_s may lie after the end.
+
+    find_beats(raw, first_s): rising R peaks (k,) in samples of raw (n,), whose first sample lies at
+    first_s. start_s is a multiple of quality.WINDOW_S.
+    """
+    own_hz = recording.fs_hz
+    stop_s = min(stop_s, recording.n_samples / own_hz)
+    first = max(0, round((start_s - MARGIN_S) * own_hz))
+    last = min(recording.n_samples, round((stop_s + MARGIN_S) * own_hz))
+    given = recording.read(lead, first, last)
+
+    raw = resample(fill_gaps(given), own_hz, fs_hz)
+    filtered = np.zeros(len(raw))
+    if len(raw) > 6 * order + 3:   # scipy pads so many samples at each end
+        filtered = bandpass(raw, fs_hz, band_hz, order)
+    found = find_beats(raw, first / own_hz)
+
+    # what was filled is told to the rule again
+    signal = raw.copy()
+    missing = np.flatnonzero(~np.isfinite(given))
+    if len(missing):
+        at = np.round(missing * fs_hz / own_hz).astype(int)
+        signal[np.clip(at, 0, len(signal) - 1)] = np.nan
+    verdict = quality.unreadable(signal, filtered, fs_hz, found)
+
+    skip = round((start_s - first / own_hz) / quality.WINDOW_S)
+    count = int(np.ceil((stop_s - start_s) / quality.WINDOW_S))
+    return Stretch(first / own_hz, raw, filtered, found, verdict[skip:skip + count])
