@@ -3,43 +3,45 @@
     for item, result, why in cluster.each(task, items, jobs, address):
         ...                                   # as they finish; why is None, or a line saying what failed
 
-A cluster is made of `dask scheduler` on one machine and `dask worker ADDRESS` on any number; dask is needed
-only for that (requirements-cluster.txt). Workers need the same libraries and a path or address of the
-recordings that is good there; the project's modules and settings are sent from here, also to those that join
-later. What a lost worker was at is done again by another; what it had finished is not.
+A cluster is `dask scheduler` on one machine and `dask worker ADDRESS` on any number; dask is needed
+only for that (requirements-cluster.txt). Workers need the same libraries, and a path or address of
+the recordings that is good there. The project's code and settings are sent to them from here, also to
+those that join later. What a lost worker was at is done again by another; what it had finished is not.
 """
 
 import asyncio
-import concurrent.futures.process
 import contextlib
 import errno
 import hashlib
+import importlib
+import importlib.metadata
 import itertools
-import queue
+import logging
+import pickle
+import sys
 import tempfile
+import threading
 import time
 import traceback
-import uuid
 import zipfile
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import cloudpickle
 import joblib
-import numpy as np
 
-from recording import cluster_worker
-import config
 from pipeline import settings
+from pipeline.artefacts import digest_of
 from pipeline.errors import UserError
 
 AHEAD = 2                      # tasks in flight a thread: the next is there when one ends, and a million never are
 WAITS_S = (1, 4, 16)           # before a task is tried again whose connection was lost
 CONNECT_S = 8                  # until a scheduler that does not answer is an error, and one without workers
 LOST_S = 60                    # without a single worker, in the middle, before giving up
-LOOK_S = 2                     # between looks at who is there
 PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+ROOMS = ("pipeline", "scoring", "recording", "scaling")
 PACKAGES = ("torch", "numpy", "scipy", "sleepecg", "wfdb", "matplotlib", "dask", "distributed")
 INSTALL = "pip install -r requirements-cluster.txt"
-SENT = {}                      # on a worker: {path on the client: where the file lies here}
 
 
 # --- one task -----------------------------------------------------------------------------------
@@ -55,17 +57,13 @@ def attempt(task, item):
         except UserError as error:
             return item, None, str(error)
         except Exception as error:
-            if wait_s is None or not passes(error):
-                return item, None, described(error, item)
+            may_pass = isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) in PASSING
+            if wait_s is None or not may_pass:
+                return item, None, describe(error, item)
         time.sleep(wait_s)
 
 
-def passes(error):
-    """Whether the same again may succeed."""
-    return isinstance(error, (ConnectionError, TimeoutError)) or isinstance(error, OSError) and error.errno in PASSING
-
-
-def described(error, item):
+def describe(error, item):
     """One line for an error that is not the record's own: of the system, or a defect of ours with its place."""
     if isinstance(error, OSError):
         return f"{error.filename or item}: {error.strerror or error}"
@@ -75,7 +73,13 @@ def described(error, item):
 
 def local(path):
     """Where a file that `each` was to send lies on this machine; the path itself where nothing was sent."""
-    return Path(SENT.get(str(path), path))
+    sent = sent_to(path)
+    return sent if sent.exists() else Path(path)
+
+
+def sent_to(path):
+    """Where a worker has its copy of a file of the client's: below the project it was sent with."""
+    return settings.ROOT / "sent" / hashlib.sha256(str(path).encode()).hexdigest()
 
 
 # --- many ---------------------------------------------------------------------------------------
@@ -89,176 +93,160 @@ def each(task, items, jobs=1, address=None, files=()):
     Raises UserError where the cluster cannot be reached or used, or is lost.
     """
     if address:
-        yield from _on_cluster(task, items, address, files)
+        yield from each_on_cluster(task, items, address, files)
         return
     work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     try:
         yield from work(joblib.delayed(attempt)(task, item) for item in items)
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError(f"a process of --jobs {jobs} was killed, out of memory perhaps ({str(error).splitlines()[0]}). "
+    except BrokenProcessPool as error:
+        raise UserError(f"a process of --jobs {jobs} was killed, out of memory perhaps ({first_line(error)}). "
                         "Take fewer --jobs and run it again: what is done is skipped.") from error
 
 
-def _on_cluster(task, items, address, files):
-    """`each` on a cluster. A task whose worker is lost goes to another one, until the scheduler has seen it lose
-    more than its `allowed-failures`; others that ran beside it were lost with it, so such tasks are then tried
-    alone, one after the other: who loses a worker again is to blame."""
-    with _connected(address) as client:
-        send = _sent(client, task, files)
+def each_on_cluster(task, items, address, files):
+    """`each` on a cluster; dask gives a task whose worker was lost to another one, until that was in vain."""
+    with connect(address) as client:
+        on_worker = send_project(client, task, files)
         suspects = []
-        for item, future in _flow(client, send, items, AHEAD):
-            if _killed(future):
+        for item, result in flow(client, on_worker, items, AHEAD):
+            if result is None:
                 suspects.append(item)
             else:
-                yield _outcome(item, future)
-        for item, future in _flow(client, send, suspects, 0):
-            yield _outcome(item, future)
+                yield result
+
+        # what ran beside the one to blame was lost with it: alone, it is seen which one it was
+        for suspect in suspects:
+            why = (f"{suspect}: every worker that took it was lost, by itself, too: out of memory, or a crash in a "
+                   "library. Its log says more")
+            for _, result in flow(client, on_worker, [suspect], AHEAD):
+                yield result or (suspect, None, why)
 
 
-def _killed(future):
-    from distributed import KilledWorker
-    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+def flow(client, on_worker, items, ahead):
+    """(item, what on_worker gave) as they finish, None where all workers that took it were lost.
 
-
-def _outcome(item, future):
-    """(item, result, why) of a finished future."""
-    if _killed(future):
-        return item, None, (f"{item}: every worker that took it was lost ({future.exception().allowed_failures + 1} "
-                            "times, by itself): out of memory, or a crash in a library. Its log says more")
-    if future.status == "finished":
-        return future.result()
-    error = future.exception() if future.status == "error" else "cancelled on the cluster"
-    return item, None, f"{item}: {error}"
-
-
-def _flow(client, send, items, ahead):
-    """(item, future) as they finish, `ahead` times the workers' threads of them in flight, one where that is 0.
-
-    Where the caller stops, by Ctrl-C for example, closing the client takes back what is queued.
+    Raises UserError where the scheduler or all workers are lost, or a worker cannot run the project.
     """
-    waiting, flying, done = iter(items), {}, queue.SimpleQueue()
-    crew = _Crew(client)
-    while True:
-        room = max(1, ahead * crew.threads()) - len(flying)
+    from distributed import KilledWorker, as_completed
+    waiting = iter(items)
+    sent = {}
+    done = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+
+    def fill():
+        """Send as many as the workers that are there now want; one at least."""
+        room = max(1, ahead * sum(client.nthreads().values())) - len(sent)
         for item in itertools.islice(waiting, max(0, room)):
-            future = send(item)
-            flying[future.key] = item, future
-            future.add_done_callback(done.put)
-        if not flying:
-            return
-        with contextlib.suppress(queue.Empty):
-            yield flying.pop(done.get(timeout=LOOK_S).key)
+            future = client.submit(on_worker, item, pure=False)
+            sent[future.key] = item
+            done.add(future)
+
+    fill()
+    for future, result in done:
+        item = sent.pop(future.key)
+        if future.status == "finished":
+            yield item, result
+        elif future.status == "error" and isinstance(result[1], KilledWorker):
+            yield item, None
+        elif future.status == "error":
+            raise UserError(f"--cluster: no worker can do it ({first_line(result[1])}). Every worker needs the "
+                            f"libraries of this machine: pip install -r requirements.txt; {INSTALL}. Then run it "
+                            "again: what is done is skipped.")
+        else:
+            raise ConnectionError("cancelled")
+        fill()
 
 
 # --- the cluster --------------------------------------------------------------------------------
 
-class _Crew:
-    """Who works on a cluster, asked now and then: workers come and go."""
-
-    def __init__(self, client):
-        self.client, self.workers, self.asked_s, self.seen_s = client, {}, -np.inf, time.monotonic()
-
-    def threads(self):
-        """Of all workers. UserError where the scheduler is lost, or all workers for LOST_S, or a new one is unfit."""
-        now_s = time.monotonic()
-        if self.client.status in ("closing", "closed"):
-            raise UserError("the connection to the scheduler was lost. Run it again: what is done is skipped.")
-        if self.client.status == "running" and now_s - self.asked_s > LOOK_S:
-            workers, self.asked_s = self.client.nthreads(), now_s
-            _check_versions(self.client, sorted(set(workers) - set(self.workers)))
-            self.workers = workers
-        if self.workers:
-            self.seen_s = now_s
-        if now_s - self.seen_s > LOST_S:
-            raise UserError(f"the cluster has been without a worker for {LOST_S:g} s. Start some (dask worker ADDRESS) "
-                            "and run it again: what is done is skipped. If they die of one recording, leave it out.")
-        return sum(self.workers.values())
-
-
-def _check_versions(client, workers):
-    """UserError naming the workers whose libraries are not those here: files must come out the same everywhere."""
-    here = cluster_worker.versions(PACKAGES)
-    there = client.run(cluster_worker.versions, PACKAGES, workers=workers, on_error="ignore") if workers else {}
-    wrong = [f"{address} has {name} {found}, expected {here[name]}" for address, versions in there.items()
-             for name, found in versions.items() if found != here[name]]
-    if wrong:
-        raise UserError(f"workers of the cluster differ from this machine: {'; '.join(wrong[:6])}. Install the same "
-                        f"versions there: pip install -r requirements.txt, {INSTALL}")
-
-
 @contextlib.contextmanager
-def _connected(address):
+def connect(address):
     """A client of the scheduler at address, with a worker or more; UserError if that is not to be had."""
     try:
         import distributed
+        from distributed.comm import connect as knock
     except ImportError as error:
         raise UserError(f"--cluster needs dask ({error}). Install it with: {INSTALL}") from error
+    for name in ("distributed", "distributed.client"):  # what it would log is said here in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        asyncio.run(_knock(address))
+        # a client that finds nobody takes 16 s more to give up on closing: a bare connection says so at once
+        asyncio.run(knock(address, timeout=CONNECT_S)).abort()
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except Exception as error:  # whatever listens there may answer anything
-        raise UserError(f"--cluster {address}: no dask scheduler answers there ({_first_line(error)}). Expected an "
+        raise UserError(f"--cluster {address}: no dask scheduler answers there ({first_line(error)}). Expected an "
                         "address such as tcp://10.0.0.1:8786, which `dask scheduler` prints when it starts.") from error
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
+        lost_s = LOST_S
+        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "no_workers_timeout", lost_s))
         yield client
     except distributed.TimeoutError as error:
         raise UserError(f"--cluster {address}: the scheduler has no worker. Start some with: dask worker {address} "
                         "--nworkers N --nthreads 1") from error
+    except OSError as error:
+        raise UserError(f"--cluster {address}: the connection to the scheduler was lost ({first_line(error)}). Run it "
+                        "again: what is done is skipped.") from error
     finally:
         client.close(timeout=CONNECT_S)
 
 
-async def _knock(address):
-    """A client that finds nobody takes another 16 s to give up on closing: a bare connection says so at once."""
-    from distributed.comm import connect
-    comm = await connect(address, timeout=CONNECT_S)
-    comm.abort()
+def send_project(client, task, files):
+    """Send the project and `files` to all workers, those to come included; a function of an item to be done there.
 
-
-def _first_line(error):
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _sent(client, task, files):
-    """Send the project's modules and `files` to all workers, those to come included; a function item -> future."""
-    import cloudpickle
-    modules = {path.name: path.read_bytes() for kind in ("py", "html", "js")
-               for path in sorted(settings.ROOT.glob(f"*.{kind}"))}
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder, "modules.zip")
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-            for name, content in modules.items():
-                file.writestr(zipfile.ZipInfo(name), content)  # ZipInfo: without the time, the same bytes each time
-        archive = _upload(client, archive)
-    _upload(client, Path(cluster_worker.__file__), load=True)
-    sent = {str(path): _upload(client, Path(path)) for path in files}
-    task, name = cloudpickle.dumps(task), getattr(task, "func", task).__name__
-    return lambda item: client.submit(cluster_worker.run, archive, sent, task, item, pure=False,
-                                      key=f"{name}-{uuid.uuid4().hex}")
-
-
-def _digest(contents):
-    """Of {name: bytes}."""
-    total = hashlib.sha256()
-    for name, content in contents.items():
-        total.update(f"{name} {len(content)} ".encode() + content)
-    return total.hexdigest()[:16]
-
-
-def _upload(client, path, load=False):
-    """Send a file to every worker, now or when it joins, once a content; returns its name there.
-
-    With `load` it is a module under its own name, for the scheduler too, which must know what it hands on.
+    As one zip, named after its content: a worker that has it already is not sent it again.
     """
-    from distributed.diagnostics import plugin
-    digest = _digest({path.name: path.read_bytes()})
+    from distributed.diagnostics.plugin import UploadFile
+    paths = {path.relative_to(settings.ROOT): path for path in settings.ROOT.glob("*.py")}
+    for room in ROOMS:
+        paths |= {path.relative_to(settings.ROOT): path for path in (settings.ROOT / room).glob("*.*")}
+    paths |= {sent_to(path).relative_to(settings.ROOT): Path(path) for path in files}
+
     with tempfile.TemporaryDirectory() as folder:
-        named = Path(folder, path.name if load else f"{cluster_worker.ARCHIVE}{digest}-{path.name}")
-        named.write_bytes(path.read_bytes())
-        kinds = (plugin.SchedulerUploadFile, plugin.UploadFile) if load else (plugin.UploadFile,)
-        for kind in kinds:
-            upload = kind(str(named), load=load)
-            upload.idempotent = True  # a file that is in use is not written again
-            client.register_plugin(upload, name=f"{kind.__name__}-{digest}-{named.name}")
-    return named.name
+        archive = Path(folder, "project.zip")
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, path in sorted(paths.items()):
+                file.writestr(zipfile.ZipInfo(name.as_posix()), path.read_bytes())  # without its time: same bytes
+        archive = archive.rename(Path(folder, f"ecg-{digest_of(archive)}.zip"))
+        upload = UploadFile(str(archive), load=False)
+        upload.idempotent = True
+        client.register_plugin(upload, name=archive.name)
+    return worker_function(archive.name, cloudpickle.dumps(task), versions())
+
+
+def versions():
+    """{name: version} of PACKAGES here, without what names the build (2.13.0+cpu)."""
+    return {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES}
+
+
+def worker_function(archive, task, expected):
+    """The function of one item that a worker runs: `attempt` with the project that came in `archive`.
+
+    A nested function is sent by value: neither the scheduler nor a new worker has this module. It imports
+    the project from the zip in place of the same modules from anywhere else, since a worker outlives its
+    clients and config.py may have been edited since the last one came.
+    """
+    def run(item):
+        from distributed import get_worker
+        path = Path(get_worker().local_directory, archive)
+        root = str(path.with_suffix(""))
+        with sys.__dict__.setdefault("ecg_import_lock", threading.Lock()):  # one for all threads and clients
+            if sys.path[0] != root:
+                found = {name: importlib.metadata.version(name).split("+")[0] for name in expected}
+                if found != expected:
+                    raise ImportError(f"a worker has {found}, expected {expected}")
+                with zipfile.ZipFile(path) as file:
+                    file.extractall(root)
+                    ours = {name.partition("/")[0].removesuffix(".py") for name in file.namelist()}
+                for name in list(sys.modules):
+                    if name.partition(".")[0] in ours:
+                        del sys.modules[name]
+                sys.path[:] = [root, *(p for p in sys.path if not Path(p).name.startswith("ecg-"))]
+            cluster = importlib.import_module("recording.cluster")
+            work = pickle.loads(task)
+        return cluster.attempt(work, item)
+    return run
+
+
+def first_line(error):
+    """What an error says, as one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]

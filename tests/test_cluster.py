@@ -3,18 +3,20 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
 
 import pytest
 
-from recording import cluster
 import config
+from conftest import free_port
 from pipeline import errors, settings
 from pipeline.errors import UserError
+from recording import cluster
 
-cloudpickle = pytest.importorskip("cloudpickle")  # comes with dask
+cloudpickle = pytest.importorskip("cloudpickle")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
 
 
@@ -103,68 +105,96 @@ def test_unreachable_scheduler_is_said_in_time(address, monkeypatch):
     assert time.monotonic() - before < 4
 
 
-def test_scheduler_without_workers_is_said(monkeypatch):
-    distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "CONNECT_S", 1)
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty:
-        with pytest.raises(UserError, match="has no worker. Start some with: dask worker"):
-            outcomes(abs, [1], address=empty.scheduler_address)
+@pytest.fixture
+def own_cluster(tmp_path):
+    """(address, start, kill): a cluster of the test's own; start("worker") adds one, kill(kind) ends them."""
+    pytest.importorskip("distributed")
+    address = f"tcp://127.0.0.1:{free_port()}"
+    flags = {"scheduler": ["--host", "127.0.0.1", "--port", address.rpartition(":")[2]],
+             "worker": [address, "--nthreads", "1", "--no-nanny"]}
+    processes = {"scheduler": [], "worker": []}
+
+    def start(kind):
+        command = [sys.executable, "-m", "dask", kind, *flags[kind], "--no-dashboard"]
+        processes[kind].append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL))
+
+    def kill(kind):
+        for process in processes[kind]:
+            process.kill()
+            process.wait()
+
+    start("scheduler")
+    yield address, start, kill
+    kill("worker")
+    kill("scheduler")
+
+
+def test_scheduler_without_workers_is_said(own_cluster, monkeypatch):
+    address, _, _ = own_cluster
+    monkeypatch.setattr(cluster, "CONNECT_S", 4)
+    with pytest.raises(UserError, match="has no worker. Start some with: dask worker"):
+        outcomes(abs, [1], address=address)
+
+
+@pytest.mark.parametrize("lost, said", [("scheduler", "connection to the scheduler was lost"),
+                                        ("worker", "no worker can do it")])
+def test_a_cluster_that_is_lost_in_the_middle_is_said_in_time(own_cluster, tmp_path, monkeypatch, lost, said):
+    address, start, kill = own_cluster
+    monkeypatch.setattr(cluster, "LOST_S", 1)
+    start("worker")
+    running = cluster.each(partial(task, tmp_path / "log", 0.1), range(1000), address=address)
+    next(running)
+    kill(lost)
+    before = time.monotonic()
+    with pytest.raises(UserError, match=said):
+        list(running)
+    assert time.monotonic() - before < 10
 
 
 def test_workers_with_other_versions_are_refused(dask_cluster, monkeypatch):
-    here = cluster.cluster_worker.versions(cluster.PACKAGES)
-    assert here["torch"][0].isdigit() and here["python"].startswith("3.")
-    monkeypatch.setattr(cluster.cluster_worker, "versions", versions_elsewhere)
-    with pytest.raises(UserError, match=r"has torch 1\.0\.0, expected 1\.0\.1"):
+    assert cluster.versions()["torch"][0].isdigit()
+    monkeypatch.setattr(cluster, "versions", lambda: {"torch": "1.0.1"})
+    with pytest.raises(UserError, match=r"a worker has .'torch': '\d.*expected .'torch': '1\.0\.1'.*pip install"):
         outcomes(abs, [1], address=dask_cluster)
-
-
-def versions_elsewhere(packages):
-    import sys
-    return {"torch": "1.0.1" if "pytest" in sys.modules else "1.0.0"}
 
 
 # --- on the cluster -----------------------------------------------------------------------------
 
 def surroundings(sent, item):
+    import config as there
     from recording import cluster
-    import config as settings
-    return os.listdir(os.getcwd()), settings.__file__, cluster.local(sent).read_text(), settings.LATENT_DIM
+    return os.listdir(os.getcwd()), there.__file__, cluster.local(sent).read_text(), there.LATENT_DIM
 
 
 def test_modules_settings_and_files_reach_workers_in_empty_folders(dask_cluster, tmp_path, monkeypatch):
     """A worker outlives its clients: it must use today's settings, not those of the first one."""
-    (tmp_path / "weights.pt").write_text("weights")
+    weights = tmp_path / "weights.pt"
     for latent in (config.LATENT_DIM, 77, config.LATENT_DIM):
+        weights.write_text(f"weights {latent}")
         root = tmp_path / str(latent)
-        root.mkdir(exist_ok=True)
-        for path in settings.ROOT.glob("*.py"):
-            shutil.copy(path, root)
+        for room in (".", *cluster.ROOMS):
+            (root / room).mkdir(parents=True, exist_ok=True)
+            for path in (settings.ROOT / room).glob("*.py"):
+                shutil.copy(path, root / room)
         text = (root / "config.py").read_text()
         (root / "config.py").write_text(text.replace("\nLATENT_DIM = 32", f"\nLATENT_DIM = {latent}"))
+
         with monkeypatch.context() as patch:
-            patch.setattr(config, "ROOT", root)
-            found = outcomes(partial(surroundings, tmp_path / "weights.pt"), range(4), address=dask_cluster,
-                             files=[tmp_path / "weights.pt"])
-        for (listed, file, text, dim), why in found.values():
+            patch.setattr(settings, "ROOT", root)
+            found = outcomes(partial(surroundings, weights), range(4), address=dask_cluster, files=[weights])
+        for (listed, file, sent, dim), why in found.values():
             assert why is None and not any(name.endswith(".py") for name in listed)
-            assert "-modules.zip" in file and text == "weights" and dim == latent
+            assert "ecg-" in file and sent == f"weights {latent}" and dim == latent
 
 
-def worker_pids(address):
+def with_client(address, work):
     from distributed import Client
     with Client(address, set_as_default=False) as client:
-        return client.run(os.getpid)
+        return work(client)
 
 
 def scheduler_tasks(address):
-    from distributed import Client
-    with Client(address, set_as_default=False) as client:
-        return client.run_on_scheduler(count_tasks)
-
-
-def count_tasks(dask_scheduler):
-    return sum(key.startswith("task-") for key in dask_scheduler.tasks)
+    return with_client(address, lambda client: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
 
 
 def test_killed_worker_loses_nothing_and_only_its_own_task_is_done_again(dask_cluster, tmp_path):
@@ -172,7 +202,8 @@ def test_killed_worker_loses_nothing_and_only_its_own_task_is_done_again(dask_cl
     for item, result, why in cluster.each(partial(task, log, 0.1), range(n), address=dask_cluster):
         results[item] = result, why
         if len(results) == 6:
-            os.kill(sorted(worker_pids(dask_cluster).values())[0], signal.SIGKILL)
+            pids = with_client(dask_cluster, lambda client: client.run(os.getpid))
+            os.kill(sorted(pids.values())[0], signal.SIGKILL)
     assert results == {item: (2 * item, None) for item in range(n)}
     again = len(starts(log)) - n
     assert 1 <= again <= 2, "the one it was at, and perhaps one whose result had not been fetched"
@@ -182,7 +213,7 @@ def test_poisoned_records_are_listed_and_their_neighbours_are_done(dask_cluster,
     found = outcomes(partial(troubled, tmp_path / "log"), [0, 1, 2, 3, 5, 6, 7, 8], address=dask_cluster)
     assert {item for item, (_, why) in found.items() if why is None} == {0, 6, 7, 8}
     assert found[1][1] == "1.hea: bad. Leave it out." and found[2][1].startswith("ZeroDivisionError")
-    assert found[3][1].startswith("3: every worker that took it was lost (2 times, by itself)")
+    assert found[3][1].startswith("3: every worker that took it was lost, by itself")
     assert starts(tmp_path / "log").count(3) == 4
 
 
