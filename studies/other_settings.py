@@ -1,8 +1,15 @@
-"""config.py with other values for a while: how a study trains what config.py does not describe."""
+"""How a study trains what config.py does not describe: other settings, networks of its own."""
 
+import hashlib
 from contextlib import contextmanager
 
+import torch
+
 import config
+import train_mitbih
+from models import load_checkpoint, save_checkpoint, stale, stamp_of
+from pipeline import settings
+from pipeline.errors import UserError
 
 
 @contextmanager
@@ -17,3 +24,28 @@ def other_settings(**values):
         yield
     finally:
         vars(config).update(before)
+
+
+def load_or_train(path, segments, rows, validation, device):
+    """The network of the checkpoint `path`; trained and kept there where it was made otherwise.
+
+    rows: row numbers of its training beats; validation: of the beats that choose the epoch.
+    """
+    # with other rows, as when the folds change, a network may know the beats it is to be tried on
+    used = {"rows": hashlib.sha256(rows.tobytes() + validation.tobytes()).hexdigest()}
+    stamp = stamp_of(segments, path.stem, config.SEED) | used
+    try:
+        model, stored = load_checkpoint(path, "", stamp)
+        if not stale(stored, stamp) and not settings.differences(stored, used):
+            return model.to(device)
+    except UserError:
+        pass  # missing or damaged: it is made again
+
+    paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
+    beats = train_mitbih.BeatsInMemory(segments, rows, device)
+    x_validation = torch.from_numpy(segments.x[validation]).to(device)
+    model, _ = train_mitbih.train(beats, x_validation, config.SEED, device, paths, stamp)
+    save_checkpoint(path, model, **stamp)
+    for leftover in paths.values():
+        leftover.unlink(missing_ok=True)
+    return model
