@@ -1,4 +1,5 @@
-import dataclasses
+"""Step 1: records to segments, on the real database and on small ones of our own."""
+
 import json
 import shutil
 
@@ -7,8 +8,10 @@ import pytest
 import wfdb
 
 import config
-from pipeline import settings
 import dataset
+import preprocess
+from conftest import ON_SIMULATED
+from pipeline import settings
 from pipeline.errors import UserError
 
 
@@ -24,13 +27,18 @@ def write_record(folder, name="100", signal=None, leads=("MLII", "V5"), fs=360, 
     return folder / name
 
 
+def read(path, leads=("MLII", "V5")):
+    """The columns of one record and its beats."""
+    return dataset.read_record(path, leads, *dataset.read_beats(path, "Fetch it."), "Fetch it.")
+
+
 # --- the real database --------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def real(mitdb):
     """Columns of all 48 real records without the signals' copies being kept twice."""
     paths = [mitdb / name for name in settings.database("mitdb").records]
-    tables = [dataset.read_record(path, *dataset.read_beats(path)) for path in paths]
+    tables = [read(path) for path in paths]
     return {k: np.concatenate([t[k] for t in tables]) for k in tables[0] if k != "x"} | {
         "x_100": tables[0]["x"], "x_114": tables[settings.database("mitdb").records.index("114")]["x"]}
 
@@ -59,7 +67,7 @@ def test_real_splits(real):
 
 def test_real_lead_is_mlii_by_name_and_v5_where_there_is_none(mitdb):
     for name, lead, column in (("100", "MLII", 0), ("114", "MLII", 1), ("102", "V5", 0), ("104", "V5", 0)):
-        signal, fs_hz, got = dataset.read_lead(mitdb / name, config.LEADS)
+        signal, fs_hz, got = dataset.read_lead(mitdb / name, ("MLII", "V5"), "")
         assert got == lead and fs_hz == 360 and len(signal) == 650_000
         np.testing.assert_array_equal(signal, wfdb.rdrecord(str(mitdb / name)).p_signal[:, column])
 
@@ -71,7 +79,7 @@ def test_real_segment_is_centred_on_the_annotated_peak(real):
 
 
 def test_real_files_match_the_shipped_digests(mitdb, monkeypatch):
-    monkeypatch.setattr(config, "records_dir", lambda database: mitdb)
+    monkeypatch.setattr(settings.Database, "records_dir", lambda database: mitdb)
     assert len(dataset.verify(settings.database("mitdb"))) == 144
 
 
@@ -84,15 +92,28 @@ def test_real_signals_are_accepted_and_have_no_nan(real):
 
 def test_read_record_columns(tmp_path):
     path = write_record(tmp_path, symbols="NV+AN", samples=[100, 800, 900, 1500, 3900])
-    table = dataset.read_record(path, *dataset.read_beats(path))
+    table = read(path)
     assert table["sample"].tolist() == [800, 1500], "no whole window at the ends, `+` is no beat"
     assert table["aami"].tolist() == ["V", "S"] and table["y"].tolist() == [1, 1]
     np.testing.assert_allclose(table["rr_before_s"], [700 / 360, 700 / 360], rtol=1e-6)
     np.testing.assert_allclose(table["rr_after_s"], [700 / 360, 2400 / 360], rtol=1e-6)
     raw = wfdb.rdrecord(str(path)).p_signal[:, 0]
-    filtered = dataset.bandpass(raw, 360, config.BAND_HZ, config.FILTER_ORDER)
+    filtered = preprocess.bandpass(raw, 360, config.BAND_HZ, config.FILTER_ORDER)
     mv = table["x"] * table["scale_mv"][:, None] + table["offset_mv"][:, None]
     np.testing.assert_allclose(mv[0], filtered[440:1160], atol=1e-5)
+
+
+def test_a_record_at_another_rate_is_resampled_with_its_beats(tmp_path):
+    """A pulse at every beat: where the annotation is, the resampled segment has its peak."""
+    signal = np.random.default_rng(0).normal(0, 0.01, 4000)
+    samples = np.array([500, 900, 1300, 1700])
+    for k, weight in zip(range(-2, 3), (0.3, 0.8, 1, 0.8, 0.3)):
+        signal[samples + k] += weight
+    path = write_record(tmp_path, signal=signal, fs=128, symbols="NVNN", samples=samples)
+    table = read(path)
+    np.testing.assert_array_equal(table["sample"], np.rint(samples * 360 / 128))
+    assert np.abs(np.abs(table["x"]).argmax(axis=1) - 360).max() <= 1
+    np.testing.assert_allclose(table["rr_before_s"][1:], 400 / 128, rtol=1e-6)
 
 
 def nan_signal():
@@ -102,17 +123,16 @@ def nan_signal():
 
 
 @pytest.mark.parametrize("kwargs, words", [
-    ({"leads": ("II", "V1")}, ["has the leads", "II", "MLII", "LEADS"]),
+    ({"leads": ("II", "V1")}, ["has the leads", "II", "MLII", "config.py"]),
     ({"signal": nan_signal()}, ["NaN", "2.0 s", "10 samples"]),
     ({"signal": np.zeros(4000)}, ["flat", "disconnected"]),
     ({"symbols": "+~|"}, ["annotations is a beat"]),
-    ({"fs": 250}, ["250 Hz", "360"]),
     ({"symbols": "N", "samples": [20]}, ["whole segment"]),
 ])
 def test_unusable_records_are_named_with_the_reason(tmp_path, kwargs, words):
     path = write_record(tmp_path, **kwargs)
     with pytest.raises(UserError) as caught:
-        dataset.read_record(path, *dataset.read_beats(path))
+        read(path)
     for word in [str(path), *words]:
         assert word in str(caught.value)
 
@@ -132,7 +152,7 @@ def test_damaged_files_are_named(tmp_path, spoil):
     else:
         path.with_suffix(".atr").write_bytes(b"\x01")
     with pytest.raises(UserError, match="100"):
-        dataset.read_record(path, *dataset.read_beats(path))
+        read(path)
 
 
 # --- splits -------------------------------------------------------------------------------------
@@ -150,23 +170,23 @@ def test_split_beats_is_a_partition_and_seeded():
 # --- the stage ----------------------------------------------------------------------------------
 
 def test_build_then_up_to_date_then_other_settings(small, capsys, monkeypatch):
-    dataset.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
     first = small.segments_path().read_bytes()
     out = capsys.readouterr().out
-    assert "wrote" in out and "record s10" in out and "train_mitbih.py --simulated" in out
-    dataset.main(["--simulated"])
+    assert "wrote" in out and "record s10" in out and "train_mitbih.py --database simulated" in out
+    dataset.main(ON_SIMULATED)
     assert "up to date" in capsys.readouterr().out
     assert small.segments_path().read_bytes() == first
     monkeypatch.setattr(config, "BAND_HZ", (1.0, 30.0))
     with pytest.raises(UserError, match=r"BAND_HZ: \[0.5, 40.0\] then, \[1.0, 30.0\] now.*dataset.py"):
         dataset.load_segments(small)
-    dataset.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
     assert "wrote" in capsys.readouterr().out
     assert dataset.load_segments(small).meta["settings"]["BAND_HZ"] == [1.0, 30.0]
 
 
 def test_other_labels_or_records_make_the_segments_stale(small, capsys, monkeypatch):
-    dataset.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
     monkeypatch.setattr(config, "AAMI", {**config.AAMI, "N": "NLR", "S": "AaJSej"})
     with pytest.raises(UserError, match="AAMI"):
         dataset.load_segments(small)
@@ -174,27 +194,28 @@ def test_other_labels_or_records_make_the_segments_stale(small, capsys, monkeypa
 
 
 def test_a_record_left_out_in_config_is_not_read_or_verified(small, monkeypatch):
-    dataset.main(["--simulated"])
-    fewer = dataclasses.replace(small, records=small.records[:-1], test=small.test[:-1])
+    dataset.main(ON_SIMULATED)
     (small.records_dir() / f"{small.records[-1]}.dat").unlink()
-    monkeypatch.setattr(config, "SIMULATED", fewer)
-    with pytest.raises(UserError, match="list `records`"):
-        dataset.load_segments(fewer)
-    dataset.main(["--simulated"])
-    assert set(dataset.load_segments(fewer).rows["record"]) == set(fewer.records)
+    fewer = {part: " ".join(name for name in getattr(small, part) if name != small.records[-1])
+             for part in ("records", "test")}
+    monkeypatch.setitem(config.DATABASES, "simulated", config.DATABASES["simulated"] | fewer)
+    with pytest.raises(UserError, match="PATIENTS"):
+        dataset.load_segments(settings.database("simulated"))
+    dataset.main(ON_SIMULATED)
+    assert set(dataset.load_segments(settings.database("simulated")).rows["record"]) == set(small.records[:-1])
 
 
 def test_parallel_build_equals_single_process(small, monkeypatch):
-    dataset.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
     one = small.segments_path().read_bytes()
     monkeypatch.setattr(config, "THREADS", 2)
-    dataset.main(["--simulated", "--force"])
+    dataset.main([*ON_SIMULATED, "--force"])
     assert small.segments_path().read_bytes() == one
 
 
 @pytest.mark.parametrize("spoil, state", [("altered", "altered"), ("truncated", "truncated"), ("gone", "missing")])
 def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(small, spoil, state):
-    dataset.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
     old = small.segments_path().read_bytes()
     victim = small.records_dir() / "s02.dat"
     data = victim.read_bytes()
@@ -203,19 +224,41 @@ def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(small, spoi
     else:
         victim.write_bytes(data[:-7] if spoil == "truncated" else b"\x00" * 9 + data[9:])
     with pytest.raises(UserError) as caught:
-        dataset.main(["--simulated"])
-    assert "s02.dat" in str(caught.value) and state in str(caught.value) and "synthetic.py" in str(caught.value)
+        dataset.main(ON_SIMULATED)
+    assert "s02.dat" in str(caught.value) and state in str(caught.value) and "--database simulated" in str(caught.value)
     assert small.segments_path().read_bytes() == old
 
 
 def test_missing_database_names_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "records_dir", lambda database: tmp_path / "none")
+    monkeypatch.setattr(settings.Database, "records_dir", lambda database: tmp_path / "none")
     with pytest.raises(UserError, match="python dataset.py --download"):
         dataset.verify(settings.database("mitdb"))
 
 
+def test_a_second_database_is_described_and_read_like_the_first(tmp_path, monkeypatch):
+    """SVDB: 128 Hz, other leads. Its real records where they are beside the checkout."""
+    shared = settings.ROOT.parent / "shared" / "svdb"
+    if not shared.exists():
+        pytest.skip("no SVDB beside the checkout")
+    records = ("800", "801", "802")
+    fewer = {"home": str(tmp_path), "records": " ".join(records), "train": "800", "validation": "801", "test": "802"}
+    monkeypatch.setitem(config.DATABASES, "svdb", config.DATABASES["svdb"] | fewer)
+    database = settings.database("svdb")
+    database.records_dir().mkdir(parents=True)
+    for name in records:
+        for kind in ("hea", "dat", "atr"):
+            shutil.copy(shared / f"{name}.{kind}", database.records_dir())
+    dataset.main(["--database", "svdb"])
+    segments = dataset.load_segments(database)
+    assert list(dict.fromkeys(segments.rows["record"])) == list(records)
+    notes = wfdb.rdann(str(database.records_dir() / "800"), "atr")
+    own = segments.rows["record"] == "800"
+    expected = np.rint(notes.sample[np.isin(notes.symbol, list(settings.AAMI_OF))] * 360 / 128)
+    assert set(segments.rows["sample"][own]) <= set(expected) and own.sum() > 0.99 * len(expected)
+
+
 def test_missing_segments_name_the_command(small):
-    with pytest.raises(UserError, match="python dataset.py --simulated"):
+    with pytest.raises(UserError, match="python dataset.py --database simulated"):
         dataset.load_segments(small)
 
 
@@ -248,7 +291,7 @@ def test_spoilt_segments_are_refused_and_not_unpickled(small, segments, spoil, c
 
 
 def test_full_disk_leaves_the_old_segments_whole(small, monkeypatch):
-    dataset.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
     path = small.segments_path()
     old = path.read_bytes()
 
@@ -256,22 +299,22 @@ def test_full_disk_leaves_the_old_segments_whole(small, monkeypatch):
         args[0].write(b"half a file")
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(dataset.np, "savez", full)
+    monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError):
-        dataset.main(["--simulated", "--force"])
+        dataset.main([*ON_SIMULATED, "--force"])
     assert path.read_bytes() == old
-    assert sorted(p.name for p in path.parent.iterdir()) == ["segments.npz", "simdb"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["segments.npz", "simulated"]
 
 
 def test_flags_that_make_no_sense_fail(capsys):
-    for argv in (["--source", "x"], ["--download", "--simulated"], ["--nonsense"]):
+    for argv in (["--source", "x"], ["--database", "other"], ["--nonsense"]):
         with pytest.raises(SystemExit) as caught:
             dataset.parse_args(argv)
         assert caught.value.code == 2
 
 
 def test_source_folder_is_copied_and_verified(tmp_path, monkeypatch, mitdb, capsys):
-    monkeypatch.setattr(config, "records_dir", lambda database: tmp_path / "mitdb")
+    monkeypatch.setattr(settings.Database, "records_dir", lambda database: tmp_path / "mitdb")
     dataset.main(["--download", "--source", str(mitdb)])
     assert len(list((tmp_path / "mitdb").iterdir())) == 144
     damaged = tmp_path / "mitdb" / "100.hea"

@@ -1,3 +1,5 @@
+"""Several processes under torchrun: one step against one process, whole runs, a killed process."""
+
 import csv
 import os
 import shutil
@@ -10,14 +12,12 @@ import pytest
 import torch
 
 import config
-from pipeline import errors
 import models
-from pipeline import processes
 import train_mitbih
+from conftest import ON_SIMULATED, QUICK, Project, archive_of
+from pipeline import processes
 from pipeline.errors import UserError
-from conftest import QUICK, Project
-from test_shards import archive_of
-
+from scaling import train_on_shards
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2")
 # Adam's first steps are of full length however small a gradient is, so that rounding grows: one process with 1 or
@@ -26,14 +26,16 @@ ROUNDING = 0.02
 
 # what each of two processes does; the first one's findings are compared with one process here
 PROBE = """
-import sys, torch, config, models, parallel, train_mitbih
+import torch, models, train_mitbih
+from pipeline import errors, processes, runtime
+from scaling import train_on_shards
 given = torch.load("given.pt")
-with parallel.group(torch.device("cpu"), 16, 30, "again"):
+with processes.group(torch.device("cpu"), 16, 30, "again"):
     norm = torch.nn.BatchNorm1d(3)
     norm.load_state_dict(given["norm"])
-    h = parallel.share(given["h"]).clone().requires_grad_()
-    (parallel.batch_norm(h, norm) * parallel.share(given["g"])).sum().backward()
-    found = {"norm": norm.state_dict(), "share": len(h), "total": parallel.total(parallel.rank() + 1.5, h.device)}
+    h = processes.share(given["h"]).clone().requires_grad_()
+    (processes.batch_norm(h, norm) * processes.share(given["g"])).sum().backward()
+    found = {"norm": norm.state_dict(), "share": len(h), "total": processes.total(processes.rank() + 1.5, h.device)}
     for name, value in (("weight", norm.weight.grad), ("bias", norm.bias.grad)):
         found[name] = value.clone()
         torch.distributed.all_reduce(found[name])
@@ -43,20 +45,20 @@ with parallel.group(torch.device("cpu"), 16, 30, "again"):
 
     torch.manual_seed(0)
     model, head = models.ConvAutoencoder(720, 32, 80.0).double(), torch.nn.Linear(32, 4)
-    batch_loss = parallel.averaged(train_mitbih.batch_loss, model, head)
-    loss = batch_loss(*map(parallel.share, given["batch"]))
+    batch_loss = processes.averaged(train_mitbih.batch_loss, model, head)
+    loss = batch_loss(*map(processes.share, given["batch"]))
     loss.backward()
-    found["loss"] = parallel.total(loss.item(), h.device) / 2
+    found["loss"] = processes.total(loss.item(), h.device) / 2
     found["grads"] = {name: p.grad.clone() for name, p in [*model.named_parameters(), *head.named_parameters()]}
     found["state"] = model.state_dict()
     try:
-        parallel.check_agreement({"epochs done": parallel.rank()}, "Share it.")
+        processes.check_agreement({"epochs done": processes.rank()}, "Share it.")
     except errors.UserError as error:
         found["disagreement"] = str(error)
-    if parallel.is_first():
+    if runtime.is_first():
         torch.save(found, "found.pt")
-    train_mitbih.main(["--simulated", "--force"])
-    train_mitbih.main(["--simulated", "--shards", "archive"])
+    train_mitbih.main(["--database", "simulated", "--force"])
+    train_on_shards.main(["archive", "--database", "simulated"])
 """
 
 
@@ -88,7 +90,7 @@ def together(tmp_path_factory, evaluated_root):
 
 
 def checkpoint_of(root, name="beat.pt"):
-    return models.load_checkpoint(root / "checkpoints" / name)[1]
+    return models.load_checkpoint(root / "checkpoints" / name, "")[1]
 
 
 def losses(root, protocol="beat"):
@@ -146,9 +148,9 @@ def test_losses_of_two_processes_are_those_of_one(together, evaluated_root):
 
 def test_two_processes_on_shards(together, evaluated):
     folder = together[0].folder
-    train_mitbih.main(["--simulated", "--shards", str(folder / "archive")])
+    train_on_shards.main([str(folder / "archive"), *ON_SIMULATED])
     ours = losses(folder / "simulated", "archive")
-    torch.testing.assert_close(ours, losses(evaluated.root, "archive"), rtol=ROUNDING, atol=0)
+    torch.testing.assert_close(ours, losses(evaluated.out, "archive"), rtol=ROUNDING, atol=0)
     stored = checkpoint_of(folder / "simulated", "archive.pt")
     assert stored["fitted"]["reference_records"] == ["s01", "s02", "s10"]
 
@@ -158,7 +160,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_several_and_with_one(t
     project, checkpoints = together[0], together[0].folder / "simulated" / "checkpoints"
     whole, undisturbed = checkpoint_of(checkpoints.parent), losses(checkpoints.parent)
     resume = checkpoints / "beat.resume.pt"
-    process = project.start(*TORCHRUN, "train_mitbih.py", "--simulated", "--force")
+    process = project.start(*TORCHRUN, "train_mitbih.py", *ON_SIMULATED, "--force")
     deadline = time.time() + 60
     while not resume.exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.01)
@@ -167,13 +169,13 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_several_and_with_one(t
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0 and time.time() - killed < 60
     assert "error: process 0 of 2: another one died" in err and "Signal 9 (SIGKILL)" in err
-    assert "Go on with: torchrun --nproc-per-node=2 train_mitbih.py --protocol beat --simulated --resume" in err
+    assert "Go on with: torchrun --nproc-per-node=2 train_mitbih.py --protocol beat --database simulated --resume" in err
 
     shutil.copy(resume, evaluated.checkpoint_path("beat", 0).with_suffix(".resume.pt"))
-    train_mitbih.main(["--simulated", "--resume"])
-    torch.testing.assert_close(losses(evaluated.root), undisturbed, rtol=ROUNDING, atol=0)
+    train_mitbih.main([*ON_SIMULATED, "--resume"])
+    torch.testing.assert_close(losses(evaluated.out), undisturbed, rtol=ROUNDING, atol=0)
 
-    code, out, err = project.run(*TORCHRUN, "train_mitbih.py", "--simulated", "--resume")
+    code, out, err = project.run(*TORCHRUN, "train_mitbih.py", *ON_SIMULATED, "--resume")
     assert code == 0 and "going on after epoch" in out, err
     assert checkpoint_of(checkpoints.parent)["weights"] == whole["weights"] and not resume.exists()
 
@@ -188,10 +190,9 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch):
 
 
 def test_fewer_segments_than_a_batch_are_refused(monkeypatch):
-    run = train_mitbih.Run(0, 50, 2, torch.device("cpu"))
     monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(UserError, match="50 segments.*BATCH_SIZE = 128"):
-        train_mitbih.trained(run, None, torch.empty(1, 720), (50, 2), {}, {}, lambda run: None)
+        train_mitbih.check_batches(50, 1, [], {})
 
 
 def test_one_process_is_no_group(monkeypatch):
@@ -199,6 +200,7 @@ def test_one_process_is_no_group(monkeypatch):
     with processes.group(torch.device("cpu"), 127, 30, "again"):
         rows = torch.arange(5)
         assert processes.share(rows) is rows and processes.total(0.1, rows.device) == 0.1
-    run = train_mitbih.Run(0, 200, 2, torch.device("cpu"))
-    assert not isinstance(run.batch_loss, torch.nn.parallel.DistributedDataParallel)
-    assert not any(hasattr(norm, "over_processes") for norm in run.model.modules())
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
+    step = processes.averaged(lambda model, x: model(x), network)
+    assert not isinstance(step, torch.nn.parallel.DistributedDataParallel)
+    assert not any(getattr(norm, "over_processes", None) for norm in network.modules())

@@ -1,25 +1,29 @@
+"""Step 3: figures against scikit-learn on the stored scores, and when it scores again."""
+
 import json
+import shutil
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from scoring import beat_parts
 import config
 import dataset
 import evaluate
 import models
-from studies import report
 import train_mitbih
 import visualize
+from conftest import ON_SIMULATED
+from pipeline import tables
 from pipeline.errors import UserError
-from preprocess import gaussian
+from preprocess import bandpass, gaussian
+from scoring import beat_parts, fit, metrics
 
 
 def results(database, protocol="beat"):
     folder = database.results_dir(protocol, config.SEED)
     with np.load(folder / "scores.npz", allow_pickle=False) as stored:
-        return report.load_metrics(folder), dict(stored)
+        return evaluate.load_metrics(folder, ""), dict(stored)
 
 
 def test_figures_equal_scikit_learn_on_the_stored_scores(evaluated):
@@ -44,7 +48,7 @@ def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated):
     _, table = results(evaluated)
     test = segments.part("beat", "test")
     np.testing.assert_array_equal(table["sample"], segments.rows["sample"][test])
-    model, _ = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED))
+    model, _ = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
     recon, _ = models.reconstruct(model, segments.x[test], 64, "cpu")
     taper = gaussian(720, config.TAPER_SIGMA_S * config.FS_HZ)
     mse = ((recon.numpy() - segments.x[test] * taper) ** 2).mean(1)
@@ -53,16 +57,16 @@ def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated):
 
 def test_threshold_is_the_stored_one(evaluated):
     result, _ = results(evaluated)
-    _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED))
+    _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
     assert {n: s["threshold"] for n, s in result["scores"].items()} == stored["thresholds"]
 
 
 def test_bedside_figures_and_parts_belong_to_the_stored_scores(evaluated):
     result, table = results(evaluated)
-    _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED))
+    _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
     default, y = table[f"score_{config.DEFAULT_SCORE}"], table["label"]
     flagged = default >= np.float32(result["scores"][config.DEFAULT_SCORE]["threshold"])
-    assert [row["asked"] for row in result["calibration"]] == list(train_mitbih.CALIBRATION)
+    assert [row["asked"] for row in result["calibration"]] == list(fit.CALIBRATION)
     for row in result["calibration"]:
         assert row["threshold"] == stored["calibration"][row["asked"]]
         assert row["specificity"] == pytest.approx((default[y == 0] < row["threshold"]).mean(), abs=0.01)
@@ -96,18 +100,18 @@ def test_figures_without_a_record_equal_scikit_learn():
     rng = np.random.default_rng(0)
     record, y, scores = np.repeat(["1", "2", "232"], 40), np.arange(120) % 2, rng.normal(size=120)
     rows = {"record": record, "y": y}
-    got, kept = evaluate.without("232", scores, rows), record != "232"
+    got, kept = metrics.without_record("232", scores, rows), record != "232"
     assert got["auroc"] == pytest.approx(roc_auc_score(y[kept], scores[kept]))
     assert got["auprc"] == pytest.approx(average_precision_score(y[kept], scores[kept]))
     own = [roc_auc_score(y[record == name], scores[record == name]) for name in "12"]
     assert got["auroc_record_mean"] == pytest.approx(np.mean(own))
-    assert evaluate.without("100", scores, rows) is None
-    assert evaluate.without("232", scores[~kept], {k: v[~kept] for k, v in rows.items()}) is None
+    assert metrics.without_record("100", scores, rows) is None
+    assert metrics.without_record("232", scores[~kept], {k: v[~kept] for k, v in rows.items()}) is None
 
 
 def test_patient_protocol_has_its_own_scores(small, segments):
-    train_mitbih.main(["--simulated", "--protocol", "patient"])
-    evaluate.main(["--simulated", "--protocol", "patient"])
+    train_mitbih.main([*ON_SIMULATED, "--protocol", "patient"])
+    evaluate.main([*ON_SIMULATED, "--protocol", "patient"])
     result, table = results(small, "patient")
     assert tuple(result["scores"]) == config.SCORES["patient"]
     for name, figures in result["scores"].items():
@@ -119,8 +123,8 @@ def test_patient_protocol_has_its_own_scores(small, segments):
 def test_strip_is_the_filtered_signal_of_the_record(evaluated):
     _, table = results(evaluated)
     path = evaluated.records_dir() / str(table["strip_record"])
-    signal, fs, _ = dataset.read_lead(path, config.LEADS)
-    filtered = dataset.bandpass(signal, fs, config.BAND_HZ, config.FILTER_ORDER)
+    signal, fs, _ = dataset.read_lead(path, evaluated.leads, "")
+    filtered = bandpass(signal, fs, config.BAND_HZ, config.FILTER_ORDER)
     start, got = int(table["strip_start"]), table["strip_signal"]
     expected = filtered[start:start + len(got)]
     covered = np.isfinite(got[:len(expected)])
@@ -128,8 +132,8 @@ def test_strip_is_the_filtered_signal_of_the_record(evaluated):
     np.testing.assert_allclose(got[:len(expected)][covered], expected[covered], atol=2e-5)
     row = table["example_row"][0]
     peak = table["sample"][row]
-    own, _, _ = dataset.read_lead(evaluated.records_dir() / str(table["record"][row]), config.LEADS)
-    mv = dataset.bandpass(own, fs, config.BAND_HZ, config.FILTER_ORDER)[peak - 360:peak + 360]
+    own, _, _ = dataset.read_lead(evaluated.records_dir() / str(table["record"][row]), evaluated.leads, "")
+    mv = bandpass(own, fs, config.BAND_HZ, config.FILTER_ORDER)[peak - 360:peak + 360]
     middle = mv.mean()
     tapered = (mv - middle) * gaussian(720, config.TAPER_SIGMA_S * config.FS_HZ) + middle
     np.testing.assert_allclose(table["example_signal"][0], tapered, atol=2e-5)
@@ -139,7 +143,7 @@ def test_pictures_table_and_simulated_marks(evaluated, capsys):
     plots = evaluated.plots_dir("beat")
     assert sorted(p.name for p in plots.iterdir()) == sorted(visualize.FIGURES)
     (evaluated.results_dir("beat", 0) / "metrics.json").stat()
-    evaluate.main(["--simulated"])
+    evaluate.main(ON_SIMULATED)
     out = capsys.readouterr().out
     assert "up to date, not scored again" in out and "SIMULATED DATA" in out and "combined" in out
 
@@ -147,8 +151,8 @@ def test_pictures_table_and_simulated_marks(evaluated, capsys):
 def test_results_of_another_checkpoint_are_scored_again(evaluated, monkeypatch, capsys):
     before, _ = results(evaluated)
     monkeypatch.setattr(config, "LEARNING_RATE", 1e-3)
-    train_mitbih.main(["--simulated"])
-    evaluate.main(["--simulated"])
+    train_mitbih.main(ON_SIMULATED)
+    evaluate.main(ON_SIMULATED)
     after, table = results(evaluated)
     assert before["origin"]["weights"] != after["origin"]["weights"] == str(table["weights"])
     assert "up to date, not scored" not in capsys.readouterr().out
@@ -159,65 +163,54 @@ def test_scores_of_another_run_beside_the_metrics_are_scored_again(evaluated, ca
     with np.load(path) as stored:
         table = dict(stored, weights=np.array("of another run"))
     np.savez(path, **table)
-    evaluate.main(["--simulated"])
+    evaluate.main(ON_SIMULATED)
     assert "up to date, not scored" not in capsys.readouterr().out
 
 
-def test_pictures_are_drawn_again_only_for_other_results(evaluated, capsys):
-    picture = evaluated.plots_dir("beat") / "roc.png"
-    before = picture.stat().st_mtime_ns
-    evaluate.main(["--simulated"])
-    assert "pictures up to date" in capsys.readouterr().out and picture.stat().st_mtime_ns == before
-    picture.unlink()
-    evaluate.main(["--simulated"])
-    assert picture.exists()
-
-
 def test_deleted_results_come_back_without_training(evaluated, monkeypatch):
-    import shutil
     before, _ = results(evaluated)
-    shutil.rmtree(evaluated.root / "results")
+    shutil.rmtree(evaluated.out / "results")
     monkeypatch.setattr(train_mitbih, "train", lambda *a: pytest.fail("trained"))
-    train_mitbih.main(["--simulated"])
-    evaluate.main(["--simulated"])
+    train_mitbih.main(ON_SIMULATED)
+    evaluate.main(ON_SIMULATED)
     assert results(evaluated)[0]["scores"] == before["scores"]
 
 
 def test_checkpoint_of_other_segments_is_refused(evaluated, monkeypatch):
     monkeypatch.setattr(config, "SPLIT_SEED", 7)
-    dataset.main(["--simulated"])
-    with pytest.raises(UserError, match="SPLIT_SEED: 42 then, 7 now.*train_mitbih.py --protocol beat --simulated"):
-        evaluate.main(["--simulated"])
+    dataset.main(ON_SIMULATED)
+    with pytest.raises(UserError, match="SPLIT_SEED: 42 then, 7 now.*train_mitbih.py --protocol beat --database simulated"):
+        evaluate.main(ON_SIMULATED)
 
 
 def test_missing_and_damaged_checkpoint_name_the_command(small, segments):
-    with pytest.raises(UserError, match="beat.pt: missing.*python train_mitbih.py --protocol beat --simulated"):
-        evaluate.main(["--simulated"])
+    with pytest.raises(UserError, match="beat.pt: missing.*python train_mitbih.py --protocol beat --database simulated"):
+        evaluate.main(ON_SIMULATED)
     path = small.checkpoint_path("beat", config.SEED)
     path.parent.mkdir()
     path.write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(UserError, match="beat.pt.*Delete it"):
-        evaluate.main(["--simulated"])
+    with pytest.raises(UserError, match="beat.pt.*make it with"):
+        evaluate.main(ON_SIMULATED)
 
 
 def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
     for seed in ("1", "2"):
-        train_mitbih.main(["--simulated", "--seed", seed])
-        evaluate.main(["--simulated", "--seed", seed])
-    assert "ROC-AUC, median (range) of 3 seeds" in capsys.readouterr().out
+        train_mitbih.main([*ON_SIMULATED, "--seed", seed])
+        evaluate.main([*ON_SIMULATED, "--seed", seed])
+    assert "median of 3" in capsys.readouterr().out
     path = evaluated.results_dir("beat", 2) / "metrics.json"
     other = json.loads(path.read_text())
     other["origin"]["training_settings"]["MAX_EPOCHS"] += 1
     path.write_text(json.dumps(other))
-    runs = report.load_seeds(evaluated, "beat")
+    runs = evaluate.load_seeds(evaluated, "beat")
     assert set(runs) == {0, 1}
     values = [100 * run["scores"]["mse"]["auroc"]["value"] for run in runs.values()]
-    text = report.spread(runs, "mse", "auroc")
+    text = tables.spread(runs, "mse", "auroc")
     assert text == f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def test_damaged_metrics_name_the_command(evaluated):
     folder = evaluated.results_dir("beat", config.SEED)
     (folder / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match="metrics.json.*python evaluate.py --force"):
-        report.load_metrics(folder)
+    with pytest.raises(UserError, match="metrics.json: damaged.*python evaluate.py"):
+        evaluate.load_metrics(folder, "python evaluate.py")

@@ -1,20 +1,30 @@
+"""The network against torch's own layers, and the checkpoint file."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 
-from pipeline import artefacts
 import models
+from pipeline import artefacts
+from pipeline.errors import UserError
 
 
 def published(model):
     """The published network from torch's own one-dimensional layers, with this model's weights."""
-    down = [layer for k in range(4) for layer in (model.down[k], model.down_norm[k], nn.ReLU())]
-    up = []
-    for k in range(4):
-        up += [model.up[k]] + ([model.up_norm[k], nn.ReLU()] if k < 3 else [])
-    return nn.Sequential(*down, nn.Flatten(), model.to_latent, model.from_latent,
-                         nn.Unflatten(1, (128, 45)), *up)
+    layers = [nn.Conv1d(1, 32, 7, 2, 3), nn.BatchNorm1d(32), nn.ReLU(), nn.Conv1d(32, 64, 5, 2, 2), nn.BatchNorm1d(64),
+              nn.ReLU(), nn.Conv1d(64, 128, 5, 2, 2), nn.BatchNorm1d(128), nn.ReLU(), nn.Conv1d(128, 128, 3, 2, 1),
+              nn.BatchNorm1d(128), nn.ReLU(), nn.Flatten(), nn.Linear(5760, 32), nn.Linear(32, 5760),
+              nn.Unflatten(1, (128, 45))]
+    for inputs, outputs in ((128, 128), (128, 64), (64, 32)):
+        layers += [nn.ConvTranspose1d(inputs, outputs, 4, 2, 1), nn.BatchNorm1d(outputs), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.ConvTranspose1d(32, 1, 4, 2, 1))
+    network.load_state_dict(dict(zip(network.state_dict(), model.state_dict().values())))
+    return network
 
 
 @pytest.fixture
@@ -33,8 +43,7 @@ def test_forward_and_gradients_equal_torch_1d_layers(model, training):
     reference = published(model).train(training)
     expected = reference(x)
     (expected**2).mean().backward()
-    gradients = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
+    gradients = [p.grad for p in reference.parameters()]
     recon = model.train(training)(x)
     (recon**2).mean().backward()
     torch.testing.assert_close(recon, expected, rtol=1e-4, atol=1e-5)
@@ -45,8 +54,8 @@ def test_forward_and_gradients_equal_torch_1d_layers(model, training):
 def test_running_statistics_are_updated_like_batchnorm1d(model):
     x = torch.randn(16, 1, 720)
     model.train()(x)
-    conv = model.down[0](x)
-    torch.testing.assert_close(model.down_norm[0].running_mean, 0.1 * conv.mean((0, 2)), rtol=1e-4, atol=1e-6)
+    conv = model.encoder[0](x)
+    torch.testing.assert_close(model.encoder[1].running_mean, 0.1 * conv.mean((0, 2)), rtol=1e-4, atol=1e-6)
 
 
 def test_lengths(model):
@@ -72,7 +81,7 @@ def test_taper_is_no_weight_and_comes_back_with_the_checkpoint(tmp_path):
     tapered = models.ConvAutoencoder(160, 4, 20)
     assert "taper" not in tapered.state_dict() and "taper" in dict(tapered.named_buffers())
     models.save_checkpoint(tmp_path / "a.pt", tapered)
-    again, _ = models.load_checkpoint(tmp_path / "a.pt")
+    again, _ = models.load_checkpoint(tmp_path / "a.pt", "make it", ())
     assert torch.equal(again.taper, tapered.taper) and again.taper[0] < 0.001
 
 
@@ -87,7 +96,7 @@ def test_reconstruct_does_not_depend_on_the_batch_size(model):
 def test_checkpoint_round_trip(model, tmp_path):
     path = tmp_path / "deep" / "a.pt"
     models.save_checkpoint(path, model, note="x", history=[{"epoch": 0}])
-    again, stored = models.load_checkpoint(path)
+    again, stored = models.load_checkpoint(path, "make it", ())
     assert models.weights_digest(again) == models.weights_digest(model)
     assert stored["note"] == "x" and stored["history"] == [{"epoch": 0}] and not again.training
     with torch.no_grad():
@@ -113,14 +122,64 @@ def test_spoilt_checkpoints_are_refused_by_name_and_not_unpickled(model, tmp_pat
     elif spoil == "pickle":
         torch.save({"format": models.FORMAT, "evil": Evil()}, path)
     else:
-        small = models.ConvAutoencoder(160, 4)
-        torch.save({"format": models.FORMAT, "model_args": model.model_args,
-                    "state_dict": small.state_dict()}, path)
-    with pytest.raises(ValueError, match="a.pt"):
-        models.load_checkpoint(path)
+        stored = torch.load(path, weights_only=True)
+        stored["state_dict"] = models.ConvAutoencoder(160, 4).state_dict()
+        torch.save(stored, path)
+    with pytest.raises(UserError, match="a.pt.*make it") as caught:
+        models.load_checkpoint(path, "make it", ())
+    assert "Delete" not in str(caught.value), "no advice to delete what was shipped"
     assert "unpickled!" not in capsys.readouterr().out
-    with pytest.raises(FileNotFoundError):
-        models.load_checkpoint(tmp_path / "none.pt")
+
+
+def test_missing_checkpoint_and_missing_parts_are_named(model, tmp_path):
+    with pytest.raises(UserError, match="none.pt: missing. Make it with: make it"):
+        models.load_checkpoint(tmp_path / "none.pt", "make it")
+    models.save_checkpoint(tmp_path / "a.pt", model)
+    with pytest.raises(UserError, match="a.pt: lacks segments_id, .*fitted"):
+        models.load_checkpoint(tmp_path / "a.pt", "make it")
+
+
+def edited_network(tmp_path, monkeypatch, old, new):
+    """ConvAutoencoder of a copy of models.py in which `old` stands as `new`."""
+    text = Path(models.__file__).read_text()
+    assert old in text
+    path = tmp_path / "edited_models.py"
+    path.write_text(text.replace(old, new))
+    spec = importlib.util.spec_from_file_location("edited_models", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "edited_models", module)
+    spec.loader.exec_module(module)
+    return module.ConvAutoencoder
+
+
+@pytest.mark.parametrize("old, new, same", [
+    ("h = self.encoder(x * self.taper)", "h = self.encoder(x * self.taper * 2)", False),
+    ("self.conv(32, 64, kernel=5)", "self.conv(32, 64, kernel=7)", False),
+    ("nn.ReLU(inplace=True)]", "nn.GELU()]", False),
+    ("# (n, 32, 360)", "# another comment", True),
+    ('"""x (n, 1, window_size) -> z (n, latent_dim)"""', '"""Another docstring."""', True)])
+def test_an_edited_network_is_another_one_and_an_edited_comment_is_not(tmp_path, monkeypatch, old, new, same):
+    edited = edited_network(tmp_path, monkeypatch, old, new)
+    assert (models.network_code(edited) == models.network_code(models.ConvAutoencoder)) == same
+    models.save_checkpoint(tmp_path / "a.pt", models.ConvAutoencoder(720, 32))
+    monkeypatch.setitem(models.NETWORKS, "ConvAutoencoder", edited)
+    if same:
+        models.load_checkpoint(tmp_path / "a.pt", "make it", ())
+    else:
+        with pytest.raises(UserError, match="a.pt: made with another network.*make it"):
+            models.load_checkpoint(tmp_path / "a.pt", "make it", ())
+
+
+def test_inference_with_fused_batch_norms_gives_the_same_numbers(model):
+    for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]:  # of their own, so that it matters
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    x = np.random.default_rng(1).normal(size=(9, 720)).astype(np.float32)
+    recon, z = models.reconstruct(model.eval(), x, 4, "cpu")
+    with torch.no_grad():
+        expected = model.encode(torch.from_numpy(x).unsqueeze(1))
+        torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(recon, model.decode(expected).squeeze(1), rtol=1e-4, atol=1e-4)
 
 
 def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
@@ -129,38 +188,5 @@ def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
     monkeypatch.setattr(artefacts.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError):
         models.save_checkpoint(path, model, note="new")
-    assert models.load_checkpoint(path)[1]["note"] == "old"
+    assert models.load_checkpoint(path, "make it", ())[1]["note"] == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
-
-
-def test_export_gives_torchs_outputs_for_any_number_of_segments(tmp_path, capsys):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    torch.manual_seed(3)
-    model = models.ConvAutoencoder(160, 8, 20.0)
-    for norm in [*model.down_norm, *model.up_norm]:  # statistics of their own, so that folding matters
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
-    models.save_checkpoint(tmp_path / "m.pt", model)
-    models.main(["--export", "onnx", "--checkpoint", str(tmp_path / "m.pt")])
-    assert "largest difference to torch" in capsys.readouterr().out
-    session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
-    x = torch.randn(5, 160)
-    recon, z = session.run(None, {"x": x.numpy()})
-    model.eval()  # not folded: the reference takes another way
-    with torch.inference_mode():
-        torch.testing.assert_close(torch.from_numpy(recon), model(x.unsqueeze(1)).squeeze(1), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(torch.from_numpy(z), model.encode(x.unsqueeze(1)), atol=1e-4, rtol=1e-4)
-
-
-def test_export_that_differs_is_not_written(tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
-    monkeypatch.setattr(models, "EXPORT_TOLERANCE", 0.0)
-    with pytest.raises(ValueError, match="onnxruntime differs"):
-        models.export_onnx(models.ConvAutoencoder(160, 8), tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
-
-
-def test_export_without_a_checkpoint_says_how_to_make_one(tmp_path):
-    with pytest.raises(SystemExit, match="missing. Make it with: python train_mitbih.py"):
-        models.main(["--export", "onnx", "--checkpoint", str(tmp_path / "none.pt")])

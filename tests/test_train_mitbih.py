@@ -1,5 +1,8 @@
+"""Step 2: what is trained on, what may influence it, stopping and going on."""
+
 import csv
 import dataclasses
+import json
 import shutil
 import signal
 import time
@@ -12,22 +15,25 @@ import config
 import dataset
 import evaluate
 import models
-from scoring import detector
 import train_mitbih
+from conftest import ON_SIMULATED
+from pipeline.artefacts import write_npz
 from pipeline.errors import UserError
 from preprocess import gaussian
+from scoring import detector, fit
 
 
 OWN_BEATS = ("self_reference", "nearest_centred")  # parts that compare a beat with the unlabelled beats of its record
 
 
 def checkpoint(database, protocol="beat", seed=config.SEED):
-    return models.load_checkpoint(database.checkpoint_path(protocol, seed))
+    return models.load_checkpoint(database.checkpoint_path(protocol, seed), "")
 
 
 def rewrite(database, segments):
     """Store changed segments under the same identity, as if the data had always been so."""
-    dataset.save_segments(database.segments_path(), {"x": segments.x, **segments.rows}, segments.meta)
+    table = {"x": segments.x, **segments.rows, "meta": np.array(json.dumps(segments.meta))}
+    write_npz(database.segments_path(), table)
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def test_checkpoint_history_and_message(trained, capsys):
     assert losses[-1] < losses[0]
     best = max(k for k, r in enumerate(rows) if r["kept"] == "1")
     assert losses[best] == min(losses)
-    train_mitbih.main(["--simulated"])
+    train_mitbih.main(ON_SIMULATED)
     assert "up to date" in capsys.readouterr().out
 
 
@@ -77,7 +83,7 @@ def retrained_on_noise(database, segments, protocol, hidden):
     noise.rows["symbol"] = np.where(hidden, "?", rows["symbol"])
     noise.rows["y"] = np.where(np.isin(rows[f"split_{protocol}"], ("test", "unused")), 1 - rows["y"], rows["y"])
     rewrite(database, noise)
-    train_mitbih.main(["--simulated", "--protocol", protocol, "--force"])
+    train_mitbih.main([*ON_SIMULATED, "--protocol", protocol, "--force"])
     return checkpoint(database, protocol)
 
 
@@ -93,7 +99,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("protocol", config.PROTOCOLS)
 def test_no_test_or_abnormal_beat_can_influence_training_or_threshold(small, segments, protocol):
-    train_mitbih.main(["--simulated", "--protocol", protocol])
+    train_mitbih.main([*ON_SIMULATED, "--protocol", protocol])
     model, stored = checkpoint(small, protocol)
     split, y = segments.rows[f"split_{protocol}"], segments.rows["y"]
     unseen, ill = np.isin(split, ("test", "unused")), (split == "validation") & (y == 1)
@@ -136,10 +142,12 @@ def test_an_epoch_of_all_rows_is_a_permutation_of_its_own():
 
 def test_an_epoch_trains_on_so_many_segments_and_no_more(small, segments, monkeypatch):
     monkeypatch.setattr(config, "EPOCH_SEGMENTS", 130)
-    run = train_mitbih.Run(0, 400, 2, torch.device("cpu"))
-    assert (run.segments, run.steps) == (130, 130 // config.BATCH_SIZE)
-    assert train_mitbih.Run(0, 50, 2, torch.device("cpu")).segments == 50
-    assert run.schedule.total_steps == run.steps * config.MAX_EPOCHS + 1
+    monkeypatch.setattr(config, "MAX_EPOCHS", 1)
+    seen = []
+    real = train_mitbih.batch_loss
+    monkeypatch.setattr(train_mitbih, "batch_loss", lambda m, h, x, r: seen.append(len(x)) or real(m, h, x, r))
+    train_mitbih.main(ON_SIMULATED)
+    assert seen == [config.BATCH_SIZE] * (130 // config.BATCH_SIZE)
 
 
 def test_weight_of_the_record_loss_changes_the_weights(small, segments, monkeypatch):
@@ -147,7 +155,7 @@ def test_weight_of_the_record_loss_changes_the_weights(small, segments, monkeypa
     digests = []
     for weight in (0.0, 0.01):
         monkeypatch.setattr(config, "RECORD_LOSS", weight)
-        train_mitbih.main(["--simulated", "--force"])
+        train_mitbih.main([*ON_SIMULATED, "--force"])
         model, stored = checkpoint(small)
         digests.append(models.weights_digest(model))
         assert models.n_parameters(model) == 583_361 and "head" not in stored
@@ -164,49 +172,50 @@ def test_threshold_flags_the_asked_share_of_normal_validation_beats(trained):
         assert (scores[name][normal] >= threshold).sum() <= allowed
         assert threshold == pytest.approx(np.sort(scores[name][normal])[-allowed - 1], rel=1e-6)
     asked = stored["calibration"]
-    assert tuple(asked) == train_mitbih.CALIBRATION and list(asked.values()) == sorted(asked.values())
+    assert tuple(asked) == fit.CALIBRATION and list(asked.values()) == sorted(asked.values())
     assert (scores[config.DEFAULT_SCORE][normal] >= asked[0.8]).mean() == pytest.approx(0.2, abs=1 / normal.sum())
 
 
 def test_seeds_differ_and_repeat(small, segments):
     digests = []
     for argv in (["--seed", "1"], ["--seed", "2"], ["--seed", "1", "--force"]):
-        train_mitbih.main(["--simulated", *argv])
+        train_mitbih.main([*ON_SIMULATED, *argv])
         digests.append(models.weights_digest(checkpoint(small, seed=int(argv[1]))[0]))
     assert digests[0] == digests[2] != digests[1]
 
 
 def test_resumed_run_ends_with_the_same_weights(small, segments, monkeypatch, capsys):
-    train_mitbih.main(["--simulated"])
+    train_mitbih.main(ON_SIMULATED)
     whole = models.weights_digest(checkpoint(small)[0])
     small.checkpoint_path("beat", config.SEED).unlink()
-    real, calls = train_mitbih.train_epoch, []
+    real = train_mitbih.validation_loss
+    calls = []
 
-    def stops_in_the_second_epoch(run, *rest):
-        calls.append(len(run.history))
-        if len(run.history) == 1:
-            run.model.to_latent.weight.data.zero_()  # work in progress, lost with the kill
+    def stops_in_the_second_epoch(model, *rest):
+        calls.append(len(calls))
+        if len(calls) == 2:
+            model.to_latent.weight.data.zero_()  # work in progress, lost with the kill
             raise KeyboardInterrupt
-        return real(run, *rest)
+        return real(model, *rest)
 
-    monkeypatch.setattr(train_mitbih, "train_epoch", stops_in_the_second_epoch)
+    monkeypatch.setattr(train_mitbih, "validation_loss", stops_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
-        train_mitbih.main(["--simulated"])
+        train_mitbih.main(ON_SIMULATED)
     assert not small.checkpoint_path("beat", config.SEED).exists()
-    monkeypatch.setattr(train_mitbih, "train_epoch", real)
-    train_mitbih.main(["--simulated", "--resume"])
-    assert "going on after epoch 0" in capsys.readouterr().out and calls == [0, 1]
+    monkeypatch.setattr(train_mitbih, "validation_loss", real)
+    train_mitbih.main([*ON_SIMULATED, "--resume"])
+    assert "going on after epoch 0" in capsys.readouterr().out
     assert models.weights_digest(checkpoint(small)[0]) == whole
     assert not list(small.checkpoint_path("beat", 0).parent.glob("*.resume.pt"))
 
 
 def test_resume_refuses_other_settings(small, segments, monkeypatch):
-    monkeypatch.setattr(train_mitbih, "fit_scores", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(fit, "fit_scores", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        train_mitbih.main(["--simulated"])
+        train_mitbih.main(ON_SIMULATED)
     monkeypatch.setattr(config, "LEARNING_RATE", 1e-3)
     with pytest.raises(UserError, match="LEARNING_RATE: 0.002 then, 0.001 now"):
-        train_mitbih.main(["--simulated", "--resume"])
+        train_mitbih.main([*ON_SIMULATED, "--resume"])
 
 
 def test_early_stopping_after_patience(small, segments, monkeypatch):
@@ -214,7 +223,7 @@ def test_early_stopping_after_patience(small, segments, monkeypatch):
     monkeypatch.setattr(config, "PATIENCE", 2)
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.1])
     monkeypatch.setattr(train_mitbih, "validation_loss", lambda *a: next(losses))
-    train_mitbih.main(["--simulated"])
+    train_mitbih.main(ON_SIMULATED)
     history = checkpoint(small)[1]["history"]
     assert [r["kept"] for r in history] == [1, 1, 0, 0]
 
@@ -223,28 +232,28 @@ def test_non_finite_loss_stops_with_epoch_and_learning_rate(small, segments, mon
     monkeypatch.setattr(config, "LEARNING_RATE", 1.0)
     monkeypatch.setattr(train_mitbih, "reconstruction_loss",
                         lambda model, x: (model(x.unsqueeze(1)).sum() * float("nan"), model.encode(x.unsqueeze(1))))
-    with pytest.raises(UserError, match=r"nan in epoch 0, step 0, at learning rate 0\.04.*LEARNING_RATE"):
-        train_mitbih.main(["--simulated"])
+    with pytest.raises(UserError, match=r"nan in epoch 0, at learning rate 0\.04.*LEARNING_RATE"):
+        train_mitbih.main(ON_SIMULATED)
     assert not small.checkpoint_path("beat", config.SEED).exists()
 
 
 def test_changed_score_settings_fit_anew_without_training(trained, monkeypatch, capsys):
     model, stored = checkpoint(trained)
-    monkeypatch.setattr(config, "NEIGHBOURS", 1)
-    with pytest.raises(UserError, match="NEIGHBOURS: 3 then, 1 now.*train_mitbih.py"):
-        evaluate.main(["--simulated"])
+    monkeypatch.setattr(config, "KNN_NEIGHBOURS", 1)
+    with pytest.raises(UserError, match="KNN_NEIGHBOURS: 3 then, 1 now.*train_mitbih.py"):
+        evaluate.main(ON_SIMULATED)
     monkeypatch.setattr(train_mitbih, "train", lambda *a: pytest.fail("trained"))
-    train_mitbih.main(["--simulated"])
+    train_mitbih.main(ON_SIMULATED)
     again, other = checkpoint(trained)
     assert models.weights_digest(again) == models.weights_digest(model)
-    assert other["fitted"]["settings"]["NEIGHBOURS"] == 1 and "fitting the scores anew" in capsys.readouterr().out
+    assert other["fitted"]["settings"]["KNN_NEIGHBOURS"] == 1 and "fitting the scores anew" in capsys.readouterr().out
 
 
 def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
     monkeypatch.setattr(config, "RECORD_LOSS", 0.5)
     with pytest.raises(UserError, match="RECORD_LOSS: 0.01 then, 0.5 now"):
-        evaluate.main(["--simulated"])
-    train_mitbih.main(["--simulated"])
+        evaluate.main(ON_SIMULATED)
+    train_mitbih.main(ON_SIMULATED)
     assert "epoch 0" in capsys.readouterr().out
 
 
@@ -252,32 +261,25 @@ def test_files_under_the_wrong_name_are_refused(trained):
     path = trained.checkpoint_path("beat", config.SEED)
     path.rename(path.with_suffix(".resume.pt"))
     with pytest.raises(UserError, match="resume.pt: lacks head, optimizer"):
-        train_mitbih.main(["--simulated", "--resume"])
-    stages = train_mitbih.read_checkpoint
-    with pytest.raises(UserError, match="lacks fitted"):
-        model, stored = models.load_checkpoint(path.with_suffix(".resume.pt"))
-        del stored["fitted"]
-        models.save_checkpoint(path, model, **{k: v for k, v in stored.items()
-                                               if k not in ("format", "model_args", "state_dict")})
-        stages(path, "command", train_mitbih.FINISHED)
+        train_mitbih.main([*ON_SIMULATED, "--resume"])
 
 
 def test_commands_named_in_messages_keep_the_seed(trained, monkeypatch, capsys):
-    train_mitbih.main(["--simulated", "--seed", "1"])
-    assert "next: python evaluate.py --protocol beat --seed 1 --simulated" in capsys.readouterr().out
+    train_mitbih.main([*ON_SIMULATED, "--seed", "1"])
+    assert "next: python evaluate.py --protocol beat --seed 1 --database simulated" in capsys.readouterr().out
 
 
 def test_unknown_device_is_named(small, segments):
     with pytest.raises(UserError, match="--device nonsense"):
-        train_mitbih.main(["--simulated", "--device", "nonsense"])
+        train_mitbih.main([*ON_SIMULATED, "--device", "nonsense"])
 
 
 def test_killed_process_resumes_to_the_same_weights(project, small_database):
     """The real thing: SIGKILL in the middle, then --resume, against a run left alone."""
     project.use_small_database(small_database)
     project.set(MAX_EPOCHS=20, PATIENCE=20)
-    assert project.run("dataset.py", "--simulated")[0] == 0
-    process = project.start("train_mitbih.py", "--simulated")
+    assert project.run("dataset.py", *ON_SIMULATED)[0] == 0
+    process = project.start("train_mitbih.py", *ON_SIMULATED)
     resume = project.folder / "simulated" / "checkpoints" / "beat.resume.pt"
     deadline = time.time() + 60
     while not resume.exists() and time.time() < deadline and process.poll() is None:
@@ -286,11 +288,11 @@ def test_killed_process_resumes_to_the_same_weights(project, small_database):
     process.communicate()
     checkpoint = resume.with_name("beat.pt")
     assert resume.exists() and not checkpoint.exists()
-    code, out, err = project.run("train_mitbih.py", "--simulated", "--resume")
+    code, out, err = project.run("train_mitbih.py", *ON_SIMULATED, "--resume")
     assert code == 0, err
     assert "going on after epoch" in out
-    resumed = models.load_checkpoint(checkpoint)[1]
-    code, _, err = project.run("train_mitbih.py", "--simulated", "--force")
+    resumed = models.load_checkpoint(checkpoint, "")[1]
+    code, _, err = project.run("train_mitbih.py", *ON_SIMULATED, "--force")
     assert code == 0, err
-    whole = models.load_checkpoint(checkpoint)[1]
+    whole = models.load_checkpoint(checkpoint, "")[1]
     assert resumed["weights"] == whole["weights"] and len(whole["history"]) == 20
