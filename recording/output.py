@@ -217,7 +217,7 @@ def stored_summary(stem, origin):
     """The summary of an earlier run with the same origin and all its files, or None; stem: Path or address."""
     file = lambda end: places.beside(stem, f"{places.name_of(stem)}.{EXTENSION}{end}")
     try:
-        summary = json.loads(places.read_text(file(".json")))
+        summary = json.loads(places.read_bytes(file(".json")))
         same = summary["origin"] == origin and all(places.is_file(file(end)) for end in ("", ".csv", ".png"))
         return summary if same else None
     except ConnectionError:

@@ -1,9 +1,9 @@
 """Recordings and results at addresses: s3://bucket/name.hea, https://host/name.edf, or any store that fsspec knows.
 
-A recording is fetched into a temporary folder and read there; results are written there and put to their address,
-the summary last. Credentials and endpoints are those of the environment of the machine that does it (AWS_PROFILE,
-AWS_ENDPOINT_URL; FSSPEC_S3_ANON=true for public buckets). fsspec is needed for addresses only
-(requirements-cluster.txt).
+A recording is fetched into a temporary folder and read there; results are written there and put to
+their address, the summary last. Credentials and endpoints are those of the environment of the machine
+that does it (AWS_PROFILE, AWS_ENDPOINT_URL; FSSPEC_S3_ANON=true for public buckets). fsspec is loaded
+for addresses only (requirements-cluster.txt).
 
 Where a function takes a place, it is a Path or an address (str).
 """
@@ -16,17 +16,13 @@ import tempfile
 from pathlib import Path
 
 import config
-from recording import reader
-from recording.cluster import INSTALL
 from pipeline.errors import UserError
+from recording import reader
+from recording.cluster import INSTALL, first_line
 from recording.reader_files import FILE_NAME, WFDB_RECORD
-from recording.reader_wfdb import header_lines
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# What tells that a file has changed, as the stores call it; of these what there is
-STAMPS = ("size", "mtime", "etag", "lastmodified", "last-modified", "last_modified", "updated", "md5hash",
-          "content-md5", "digest", "created")
-LOCAL_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
+MAX_HEADER_BYTES = 8 * 2**20   # the longest multi-segment headers of MIMIC have 0.2 MB
 
 
 # --- addresses ----------------------------------------------------------------------------------
@@ -38,23 +34,27 @@ def is_url(text):
 
 def place_of(text):
     """A Path, or the address: file:///data/x is a Path."""
-    text = str(text)
-    return text if is_url(text) and not text.startswith("file://") else Path(text.removeprefix("file://"))
+    path = str(text).removeprefix("file://")
+    return path if is_url(path) else Path(path)
 
 
 def name_of(place):
     """The last part: "100.hea"."""
-    return place.name if isinstance(place, Path) else _plain(place).rpartition("/")[2]
+    return split(place)[1]
 
 
 def beside(place, name):
     """The place of another file in the same folder."""
-    return place.parent / name if isinstance(place, Path) else f"{_plain(place).rpartition('/')[0]}/{name}"
+    return below(split(place)[0], name)
 
 
-def _plain(url):
-    """Without the query of a web address."""
-    return url.partition("?")[0] if url.startswith("http") else url
+def split(place):
+    """(folder, name), without the query of a web address."""
+    if isinstance(place, Path):
+        return place.parent, place.name
+    plain = place.partition("?")[0] if place.startswith("http") else place
+    folder, _, name = plain.rpartition("/")
+    return folder, name
 
 
 def below(folder, name):
@@ -65,47 +65,44 @@ def below(folder, name):
 # --- the store ----------------------------------------------------------------------------------
 
 @contextlib.contextmanager
-def _store(url):
+def store(url):
     """(file system, path in it); what its library raises becomes UserError, or ConnectionError where it may pass."""
     try:
         from fsspec.core import url_to_fs
-        fs, path = url_to_fs(url, use_listings_cache=False, **_patience(url))
+        fs, path = url_to_fs(url, use_listings_cache=False, **patience(url))
         yield fs, path
     except ImportError as error:
         raise UserError(f"{url}: needs a library that is not here ({error}). Install it with: {INSTALL}") from error
     except UserError:
         raise
     except Exception as error:  # each store has errors of its own
-        if isinstance(error, OSError) and error.errno in LOCAL_TROUBLE:
-            raise
-        while isinstance(error, FileNotFoundError) and error.__cause__ and url.startswith("http"):
-            error = error.__cause__  # fsspec says so whatever the trouble of a web server
-        if isinstance(error, FileNotFoundError) or getattr(error, "status", 0) in (404, 410):
-            raise UserError(f"{url}: missing. Check the address; that of a folder ends with /.") from error
-        if _final(error):
-            raise UserError(f"{url}: refused ({_said(error)}). Check the address, and the rights and credentials of "
-                            "the machine that reads it.") from error
-        raise ConnectionError(errno.EIO, f"the store does not answer ({_said(error)})", url) from error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        raise error if full else explain(url, error) from error
 
 
-def _patience(url):
+def patience(url):
     """A file of any size may take its time, as long as bytes come; aiohttp would allow five minutes in all."""
-    if not url.startswith(("http://", "https://")):
+    if not url.startswith("http"):
         return {}
     import aiohttp
-    silence = config.DOWNLOAD_TIMEOUT_S
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=silence, sock_read=silence)}}
+    silence_s = config.DOWNLOAD_TIMEOUT_S
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
+    return {"client_kwargs": {"timeout": timeout}}
 
 
-def _final(error):
-    """Whether asking again is no use: denied, no credentials, an address of no known kind."""
+def explain(url, error):
+    """The error to raise: UserError where asking again is no use, else ConnectionError, which `cluster.attempt` waits for."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ and url.startswith("http"):
+        error = error.__cause__  # fsspec says so whatever the trouble of a web server
     status = getattr(error, "status", 0)
-    return (isinstance(error, (PermissionError, ValueError, NotImplementedError))
-            or "Credentials" in type(error).__name__ or 400 <= status < 500 and status not in (408, 429))
-
-
-def _said(error):
-    return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+    said = f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return UserError(f"{url}: missing. Check the address; that of a folder ends with /.")
+    denied = isinstance(error, (PermissionError, ValueError, NotImplementedError)) or "Credentials" in said
+    if denied or status in range(400, 500) and status not in (408, 429):
+        return UserError(f"{url}: refused ({said}). Check the address, and the rights and credentials of the machine "
+                         "that reads it.")
+    return ConnectionError(errno.EIO, f"the store does not answer ({said})", url)
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -115,13 +112,13 @@ def find(url, suffixes):
 
     Only files that end in one of `suffixes` are found by pattern and in folders. UserError where that is none.
     """
-    name = name_of(url).lower()
     many = "*" in url or "[" in url
     if not many and not url.endswith("/"):
-        return [url if name.endswith(tuple(suffixes)) else beside(url, name_of(url) + suffixes[0])]
-    with _store(url) as (fs, path):
+        name = name_of(url)
+        return [url if name.lower().endswith(suffixes) else beside(url, name + suffixes[0])]
+    with store(url) as (fs, path):
         paths = fs.glob(path) if many else fs.find(path)
-    found = sorted(fs.unstrip_protocol(path) for path in paths if path.lower().endswith(tuple(suffixes)))
+    found = sorted(fs.unstrip_protocol(path) for path in paths if path.lower().endswith(suffixes))
     if not found:
         raise UserError(f"{url}: no recording there; expected files ending in {' '.join(suffixes)}. Check the address.")
     return found
@@ -135,15 +132,21 @@ def find_places(texts, lists, absolute):
     texts = list(texts)
     for name in lists or ():
         try:
-            lines = [line.strip() for line in Path(name).read_text().splitlines()]
+            lines = Path(name).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--list {name}: cannot be read ({error}). Give a text file with a recording a "
                             "line.") from error
-        texts += [line for line in lines if line and not line.startswith("#")]
-    places = [place_of(text) for text in texts]
-    urls = [url for place in places if is_url(place) for url in find(place, reader.SUFFIXES)]
-    paths = reader.find_recordings([place for place in places if not is_url(place)])
-    return [path.absolute() if absolute else path for path in paths] + list(dict.fromkeys(urls))
+        texts += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+    urls = {}
+    paths = []
+    for place in map(place_of, texts):
+        if isinstance(place, Path):
+            paths.append(place)
+        else:
+            urls |= dict.fromkeys(find(place, reader.SUFFIXES))
+    paths = reader.find_recordings(paths)
+    return [path.absolute() if absolute else path for path in paths] + list(urls)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -154,58 +157,44 @@ def files_of(place, annotator=None):
     The headers are read for that. A stamp changes when the file does. Files that are named but cannot be had are
     left out; not the recording's own: UserError.
     """
-    name = name_of(place)
-    stamps = {name: _stamp(place)}
-    if name.endswith(".hea"):
-        with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
-            names = _named_by(place, Path(folder))
-        if annotator:
-            names.append(f"{name.removesuffix('.hea')}.{annotator}")
-        for other in names:
-            with contextlib.suppress(UserError):
-                stamps.setdefault(other, _stamp(beside(place, other)))
+    own = name_of(place)
+    names = [own]
+    if annotator and own.endswith(".hea"):
+        names.append(own.removesuffix("hea") + annotator)
+    stamps = {}
+    for name in names:  # a header appends the names in it
+        file = beside(place, name) if name != own else place
+        try:
+            stamps[name] = stamp(file)
+            if name.endswith(".hea") and (stamps[name]["size"] or 0) < MAX_HEADER_BYTES:
+                names += [new for new in names_in_header(read_bytes(file)) if new not in names]
+        except UserError:
+            if name == own:
+                raise
     return stamps
 
 
-def _stamp(place):
-    if not isinstance(place, Path):
-        with _store(place) as (fs, path):
-            info = fs.info(path)
-        return sorted((key.lower(), str(value)) for key, value in info.items() if key.lower() in STAMPS)
-    try:
-        found = place.stat()
-    except FileNotFoundError as error:
-        raise UserError(f"{place}: missing. Check the path: workers of a cluster need one that is good there, "
-                        "too.") from error
-    return [("mtime", str(found.st_mtime_ns)), ("size", str(found.st_size))]
+def stamp(place):
+    """What tells that a file has changed, its size among it; a store says what it has."""
+    if isinstance(place, Path):
+        try:
+            return {"size": place.stat().st_size, "mtime": place.stat().st_mtime_ns}
+        except FileNotFoundError as error:
+            raise UserError(f"{place}: missing. Check the path: workers of a cluster need one that is good there, "
+                            "too.") from error
+    with store(place) as (fs, path):
+        info = fs.info(path)
+    return {key: value if key == "size" else str(value) for key, value in info.items() if key not in ("name", "url")}
 
 
-def _named_by(place, folder, segments=True):
-    """Names of the files that a WFDB header names; those of its segments' headers too."""
-    header = place
-    if not isinstance(place, Path):
-        header = folder / name_of(place)
-        _get(place, header)
-    lines = header_lines(header)
-    first = WFDB_RECORD.match(lines[0]) if lines else None
-    names = dict.fromkeys(line.split()[0] for line in lines[1:])
-    names = [name for name in names if re.fullmatch(FILE_NAME, name) and name not in ("~", ".", "..")]
-    if first is None or first.group(2) is None:
-        return names
-    found = []
-    for name in names if segments else ():
-        found.append(f"{name}.hea")
-        with contextlib.suppress(UserError, FileNotFoundError):  # it is said when the recording is opened
-            found += _named_by(beside(place, f"{name}.hea"), folder, segments=False)
-    return found
-
-
-def _get(url, path, size=None):
-    """Fetch one file whole."""
-    with _store(url) as (fs, there):
-        fs.get_file(there, str(path))
-    if size is not None and path.stat().st_size != int(size):
-        raise ConnectionError(errno.EIO, f"{path.stat().st_size:,} of {size} bytes came", url)
+def names_in_header(raw):
+    """Names of the files that a WFDB header (bytes) names: signals, or the headers of its segments."""
+    lines = [line for line in raw.decode(errors="replace").splitlines() if line.strip() and line[0] != "#"]
+    names = [line.split()[0] for line in lines[1:]]
+    record = WFDB_RECORD.match(lines[0]) if lines else None
+    suffix = ".hea" if record and record.group(2) else ""
+    return [name + suffix for name in dict.fromkeys(names)
+            if re.fullmatch(FILE_NAME, name) and name not in ("~", ".", "..")]
 
 
 @contextlib.contextmanager
@@ -215,12 +204,34 @@ def fetched(place, files):
         yield place
         return
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
-        for name, stamp in files.items():
-            _get(beside(place, name), Path(folder, name), dict(stamp).get("size"))
+        for name, expected in files.items():
+            url = beside(place, name)
+            path = Path(folder, name)
+            with store(url) as (fs, there):
+                fs.get_file(there, str(path))
+            came = path.stat().st_size
+            if expected["size"] not in (came, None):  # None: a server that does not say
+                raise ConnectionError(errno.EIO, f"{came} of {expected['size']} bytes came", url)
         try:
             yield Path(folder, name_of(place))
         except UserError as error:
             raise UserError(str(error).replace(folder + os.sep, beside(place, ""))) from error
+
+
+def read_bytes(place):
+    """Content of a small file. OSError or UserError where that is not to be had."""
+    if isinstance(place, Path):
+        return place.read_bytes()
+    with store(place) as (fs, path):
+        return fs.cat_file(path)
+
+
+def is_file(place):
+    """Whether there is a file."""
+    if isinstance(place, Path):
+        return place.is_file()
+    with store(place) as (fs, path):
+        return fs.exists(path)
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -238,21 +249,5 @@ def written(stem, last):
         yield Path(folder, name_of(stem))
         for path in sorted(Path(folder).iterdir(), key=lambda path: (path.name.endswith(last), path.name)):
             url = beside(stem, path.name)
-            with _store(url) as (fs, there):
+            with store(url) as (fs, there):
                 fs.put_file(str(path), there)
-
-
-def read_text(place):
-    """Text of a small file. OSError or UserError where that is not to be had."""
-    if isinstance(place, Path):
-        return place.read_text()
-    with _store(place) as (fs, path):
-        return fs.cat_file(path).decode()
-
-
-def is_file(place):
-    """Whether there is a file."""
-    if isinstance(place, Path):
-        return place.is_file()
-    with _store(place) as (fs, path):
-        return fs.exists(path)

@@ -1,0 +1,240 @@
+"""Recordings and results at addresses: an S3 server, a web server and memory, all of this machine."""
+
+import json
+import shutil
+import sys
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import config
+import detect
+from pipeline import simulated_ecg
+from pipeline.errors import UserError
+from recording import cluster, places, reader
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Folder with two simulated records of 40 s."""
+    folder = tmp_path_factory.mktemp("archive")
+    simulated_ecg.write_database(folder, ("s01", "s02"), duration_s=40, seed=5)
+    return folder
+
+
+def upload(archive, url):
+    fs = fsspec.filesystem(url.partition(":")[0], use_listings_cache=False)
+    for path in archive.iterdir():
+        fs.pipe_file(f"{url}/{path.name}", path.read_bytes())
+    return fs
+
+
+@pytest.fixture
+def web(archive):
+    """(address, requests, troubles): a web server of the archive; each of `troubles` happens to one GET.
+
+    A number is a status, "cut" the half of a file, "stalled" silence in the middle of it.
+    """
+    requests, troubles = [], []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            trouble = troubles.pop(0) if troubles else None
+            if trouble is None:
+                return super().do_GET()
+            if isinstance(trouble, int):
+                return self.send_error(trouble)
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 500)
+            self.wfile.flush()
+            if trouble == "stalled":
+                time.sleep(2)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=archive))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", requests, troubles
+    server.shutdown()
+
+
+# --- addresses ----------------------------------------------------------------------------------
+
+def test_addresses_are_told_from_paths():
+    texts = ("s3://b/x.hea", "https://h/x", "memory://x", "/a/b.hea", "C:\\x", "a:b", "x")
+    assert [places.is_url(text) for text in texts] == [True, True, True, False, False, False, False]
+    assert places.place_of("file:///a/b.hea") == places.place_of("/a/b.hea") == Path("/a/b.hea")
+    assert places.place_of("s3://b/x") == "s3://b/x"
+    assert places.beside("https://h/a/x.hea?token=a/b", "x.dat") == "https://h/a/x.dat"
+    assert places.beside("memory:///a/x.hea", "x.dat") == "memory:///a/x.dat"
+    assert places.name_of("https://h/a/x.edf?token=a/b") == "x.edf" and places.name_of("s3://b/a?b.hea") == "a?b.hea"
+
+
+@pytest.mark.parametrize("text, names", [
+    ("deep/s01", ["s01"]), ("deep/s01.hea", ["s01"]), ("deep/", ["s01", "s02"]), ("", ["s01", "s02"]),
+    ("*/*.hea", ["s01", "s02"]), ("deep/s0*", ["s01", "s02"]), ("deep/s0[2]*", ["s02"])])
+def test_files_records_folders_and_patterns_are_found(archive, text, names):
+    upload(archive, "memory://found/deep")
+    found = places.find(f"memory://found/{text}", reader.SUFFIXES)
+    assert [url.rpartition("/")[2] for url in found] == [f"{name}.hea" for name in names]
+
+
+def test_an_empty_folder_is_said():
+    with pytest.raises(UserError, match="memory://nowhere/x/: no recording there"):
+        places.find("memory://nowhere/x/", reader.SUFFIXES)
+
+
+def test_files_of_a_recording_are_those_its_headers_name(tmp_path):
+    files = {"m.hea": "m/2 1 360 20\nm_a 10\n~ 5\nm_b 5\n", "m_a.hea": "m_a 1 360 10\nm_a.dat 16 200 16 0 0 0 0 I\n",
+             "m_b.hea": "m_b 1 360 5\nother.dat 16 200 16 0 0 0 0 I\n", "m_a.dat": "x", "other.dat": "y", "m.atr": "z",
+             "m.csv": "not of it", "m_c.hea": "not of it"}
+    memory = fsspec.filesystem("memory")
+    for name, text in files.items():
+        memory.pipe_file(f"/many/{name}", text.encode())
+        (tmp_path / name).write_text(text)
+    expected = {"m.hea", "m_a.hea", "m_b.hea", "m_a.dat", "other.dat"}
+    for place, change in ((tmp_path / "m.hea", (tmp_path / "other.dat").write_bytes),
+                          ("memory://many/m.hea", partial(memory.pipe_file, "/many/other.dat"))):
+        before = places.files_of(place)
+        assert set(before) == expected and set(places.files_of(place, "atr")) == expected | {"m.atr"}
+        assert places.files_of(place) == before
+        change(b"longer")
+        assert [name for name, stamp in places.files_of(place).items() if stamp != before[name]] == ["other.dat"]
+
+
+def test_hostile_names_in_a_header_are_not_fetched():
+    fs = fsspec.filesystem("memory")
+    for key in ("/deep/../secret", "/deep/..", "/deep/~"):  # a store may have such keys
+        fs.pipe_file(key, b"secret")
+    fs.pipe_file("/deep/h.hea", b"h/2 3 360 10\n../secret 16 200\n.. 16 200 16 0 0 0 0 II\n~ 0\nh 10\n")
+    assert set(places.files_of("memory://deep/h.hea")) == {"h.hea"}
+
+
+def test_lists_hold_a_recording_a_line(archive, tmp_path):
+    (tmp_path / "list").write_text(f"# archive\n{archive}/s01.hea\n\n  memory://b/x.edf  \n{archive}/s02\n")
+    found = places.find_places(["memory://b/x.edf"], [tmp_path / "list"], True)
+    assert found == [archive / "s01.hea", archive / "s02.hea", "memory://b/x.edf"]
+    with pytest.raises(UserError, match="--list .*gone: cannot be read"):
+        places.find_places([], [tmp_path / "gone"], False)
+
+
+def test_fsspec_is_loaded_for_addresses_alone(archive, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    assert set(places.files_of(archive / "s01.hea")) == {"s01.hea", "s01.dat"}
+    with pytest.raises(UserError, match="pip install -r requirements-cluster.txt"):
+        places.files_of("s3://ecg/x.hea")
+
+
+# --- reading and writing --------------------------------------------------------------------------
+
+def fetch(url):
+    """{name: bytes} of a recording's files as they come to this machine."""
+    with places.fetched(url, places.files_of(url)) as path:
+        return {file.name: file.read_bytes() for file in path.parent.iterdir()}
+
+
+def test_a_recording_comes_from_the_web_as_it_is(archive, web):
+    address, requests, _ = web
+    assert fetch(f"{address}/s01.hea?token=1") == {name: (archive / name).read_bytes() for name in ("s01.hea", "s01.dat")}
+    assert requests.count("/s01.dat") == 1
+
+
+@pytest.mark.parametrize("trouble", [503, 429, "cut", "stalled"])
+def test_what_may_pass_on_the_web_is_tried_again(web, monkeypatch, trouble):
+    address, _, troubles = web
+    monkeypatch.setattr(config, "DOWNLOAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(cluster, "WAITS_S", (0,))
+    troubles += [trouble]
+    _, files, why = cluster.attempt(fetch, f"{address}/s01.hea")
+    assert why is None and set(files) == {"s01.hea", "s01.dat"} and not troubles
+    troubles += [trouble] * 2
+    assert cluster.attempt(fetch, f"{address}/s01.hea")[2].startswith(f"{address}/s01.hea: the store does not answer")
+
+
+def test_what_will_not_pass_is_said_at_once(archive, web, s3):
+    address, requests, troubles = web
+    with pytest.raises(UserError, match=f"{address}/gone.hea: missing"):
+        fetch(f"{address}/gone.hea")
+    assert len(requests) <= 2
+    troubles += [403] * 2
+    with pytest.raises(UserError, match=f"{address}/s01.hea: refused.*403"):
+        fetch(f"{address}/s01.hea")
+    for missing in (f"{s3}/gone.hea", "s3://nobucket/x.hea"):
+        with pytest.raises(UserError, match=f"{missing}: missing"):
+            fetch(missing)
+
+
+def test_errors_of_a_copy_name_the_address(archive):
+    upload(archive, "memory://errors")
+    with pytest.raises(UserError, match="^memory://errors/s01.dat: bad"):
+        with places.fetched("memory://errors/s01.hea", {"s01.hea": {"size": None}}) as path:
+            raise UserError(f"{path.parent}/s01.dat: bad")
+
+
+def test_a_file_cut_short_on_its_way_is_not_taken_for_whole():
+    fsspec.filesystem("memory").pipe_file("/cut/s.dat", b"12345")
+    with pytest.raises(ConnectionError, match="5 of 9 bytes"):
+        with places.fetched("memory://cut/s.dat", {"s.dat": {"size": 9}}):
+            pass
+
+
+def test_a_failed_block_puts_nothing_and_the_summary_comes_last(monkeypatch):
+    fs = fsspec.filesystem("memory")
+    put = []
+    monkeypatch.setattr(type(fs), "put_file", lambda self, path, url, **kw: put.append(url))
+    with pytest.raises(ZeroDivisionError):
+        with places.written("memory://put/n", last=".json") as stem:
+            Path(f"{stem}.csv").write_text("half")
+            1 / 0
+    assert put == []
+    with places.written("memory://put/n", last=".json") as stem:
+        for end in (".json", ".csv", ".png"):
+            Path(f"{stem}{end}").write_text("x")
+    assert put == ["/put/n.csv", "/put/n.png", "/put/n.json"]
+
+
+# --- detect.py ----------------------------------------------------------------------------------
+
+def contents(folder):
+    """{name: bytes}; of a summary all but its origin, which tells addresses apart."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in [name for name in found if name.endswith(".json")]:
+        found[name] = json.loads(found[name])
+        assert len(found[name].pop("origin")) == 64
+    return found
+
+
+def test_s3_and_cluster_give_the_bytes_of_one_process(archive, s3, dask_cluster, tmp_path, capsys):
+    """Recordings from S3 to S3 by the workers; what is done is skipped from anywhere."""
+    detect.main([str(archive), "--out", str(tmp_path / "one"), "--threads", "1"])
+    fs = upload(archive, f"{s3}/in")
+    command = [f"{s3}/in/*.hea", "--out", f"{s3}/out", "--threads", "1"]
+    detect.main([*command, "--cluster", dask_cluster])
+    fs.get(f"{s3}/out/", str(tmp_path / "got") + "/", recursive=True)
+    expected = contents(tmp_path / "one")
+    assert contents(tmp_path / "got") == expected and len(expected) == 8
+    capsys.readouterr()
+    detect.main(command)
+    assert capsys.readouterr().out.count("done before") == 2
+    fs.rm_file(f"{s3}/out/s02.ecgad.csv")
+    detect.main(command)
+    assert capsys.readouterr().out.count("done before") == 1 and fs.exists(f"{s3}/out/s02.ecgad.csv")
+    with pytest.raises(UserError, match="1 of 1 recordings failed:\n  s3://nobucket/x.hea: missing"):
+        detect.main(["s3://nobucket/x.hea", "--cluster", dask_cluster])
+
+
+def test_nothing_can_be_written_to_the_web(archive, web, tmp_path):
+    shutil.copy(archive / "s01.hea", tmp_path)
+    for command in ([f"{web[0]}/s01.hea"], [str(tmp_path), "--out", web[0]]):
+        with pytest.raises(UserError, match="give --out"):
+            detect.main(command)
