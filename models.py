@@ -141,14 +141,16 @@ def reconstruct(model, x, batch_size, device):
 # --- identity -------------------------------------------------------------------------------------
 
 def network_code(network):
-    """SHA-256 (hex) of a network's class as Python reads it, without comments, docstrings and layout.
+    """SHA-256 (hex) of a network's class, and those it extends, without comments, docstrings and layout.
 
     A checkpoint keeps it: an edited network never passes for the one that was trained.
     """
     skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
     digest = hashlib.sha256()
     before = tokenize.NEWLINE
-    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(network)).readline):
+    own = [kind for kind in network.__mro__ if kind is not object and not kind.__module__.startswith("torch")]
+    source = "".join(inspect.getsource(kind) for kind in own)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
         docstring = token.type == tokenize.STRING and before in (tokenize.NEWLINE, tokenize.INDENT)
         if token.type not in skipped and not docstring:
             digest.update(token.string.encode())
