@@ -1,9 +1,9 @@
-"""How the default score was chosen: on validation data, before the test split was opened. Runs again at will.
+"""How the default score was chosen: on validation data, before the test split was opened.
 
-reads   data/segments.npz               python dataset.py
-        checkpoints/beat*.pt            python train_mitbih.py --protocol beat (every seed)
-writes  results/selection.json          every candidate tried and what it reached on validation
-        checkpoints/fold*.pt            three networks for the patient protocol, not shipped
+reads   data/segments.npz           python dataset.py
+        checkpoints/beat*.pt        python train_mitbih.py --protocol beat (every seed)
+writes  results/selection.json      every candidate tried and what it reached on validation
+        checkpoints/fold*.pt        three networks for the patient protocol, not shipped
 
 Beat protocol: the validation beats, mean over the trained seeds. Patient protocol: the patients of
 DS1 (training and validation) in three folds, each scored by a network that saw only the other
@@ -11,226 +11,284 @@ two; no record of DS2 is touched. Merit: the mean of pooled ROC-AUC, mean ROC-AU
 PR-AUC; for patients the mean of it and of the same with thinned records: normal beats of those that
 have abnormal ones dropped until three of four are abnormal, since a detector must not take the
 majority for normal. One setting is varied at a time and kept unless another gains half a point
-(0.005); then the weights together on a grid, of which the best is taken; then the specificity asked of
-the threshold: the one at which the least of the margins over the published accuracy, sensitivity,
-specificity and F1 is largest.
+(0.005); then the weights together on a grid, of which the best is taken; then the specificity asked
+of the threshold: the one at which the least of the margins over the published accuracy,
+sensitivity, specificity and F1 is largest.
 """
 
-import copy
 import itertools
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from tqdm import tqdm
 
 import config
-from pipeline import errors, settings
-from scoring import metrics
-from scoring import detector
-import train_mitbih
-from pipeline.errors import UserError
-from pipeline.artefacts import write_json
-from pipeline.runtime import FINISHED, machine_parser, parsed, prepare, read_checkpoint, run_command
+from dataset import load_segments
+from models import load_checkpoint, stale, stamp_of
+from pipeline import errors, runtime, settings
+from pipeline.artefacts import refuse_stale, write_json
+from scoring import detector, metrics
+from scoring.features import BeatFeatures, rows_by_record
+from studies.other_settings import load_or_train
 
 FOLDS = 3
-FIGURES = ("auroc", "auroc_record_mean", "auprc", "thinned", "merit")
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # tried for the weight of every part beside the first
-TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0), "KNN_NEIGHBOURS": (1, 3, 10)},
-         "patient": {"LOCAL_BEATS": (21, 51, 101, 201, 401), "USUAL_PERCENTILE": (50, 80, 85, 90, 95),
-                     "PAUSE_WEIGHT": (0.0, 0.25, 0.5, 1.0), "SPREAD_FLOOR": (0.02, 0.05, 0.1, 0.2),
+PARTS = {"beat": ("nearest", "rhythm", "qrs_error"),
+         "patient": ("self_reference", "rhythm", "nearest_centred")}
+TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0),
+                  "KNN_NEIGHBOURS": (1, 3, 10)},
+         "patient": {"LOCAL_BEATS": (21, 51, 101, 201, 401),
+                     "USUAL_PERCENTILE": (50, 80, 85, 90, 95),
+                     "PAUSE_WEIGHT": (0.0, 0.25, 0.5, 1.0),
+                     "SPREAD_FLOOR": (0.02, 0.05, 0.1, 0.2),
                      "SELF_IRREGULARITY": (0.0, 0.1, 0.25, 0.5, 1.0, 1000.0),
                      "SELF_NEIGHBOURS": (0.02, 0.05, 0.1, 0.2, 0.3)}}
 SPECIFICITIES = (0.95, 0.955, 0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99)
+RATES = ("specificity", "sensitivity", "accuracy", "f1")
 THINNED_NORMAL = 3    # abnormal beats for every normal one left in a thinned record
-THINNED_LEAST = 30    # abnormal beats that a record must have
-PARTS = {"beat": ("nearest", "rhythm", "qrs_error"), "patient": ("self_reference", "rhythm", "nearest_centred")}
+THINNED_LEAST = 30    # abnormal beats that a record must have to be thinned
+
+
+@dataclass
+class Sample:
+    """Beats that the candidates are tried on, as one network sees them."""
+
+    fitted: dict              # of the network, as scoring/detector.py fits it
+    features: BeatFeatures    # of the beats that are scored
+    columns: dict             # {name: (n,)} of all beats that their rhythm is taken from
+    rows: np.ndarray          # which of these are scored
+
+    def column(self, name):
+        """(k,) of the scored beats."""
+        return self.columns[name][self.rows]
+
+
+# --- the networks ---------------------------------------------------------------------------------
+
+def sample_of(model, fitted, segments, rows, train, protocol, device):
+    """The Sample of a network; fitted with today's settings where it is not (None)."""
+    today = settings.snapshot(settings.SCORE_SETTINGS)
+    fitted = fitted or detector.fit(model, segments, train, rows, config.WEIGHTS[protocol], today,
+                                    config.FS_HZ, device)
+    features = BeatFeatures.of(model, segments, rows, today, config.FS_HZ, device, keep_recon=False)
+    return Sample(fitted, features, segments.rows, rows)
+
+
+def beat_samples(database, segments, device):
+    """[[Sample]]: the validation beats as the checkpoint of each seed sees them."""
+    today = settings.snapshot(settings.SCORE_SETTINGS)
+    train = segments.part("beat", "train")
+    rows = segments.part("beat", "validation")
+    samples = []
+    for seed in config.SEEDS:
+        path = database.checkpoint_path("beat", seed)
+        command = database.stage_command("train_mitbih.py", "beat", seed)
+        model, stored = load_checkpoint(path, command)
+        refuse_stale(path, stale(stored, stamp_of(segments, "beat", seed)), command)
+
+        fitted = None
+        if not settings.differences(stored["score_settings"], today):
+            fitted = stored["fitted"]
+        model.to(device)
+        samples.append([sample_of(model, fitted, segments, rows, train, "beat", device)])
+    return samples
+
+
+def patient_samples(database, segments, device):
+    """[[Sample, the same thinned]]: a third of the patients of DS1, by a network of the others."""
+    patients = sorted(database.train + database.validation)
+    record = segments.rows["record"]
+    normal = segments.rows["y"] == 0
+    samples = []
+    for fold in range(FOLDS):
+        held_out = np.isin(record, patients[fold::FOLDS])
+        train = np.flatnonzero(np.isin(record, patients) & ~held_out & normal)
+        path = database.out / "checkpoints" / f"fold{fold}.pt"
+        model = load_or_train(path, segments, train, np.flatnonzero(held_out & normal), device)
+        rows = np.flatnonzero(held_out)
+        whole = sample_of(model, None, segments, rows, train, "patient", device)
+        samples.append([whole, thin(whole)])
+    return samples
+
+
+def thin(sample):
+    """The Sample without most normal beats of the records with abnormal ones, as if never recorded.
+
+    Each beat keeps its intervals; records with fewer than THINNED_LEAST abnormal beats stay whole.
+    """
+    y = sample.column("y")
+    rng = np.random.default_rng(0)
+    kept = []
+    for here in rows_by_record(sample.features.record).values():
+        abnormal = here[y[here] == 1]
+        normal = here[y[here] == 0]
+        if len(abnormal) >= THINNED_LEAST:
+            left = min(len(normal), len(abnormal) // THINNED_NORMAL)
+            normal = rng.choice(normal, left, replace=False)
+        kept.append(np.sort(np.concatenate([abnormal, normal])))
+    kept = np.concatenate(kept)
+
+    seen = (getattr(sample.features, name)[kept] for name in ("z", "mse", "qrs_error", "record"))
+    columns = {name: values[sample.rows[kept]] for name, values in sample.columns.items()}
+    return Sample(sample.fitted, BeatFeatures(*seen), columns, np.arange(len(kept)))
+
+
+# --- the candidates -------------------------------------------------------------------------------
+
+def parts_of(samples, changed, names):
+    """[[{part: (k,) values}]] of each Sample with some score settings changed.
+
+    They are standardised on the normal beats of the network's first Sample: the thinned one is
+    what the same detector meets elsewhere.
+    """
+    today = settings.snapshot(settings.SCORE_SETTINGS) | changed
+    result = []
+    for of_network in samples:
+        parts = []
+        for sample in of_network:
+            sample.features.set_rhythm(sample.columns, sample.rows, today, config.FS_HZ)
+            fitted = sample.fitted | {"settings": today}
+            parts.append({name: detector.part_values(name, sample.features, fitted, False)
+                          for name in names})
+
+        normal = of_network[0].column("y") == 0
+        for name in names:
+            mean = parts[0][name][normal].mean()
+            deviation = parts[0][name][normal].std()
+            for values in parts:
+                values[name] = (values[name] - mean) / deviation
+        result.append(parts)
+    return result
+
+
+def weighted(parts, weights):
+    """(k,) sum of parts {name: (k,)}."""
+    return sum(weight * parts[name] for name, weight in weights.items())
 
 
 def merit(scores, y, record):
     """{"auroc", "auroc_record_mean", "auprc", "merit"} of scores (n,).
 
-    Where no record has enough beats of both classes, the pooled figure stands for the mean over them.
+    Where no record has enough beats of both classes, the pooled figure stands for their mean.
     """
-    pooled = float(roc_auc_score(y, scores))
-    own = [v for v in metrics.auroc_by_record(scores, y, record).values() if v is not None]
-    figures = {"auroc": pooled, "auroc_record_mean": float(np.mean(own or [pooled])),
-               "auprc": float(average_precision_score(y, scores))}
+    ranked = metrics.Ranking(scores, y).counts()
+    pooled = metrics.auroc(*ranked)
+    by_record = [v for v in metrics.auroc_by_record(scores, y, record).values() if v is not None]
+    figures = {"auroc": pooled, "auroc_record_mean": float(np.mean(by_record or [pooled])),
+               "auprc": metrics.auprc(*ranked)}
     return figures | {"merit": float(np.mean(list(figures.values())))}
 
 
-def averaged(figures):
+def average(figures):
     """Mean of each figure over several dicts."""
     return {key: float(np.mean([f[key] for f in figures])) for key in figures[0]}
 
 
-# --- the networks ---------------------------------------------------------------------------------
-
-def beat_models(database, segments, device):
-    """[(model, rows to score, training rows, fitted)]: the checkpoints of all seeds on the validation beats."""
-    models = []
-    for seed in config.SEEDS:
-        command = run_command(database, "train_mitbih.py", "beat", seed)
-        model, stored = read_checkpoint(database.checkpoint_path("beat", seed), command, FINISHED)
-        why = settings.differences(stored["training_settings"], settings.TRAINING_SETTINGS)
-        if why or stored["segments_id"] != segments.meta["id"]:
-            why = why or ["segments.npz is not the one it was trained on"]
-            raise UserError(f"checkpoint of seed {seed}: out of date ({'; '.join(why)}). Make it with: {command}")
-        fitted = stored["fitted"] if stored["score_settings"] == settings.snapshot(settings.SCORE_SETTINGS) else None
-        models.append((model.to(device), segments.part("beat", "validation"), segments.part("beat", "train"), fitted))
-    return models
-
-
-def fold_models(database, segments, device):
-    """[(model, rows to score, training rows, None)]: a third of the patients of DS1 each, trained on the others."""
-    patients, models = sorted(database.train + database.validation), []
-    record, normal = segments.rows["record"], segments.rows["y"] == 0
-    for fold in range(FOLDS):
-        held = np.isin(record, patients[fold::FOLDS])
-        train = np.flatnonzero(np.isin(record, patients) & ~held & normal)
-        path = database.root / "checkpoints" / f"fold{fold}.pt"
-        stamp = {"segments_id": segments.meta["id"], "training_settings": settings.snapshot(settings.TRAINING_SETTINGS)}
-        try:
-            model, stored = read_checkpoint(path, "", tuple(stamp))
-            if any(stored[key] != value for key, value in stamp.items()):
-                raise UserError("of other settings")
-        except UserError:
-            paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
-            model, _ = train_mitbih.fresh_weights(segments, train, np.flatnonzero(held & normal), config.SEED,
-                                                  device, paths, stamp)
-            train_mitbih.save_checkpoint(path, model, **stamp)
-            for leftover in paths.values():
-                leftover.unlink(missing_ok=True)
-        models.append((model.to(device), np.flatnonzero(held), train, None))
-    return models
-
-
-# --- the candidates -------------------------------------------------------------------------------
-
-def prepared(models, segments, protocol, device):
-    """[[Sample, ...]] of each model: its rows, and for patients the same thinned.
-
-    A Sample has `fitted`, `view`, `table` (rows of the beats of its records) and `at` (those scored).
-    """
-    settings, result = settings.snapshot(settings.SCORE_SETTINGS), []
-    for model, rows, train, fitted in models:
-        fitted = fitted or detector.fit(model, segments, train, rows, config.WEIGHTS[protocol], settings,
-                                       config.FS_HZ, device)
-        view = detector.BeatFeatures.of(model, segments, rows, settings, config.FS_HZ, device)
-        result.append([SimpleNamespace(fitted=fitted, view=view, table=segments, at=rows)])
-        if protocol == "patient":
-            result[-1].append(thinned(result[-1][0]))
-    return result
-
-
-def thinned(sample):
-    """The Sample with most normal beats of records with abnormal ones dropped, as if they had not been there.
-
-    Each beat keeps its intervals; the other records stay as they are.
-    """
-    y, rng, kept = sample.table.rows["y"][sample.at], np.random.default_rng(0), []
-    for here in detector.by_record(sample.view.record).values():
-        abnormal, normal = here[y[here] == 1], here[y[here] == 0]
-        if len(abnormal) >= THINNED_LEAST:
-            normal = rng.choice(normal, min(len(normal), len(abnormal) // THINNED_NORMAL), replace=False)
-        kept.append(np.sort(np.concatenate([abnormal, normal])))
-    kept, view = np.concatenate(kept), copy.copy(sample.view)
-    for name in ("recon", "z", "mse", "qrs_error", "record"):
-        setattr(view, name, getattr(view, name)[kept])
-    table = SimpleNamespace(rows={name: values[sample.at[kept]] for name, values in sample.table.rows.items()})
-    return SimpleNamespace(fitted=sample.fitted, view=view, table=table, at=np.arange(len(kept)))
-
-
-def parts_of(ready, changed, names):
-    """[[{part: values}]] of each Sample, standardised on the normal beats of its model's first."""
-    settings, result = settings.snapshot(settings.SCORE_SETTINGS) | changed, []
-    for samples in ready:
-        raw = []
-        for sample in samples:
-            sample.view.set_rhythm(sample.table.rows, sample.at, settings, config.FS_HZ)
-            raw.append({name: detector.PARTS[name](sample.view, sample.fitted | {"settings": settings}, False)
-                        for name in names})
-        normal = samples[0].table.rows["y"][samples[0].at] == 0
-        scale = {name: (v[normal].mean(), v[normal].std()) for name, v in raw[0].items()}
-        result.append([{name: (v - scale[name][0]) / scale[name][1] for name, v in parts.items()} for parts in raw])
-    return result
-
-
-def judged(protocol, ready, parts, weights):
-    """Figures of the weighted sum of parts: mean over seeds, or all folds together and thinned beside."""
-    values = [[sum(w * part[name] for name, w in weights.items()) for part in own] for own in parts]
-    labels = [[(s.table.rows["y"][s.at], s.table.rows["record"][s.at]) for s in samples] for samples in ready]
+def merit_of(protocol, samples, parts, weights):
+    """Figures of a weighted sum: mean over seeds, or all folds together and the same thinned."""
     if protocol == "beat":
-        return averaged([merit(v[0], *own[0]) for v, own in zip(values, labels)])
-    plain, few = (merit(np.concatenate([v[k] for v in values]), *map(np.concatenate, zip(*(own[k] for own in labels))))
-                  for k in range(2))
-    return plain | {"thinned": few["merit"], "merit": (plain["merit"] + few["merit"]) / 2}
+        return average([merit(weighted(own, weights), sample.column("y"), sample.column("record"))
+                        for (sample,), (own,) in zip(samples, parts)])
+
+    figures = []
+    for k in range(2):  # whole, thinned
+        scores = np.concatenate([weighted(own[k], weights) for own in parts])
+        y, record = (np.concatenate([own[k].column(name) for own in samples])
+                     for name in ("y", "record"))
+        figures.append(merit(scores, y, record))
+    whole, thinned = (f["merit"] for f in figures)
+    return figures[0] | {"thinned": thinned, "merit": (whole + thinned) / 2}
 
 
-def vary(protocol, ready):
-    """[{"setting", "value", figures}]: the score of config.WEIGHTS with one setting changed at a time."""
-    candidates = [(name, value) for name, values in TRIED[protocol].items() for value in values]
+def try_settings(protocol, samples):
+    """[{"setting", "value", figures}]: the score of config.WEIGHTS with one setting changed."""
     weights = config.WEIGHTS[protocol]
-    return [{"setting": name, "value": value, "used": value == getattr(config, name),
-             **judged(protocol, ready, parts_of(ready, {name: value}, weights), weights)}
-            for name, value in tqdm(candidates, desc=f"{protocol}: settings", disable=None)]
+    candidates = [(name, value) for name, values in TRIED[protocol].items() for value in values]
+    rows = []
+    for name, value in tqdm(candidates, desc=f"{protocol}: settings", disable=None):
+        parts = parts_of(samples, {name: value}, weights)
+        rows.append({"setting": name, "value": value, "used": value == getattr(config, name),
+                     **merit_of(protocol, samples, parts, weights)})
+    return rows
 
 
-def weigh(protocol, ready):
-    """[{"weights", figures}] for all weights of the grid, best first; ties go to the smaller weights."""
-    names, table = PARTS[protocol], []
-    parts = parts_of(ready, {}, names)
-    for tail in itertools.product(STEPS, repeat=len(names) - 1):
-        weights = dict(zip(names, (1.0, *tail)))
-        table.append({"weights": weights, **judged(protocol, ready, parts, weights)})
-    return sorted(table, key=lambda row: (-round(row["merit"], 4), sum(row["weights"].values())))
+def try_weights(protocol, samples):
+    """[{"weights", figures}] of the whole grid, best first; of equals the smaller weights."""
+    names = PARTS[protocol]
+    parts = parts_of(samples, {}, names)
+    rows = []
+    for others in itertools.product(STEPS, repeat=len(names) - 1):
+        weights = dict(zip(names, (1.0, *others)))
+        rows.append({"weights": weights, **merit_of(protocol, samples, parts, weights)})
+    return sorted(rows, key=lambda row: (-round(row["merit"], 4), sum(row["weights"].values())))
 
 
-def operating_points(ready):
-    """[{"specificity", "sensitivity", "accuracy", "f1", "margin"}] of the beat protocol, mean over seeds."""
-    parts, weights, table = parts_of(ready, {}, PARTS["beat"]), config.WEIGHTS["beat"], []
+def operating_points(samples):
+    """[{"asked", RATES, "margin"}] of the beat protocol, mean over seeds."""
+    parts = parts_of(samples, {}, PARTS["beat"])
+    table = []
     for asked in SPECIFICITIES:
-        rows = []
-        for (sample,), (own,) in zip(ready, parts):
-            y, scores = sample.table.rows["y"][sample.at], sum(w * own[name] for name, w in weights.items())
-            flagged = scores >= detector.threshold_at_specificity(scores[y == 0], asked)
-            rows.append({"specificity": 1 - flagged[y == 0].mean(), "sensitivity": flagged[y == 1].mean(),
-                         "accuracy": (flagged == y).mean(), "f1": f1_score(y, flagged)})
-        figures = averaged(rows)
+        found = []
+        for (sample,), (own,) in zip(samples, parts):
+            y = sample.column("y")
+            scores = weighted(own, config.WEIGHTS["beat"])
+            threshold = detector.threshold_at_specificity(scores[y == 0], asked)
+            rates = metrics.rates(**metrics.confusion(y, scores >= threshold))
+            found.append({name: rates[name] for name in RATES})
+        figures = average(found)
         table.append({"asked": asked, "used": asked == config.TARGET_SPECIFICITY, **figures,
-                      "margin": min(v - config.PUBLISHED[name] for name, v in figures.items())})
+                      "margin": min(figures[name] - config.PUBLISHED[name] for name in RATES)})
     return table
 
 
-def report_best(what, found, used, setting):
-    """Print whether config.py already has what was found best."""
-    print(f"{what}: {found}" + (", as in config.py" if found == used else
-          f"; config.py has {used}: edit {setting} there, then: python train_mitbih.py"))
+# --- the script -----------------------------------------------------------------------------------
+
+def print_best(what, found, used, setting):
+    """Say whether config.py already has what was found best."""
+    print(f"{what}: {found}", end="")
+    if found == used:
+        print(", as in config.py")
+    else:
+        print(f"; config.py has {used}: edit {setting} there, then: python train_mitbih.py")
+
+
+def print_rows(rows):
+    """A line a candidate: its figures and what it is."""
+    for row in rows:
+        figures = [f"{name} {value:.4f}" for name, value in row.items()
+                   if name not in ("setting", "value", "used", "weights")]
+        what = row["weights"] if "weights" in row else f"{row['setting']} = {row['value']}"
+        mark = "  (in config.py)" if row.get("used") else ""
+        print(f"{', '.join(figures)}  {what}{mark}")
 
 
 def parse_args(argv=None):
-    return parsed(machine_parser(__doc__), argv)
+    return runtime.parse(runtime.machine_parser(__doc__), argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    database, device, segments = prepare(args)
+    database, device = runtime.prepare(args)
+    segments = load_segments(database)
     result = {"segments_id": segments.meta["id"],
               "training_settings": settings.snapshot(settings.TRAINING_SETTINGS), "protocols": {}}
-    for protocol, build in (("beat", beat_models), ("patient", fold_models)):
-        ready = prepared(build(database, segments, device), segments, protocol, device)
-        settings, weights = vary(protocol, ready), weigh(protocol, ready)
-        result["protocols"][protocol] = {"settings": settings, "weights": weights}
-        for row in settings + weights[:5]:
-            what = f"{row['setting']} = {row['value']}" if "setting" in row else row["weights"]
-            print(", ".join(f"{k} {row[k]:.4f}" for k in FIGURES if k in row),
-                  f" {what}{'  (in config.py)' if row.get('used') else ''}")
-        report_best(f"{protocol}: best weights", weights[0]["weights"], config.WEIGHTS[protocol], "WEIGHTS")
+
+    for protocol, build in (("beat", beat_samples), ("patient", patient_samples)):
+        samples = build(database, segments, device)
+        table = {"settings": try_settings(protocol, samples),
+                 "weights": try_weights(protocol, samples)}
+        result["protocols"][protocol] = table
+        print_rows(table["settings"] + table["weights"][:5])
+        print_best(f"{protocol}: best weights", table["weights"][0]["weights"],
+                   config.WEIGHTS[protocol], "WEIGHTS")
+
         if protocol == "beat":
-            result["operating_points"] = operating_points(ready)
-            best = max(result["operating_points"], key=lambda row: row["margin"])["asked"]
-            report_best("specificity with the best margin", best, config.TARGET_SPECIFICITY, "TARGET_SPECIFICITY")
-    path = database.root / "results" / "selection.json"
+            result["operating_points"] = operating_points(samples)
+            best = max(result["operating_points"], key=lambda row: row["margin"])
+            print_best("specificity with the best margin", best["asked"], config.TARGET_SPECIFICITY,
+                       "TARGET_SPECIFICITY")
+
+    path = database.out / "results" / "selection.json"
     write_json(path, result)
     print(f"wrote {path}")
 
