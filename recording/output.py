@@ -210,7 +210,7 @@ def write_all(stem, findings):
     """All files of one recording but the summary."""
     write_annotations(Path(f"{stem}.{EXTENSION}"), findings)
     write_csv(Path(f"{stem}.{EXTENSION}.csv"), findings)
-    save(Path(f"{stem}.{EXTENSION}.png"), lambda: overview(findings), findings.name)
+    save(Path(f"{stem}.{EXTENSION}.png"), lambda: overview(findings))
 
 
 def stored_summary(stem, origin):

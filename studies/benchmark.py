@@ -12,7 +12,6 @@ nothing of yours is made anew; their memory is the largest sum over their proces
 """
 
 import copy
-import hashlib
 import multiprocessing
 import statistics
 import time
@@ -318,8 +317,7 @@ def main(argv=None):
              "detectors": detectors, "qrs": qrs}
     write_json(path, saved)
     print("\n".join(aligned(benchmark_report.training_rows(benchmark_report.trainings(saved, database)))))
-    save(database.root / "evaluation_plots" / "benchmark.png", lambda: benchmark_report.figure(saved, database),
-         hashlib.sha256(path.read_bytes()).hexdigest())
+    save(database.root / "evaluation_plots" / "benchmark.png", lambda: benchmark_report.figure(saved, database))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+"""The pictures of single beats: what scoring/examples.py chose, drawn.
+
+`run` is a visualize.Run: the saved results of one checkpoint.
+"""
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+
+from pipeline.figures import ABNORMAL, GREY, NORMAL
+from scoring import beat_parts
+
+PART_COLOURS = ("#E69F00", "#D55E00", "#56B4E9", "#B0B0B0")  # P, QRS, ST-T, timing
+PART_SHOWN_S = 0.7    # to each side of the R peak
+SHADES = LinearSegmentedColormap.from_list("score", (NORMAL, "white", ABNORMAL))
+STRIP_ROW_S = 10      # in each of the three rows of the strip
+
+
+def clock(sample, run):
+    """"24:20": minutes and seconds since the start of the record."""
+    minutes, seconds = divmod(int(sample / run.scores["fs_hz"]), 60)
+    return f"{minutes:02d}:{seconds:02d}"
+
+
+def time_s(signals, run):
+    """(w,) seconds from the R peak of segments (n, w)."""
+    width = signals.shape[1]
+    return (np.arange(width) - width // 2) / run.scores["fs_hz"]
+
+
+def reconstructions(figure, run):
+    """Signal under its reconstruction, absolute error below at 6:1, all errors on one scale."""
+    scores = run.scores
+    errors = np.abs(scores["example_signal"] - scores["example_recon"])
+    t = time_s(errors, run)
+    pairs = (len(errors) + 1) // 2
+    grid = figure.add_gridspec(2 * pairs, 2, height_ratios=(6, 1) * pairs)
+    handles = {}
+    for i, beat in enumerate(scores["example_row"]):
+        row, column = divmod(i, 2)
+        top = figure.add_subplot(grid[2 * row, column])
+        bottom = figure.add_subplot(grid[2 * row + 1, column])
+        kind, colour = (("normal", NORMAL), ("abnormal", ABNORMAL))[scores["label"][beat]]
+        seen, = top.plot(t, scores["example_signal"][i], color="black", lw=1)
+        handles["signal, filtered and tapered as the network sees it"] = seen
+        handles[f"reconstruction, {kind}"], = top.plot(t, scores["example_recon"][i], color=colour)
+        handles["absolute error"] = bottom.fill_between(t, errors[i], color=GREY, linewidth=0)
+
+        sign = "≥" if run.score[beat] >= run.threshold else "<"
+        top.set_title(f"record {scores['record'][beat]}, {clock(scores['sample'][beat], run)}, "
+                      f"{scores['symbol'][beat]}:  "
+                      f"score {run.score[beat]:.3g} {sign} threshold {run.threshold:.3g}")
+        top.set(ylabel="signal (mV)", xlim=(t[0], t[-1]), xticks=())
+        bottom.set(xlim=(t[0], t[-1]), ylim=(0, 1.05 * errors.max()),
+                   xlabel="time from the R peak (s)")
+        bottom.set_ylabel("error\n(mV)", rotation=0, ha="right", va="center")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4,
+                  title=f"n = {len(errors)} beats")
+
+
+def parts_of_the_beat(figure, run):
+    """A flagged beat of each class over the record's own regular ones; below, all flagged beats."""
+    grid = figure.add_gridspec(3, 2)
+    for i in range(len(run.scores["part_row"])):
+        one_beat(figure.add_subplot(grid[i // 2, i % 2]), run, i)
+    leading_parts(figure.add_subplot(grid[2, :]), run)
+
+    # the curves of one beat and the colours of the parts in one legend
+    handles = []
+    for ax in figure.axes[-2:]:
+        handles += ax.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
+def one_beat(ax, run, i):
+    """Example i over the mean of the record's nearest regular beats, its leading part shaded."""
+    scores = run.scores
+    beat = scores["part_row"][i]
+    part = beat_parts.PARTS[scores["part"][beat]]
+    for (name, (left, right)), shade in zip(beat_parts.WINDOWS_S.items(), PART_COLOURS):
+        ax.axvspan(left, right, color=shade, alpha=0.35 if name == part else 0.1, linewidth=0)
+
+    signal = scores["part_signal"][i]
+    usual = scores["part_usual"][i]
+    t = time_s(scores["part_signal"], run)
+    ax.plot(t, usual, color=NORMAL, linewidth=1.1,
+            label=f"the record's own regular beats, mean of {beat_parts.TEMPLATE_BEATS}")
+    ax.plot(t, signal, color="black", linewidth=1.1, label="flagged beat")
+
+    shown = np.stack([signal, usual])[:, np.abs(t) <= PART_SHOWN_S]
+    ax.set(xlim=(-PART_SHOWN_S, PART_SHOWN_S), ylim=(shown.min() - 0.1, shown.max() + 0.1),
+           ylabel="signal (mV)", xlabel="time from the R peak (s)",
+           title=f"{scores['aami'][beat]}: record {scores['record'][beat]}, "
+                 f"{clock(scores['sample'][beat], run)}, leads: {beat_parts.TITLES[part]}, "
+                 f"{scores['part_strength'][beat]:.1f} times its limit")
+
+
+def leading_parts(ax, run):
+    """A bar for each class: the share of its flagged beats that each part leads in."""
+    shares = {name: row for name, row in run.metrics["parts"].items() if row["n"]}
+    left = np.zeros(len(shares))
+    for part, colour in zip(beat_parts.PARTS, PART_COLOURS):
+        width = np.array([100 * row[part] for row in shares.values()])
+        bars = ax.barh(range(len(shares)), width, left=left, color=colour,
+                       label=beat_parts.TITLES[part])
+        ax.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center",
+                     fontsize=8)
+        left += width
+
+    ticks = [f"{name}, n = {row['n']:,}" for name, row in shares.items()]
+    ax.set_yticks(range(len(shares)), ticks)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), ylabel="class (flagged beats)",
+           xlabel="share of the flagged beats in which the part leads (%)",
+           title="All flagged beats. Above: of those led by their class's most frequent part, "
+                 "the one of median strength")
+
+
+def strip(axes, run):
+    """30 s of one record in three rows; beats on the signal, the expert's symbols above."""
+    scores = run.scores
+    fs_hz = scores["fs_hz"]
+    start = scores["strip_start"] / fs_hz
+    beats = scores["strip_sample"] / fs_hz
+    signal = scores["strip_signal"]
+    t = start + np.arange(len(signal)) / fs_hz
+    height = np.nan_to_num(signal)
+    heights = np.interp(beats, t, height)
+    tested = scores["strip_in_test"]
+    flagged = scores["strip_score"] >= run.threshold
+    verdicts = (("not in the test split", GREY, "o", ~tested),
+                ("below the threshold", NORMAL, "o", tested & ~flagged),
+                ("at or above the threshold", ABNORMAL, "^", tested & flagged))
+
+    norm = TwoSlopeNorm(run.threshold, min(run.score.min(), run.threshold - 1e-9),
+                        max(run.score.max(), run.threshold + 1e-9))
+    for k, ax in enumerate(axes):
+        left = start + k * STRIP_ROW_S
+        ax.plot(t, signal, color="black", linewidth=0.7)
+        for word, colour, marker, here in verdicts:
+            ax.plot(beats[here], heights[here], marker, color=colour,
+                    label=f"{word} (n = {here.sum()})")
+            if colour != GREY:
+                shade = ax.scatter(beats[here], heights[here], 55, scores["strip_score"][here],
+                                   marker=marker, cmap=SHADES, norm=norm, edgecolors=colour,
+                                   zorder=3)
+        for i in np.flatnonzero((left <= beats) & (beats < left + STRIP_ROW_S)):
+            ax.text(beats[i], height.max(), f"{scores['strip_symbol'][i]}\n", ha="center")
+        ax.set(xlim=(left, left + STRIP_ROW_S), ylabel="signal (mV)",
+               xlabel="time in the record (s)", ymargin=0.3)
+
+    figure = axes[0].figure
+    figure.colorbar(shade, ax=axes, label="score (no unit; white: the threshold)", aspect=40,
+                    pad=0.01)
+    axes[0].set_title(f"Record {scores['strip_record']} from {clock(scores['strip_start'], run)}, "
+                      f"expert's symbols above;  score: {run.entry['title']}, "
+                      f"threshold {run.threshold:.4g}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
