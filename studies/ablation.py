@@ -24,7 +24,7 @@ from dataset import load_segments
 from evaluate import load_detector, load_metrics
 from models import new_network
 from pipeline import errors, runtime, settings
-from pipeline.artefacts import digest_of, load_json, load_npz, refuse_stale, write_json
+from pipeline.artefacts import load_json, load_npz, refuse_stale, write_json
 from pipeline.figures import BEST, GREY, save
 from pipeline.tables import percent
 from preprocess import gaussian
@@ -261,7 +261,7 @@ def main(argv=None):
 
     result = load_json(path, database.command("-m studies.ablation"))
     picture = database.out / "evaluation_plots" / "ablation.png"
-    save(picture, lambda: ablation_figure(result), digest_of(path))
+    save(picture, lambda: ablation_figure(result))
     print(f"wrote {path}, {picture}")
 
 
