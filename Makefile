@@ -8,8 +8,11 @@ RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
 TESTS_INSTALLED = $(VENV)/tests-installed
 FETCH = $(RUN) dataset.py --download $(if $(SOURCE),--source "$(SOURCE)")
+SIMULATED = --database simulated
+# each worker of the tests has one core
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
-.PHONY: all data real simulated reproduce test clean
+.PHONY: all data real simulated reproduce check test clean
 
 # exit status 3 of --download: no source of the real data answers; anything else that is not 0 stops
 all: $(INSTALLED)
@@ -30,14 +33,17 @@ data: $(INSTALLED)
 
 real: $(INSTALLED)
 	$(RUN) dataset.py
-	for p in $(PROTOCOLS); do $(RUN) train_mitbih.py --protocol $$p --resume && \
-	  $(RUN) evaluate.py --protocol $$p --baselines || exit 1; done
+	for p in $(PROTOCOLS); do \
+	  $(RUN) train_mitbih.py --protocol $$p --resume && \
+	  $(RUN) evaluate.py --protocol $$p --baselines && \
+	  $(RUN) visualize.py --protocol $$p || exit 1; done
 
 simulated: $(INSTALLED)
-	$(RUN) synthetic.py
-	$(RUN) dataset.py --simulated
-	for p in $(PROTOCOLS); do $(RUN) train_mitbih.py --protocol $$p --resume --simulated && \
-	  $(RUN) evaluate.py --protocol $$p --simulated || exit 1; done
+	$(RUN) dataset.py $(SIMULATED)
+	for p in $(PROTOCOLS); do \
+	  $(RUN) train_mitbih.py --protocol $$p --resume $(SIMULATED) && \
+	  $(RUN) evaluate.py --protocol $$p $(SIMULATED) && \
+	  $(RUN) visualize.py --protocol $$p $(SIMULATED) || exit 1; done
 
 # every seed of config.SEEDS, SEED last, so that its tables hold the spread over the others
 reproduce: data
@@ -45,18 +51,25 @@ reproduce: data
 	for p in $(PROTOCOLS); do \
 	  for s in $$($(RUN) -c "import config as c; print(*[s for s in c.SEEDS if s != c.SEED], c.SEED)"); do \
 	    $(RUN) train_mitbih.py --protocol $$p --seed $$s --force && \
-	    $(RUN) evaluate.py --protocol $$p --seed $$s --force || exit 1; done; done
-	for p in $(PROTOCOLS); do $(RUN) evaluate.py --protocol $$p --baselines --force || exit 1; done
-	$(RUN) select_score.py
-	$(RUN) ablation.py
-	$(RUN) report.py --write
+	    $(RUN) evaluate.py --protocol $$p --seed $$s --force || exit 1; done; \
+	  $(RUN) evaluate.py --protocol $$p --baselines --force && \
+	  $(RUN) visualize.py --protocol $$p || exit 1; done
+	$(RUN) -m studies.select_score
+	$(RUN) -m studies.ablation
+	$(RUN) -m studies.report --write
 
-$(TESTS_INSTALLED): requirements-test.txt requirements-cluster.txt requirements-export.txt requirements-benchmark.txt $(INSTALLED)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-test.txt
+$(TESTS_INSTALLED): $(wildcard requirements/*.txt) $(INSTALLED)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements/test.txt
 	touch $@
 
+# what needs no training, no cluster and no browser: after every edit
+check: $(TESTS_INSTALLED)
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not alone" tests
+
+# everything; what watches the clock or kills processes by itself, afterwards
 test: $(TESTS_INSTALLED)
-	$(RUN) -m pytest -q tests
+	$(PYTEST) -n 2 --dist loadfile -m "not alone" tests
+	$(PYTEST) -m alone tests
 
 clean:
 	rm -rf simulated data/segments.npz checkpoints/*.resume.pt

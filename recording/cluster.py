@@ -4,7 +4,7 @@
         ...                                   # as they finish; why is None, or a line saying what failed
 
 A cluster is `dask scheduler` on one machine and `dask worker ADDRESS` on any number; dask is needed
-only for that (requirements-cluster.txt). Workers need the same libraries, and a path or address of
+only for that (requirements/cluster.txt). Workers need the same libraries, and a path or address of
 the recordings that is good there. The project's code and settings are sent to them from here, also to
 those that join later. What a lost worker was at is done again by another; what it had finished is not.
 """
@@ -41,7 +41,7 @@ LOST_S = 60                    # without a single worker, in the middle, before 
 PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 ROOMS = ("pipeline", "scoring", "recording", "scaling")
 PACKAGES = ("torch", "numpy", "scipy", "sleepecg", "wfdb", "matplotlib", "dask", "distributed")
-INSTALL = "pip install -r requirements-cluster.txt"
+INSTALL = "pip install -r requirements/cluster.txt"
 
 
 # --- one task -----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 A recording is fetched into a temporary folder and read there; results are written there and put to
 their address, the summary last. Credentials and endpoints are those of the environment of the machine
 that does it (AWS_PROFILE, AWS_ENDPOINT_URL; FSSPEC_S3_ANON=true for public buckets). fsspec is loaded
-for addresses only (requirements-cluster.txt).
+for addresses only (requirements/cluster.txt).
 
 Where a function takes a place, it is a Path or an address (str).
 """

@@ -21,7 +21,7 @@ from scoring import detector
 from dataset import read_beats, read_lead
 from evaluate import load_detector
 
-INSTALL = "pip install -r requirements-benchmark.txt"
+INSTALL = "pip install -r requirements/benchmark.txt"
 MATCH_S = 0.15    # a detection so near an annotated beat is that beat (EC57)
 
 

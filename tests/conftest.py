@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 import config
 import dataset
 import evaluate
@@ -24,6 +21,15 @@ SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation":
 QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "SELF_CAUSAL_S": 30, "BOOTSTRAP_RESAMPLES": 100,
          "THREADS": 1}
 ON_SIMULATED = ["--database", "simulated"]
+ROOT = settings.ROOT
+# tests that need one of these are left out by `make check`
+SLOW = {"small", "evaluated", "evaluated_root", "project", "dask_cluster", "s3", "browser", "mitdb"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SLOW & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 def small_entry(root):

@@ -90,7 +90,7 @@ def test_killed_process_is_an_error_that_says_what_to_do(tmp_path):
 
 def test_dask_is_asked_for_by_name_where_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match="pip install -r requirements-cluster.txt"):
+    with pytest.raises(UserError, match="pip install -r requirements/cluster.txt"):
         outcomes(abs, [1], address="tcp://127.0.0.1:1")
 
 

@@ -131,7 +131,7 @@ def test_lists_hold_a_recording_a_line(archive, tmp_path):
 def test_fsspec_is_loaded_for_addresses_alone(archive, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     assert set(places.files_of(archive / "s01.hea")) == {"s01.hea", "s01.dat"}
-    with pytest.raises(UserError, match="pip install -r requirements-cluster.txt"):
+    with pytest.raises(UserError, match="pip install -r requirements/cluster.txt"):
         places.files_of("s3://ecg/x.hea")
 
 
