@@ -49,16 +49,16 @@ LADDER = {
     "beat": (*FIRST_STEPS,
              ("+ distance relative to density", "full", "nearest", {}),
              ("+ weights of the default score", "full", "combined", {}),
-             ("+ own normal training beats as reference", "full", "combined_same_patient", {})),
+             ("+ own training beats as reference", "full", "combined_same_patient", {})),
     "patient": (*FIRST_STEPS,
-                ("own unlabelled beats as reference instead, all of them", "full", "self_reference",
+                ("own unlabelled beats as reference, all", "full", "self_reference",
                  {"SELF_IRREGULARITY": np.inf}),
                 ("+ only the regular ones", "full", "self_reference", {}),
                 ("+ weights of the default score", "full", "combined", {}),
                 ("the same from the past alone", "full", "combined_causal", {}))}
 # the default score of another network
 CHECKS = (("network untrained", "untrained"),
-          ("network trained on abnormal beats, which are its reference too", "abnormal"),
+          ("network trained on abnormal beats, its reference too", "abnormal"),
           ("32 principal components in place of the network", "pca"))
 
 

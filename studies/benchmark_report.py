@@ -1,165 +1,174 @@
-"""Tables and picture of results/benchmark.json, with the long runs of benchmark_training.py beside it."""
+"""What the saved benchmarks say: rows for the tables of studies/report.py, and the two pictures."""
 
 import statistics
 
+import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 import config
-from pipeline.figures import ABNORMAL, BEST, GREY, NORMAL
-from pipeline.tables import load_result, markdown, percent
+from pipeline.artefacts import load_json
+from pipeline.figures import ABNORMAL, BEST, CURVES, GREY, NORMAL
 
 EARLIEST_S = 0.01    # where a fit that only keeps its beats is drawn
-LIBRARIES = {"this project": (NORMAL, "*"), "recipe": (ABNORMAL, "D"), "scikit-learn": (BEST, "s"), "PyOD": (GREY, "^")}
+LIBRARIES = {"this project": (NORMAL, "*"), "recipe": (ABNORMAL, "D"), "scikit-learn": (BEST, "s"),
+             "PyOD": (GREY, "^")}
+SUMMARY = (("training step", "plain"), ("inference", "plain"), ("inference", "matrix product"),
+           ("building the segments", "one loop"),
+           ("building the segments", "decoding and filtering alone"))
+PER_UNIT = {"hours": "an hour", "segments": "a segment"}
+DAYS_HOURS = 24e6    # a million recordings of a day
 
 
-def speed_rows(rows):
-    """One row a timing."""
-    return [["", "", "median s", "rate", "times as fast"],
-            *([r["what"], r["name"], f"{r['median_s']:.2f}", f"{r['rate']:,.0f} {r['unit']}",
-               f"{r['times_as_fast']:.2f} (as {r['against']})"] for r in rows)]
+# --- speed ----------------------------------------------------------------------------------------
 
+def summary(rows):
+    """[(what, our row, name of the other, its row, how many times as fast ours is, median over the turns)]."""
+    found = {}
+    for row in rows:
+        name = row["name"].split(",")[0] if "(used)" in row["name"] else row["name"]
+        found[row["what"], name] = row
 
-def stage_rows(found):
-    """One row a command."""
-    return [["command", "s", "peak memory, MB"],
-            *([f"`python {s['command']}`", f"{s['seconds']:.0f}", f"{s['peak_mb']:,.0f}"] for s in found)]
+    compared = []
+    for what, name in SUMMARY:
+        ours = found[what, "ours"]
+        other = found[what, name]
+        work = ours["rate"] * ours["median_s"] / (other["rate"] * other["median_s"])
+        ratios = [work * b / a for a, b in zip(ours["times_s"], other["times_s"])]
+        compared.append((what, ours, name, other, statistics.median(ratios)))
+    return compared
 
 
 def long_runs(database):
     """{protocol: (recipe.json, full.json)}; UserError naming the command where one is missing."""
-    return {protocol: tuple(load_result(database, f"{protocol}/{name}.json", f"benchmark_training.py --protocol {protocol}")
-                            for name in ("recipe", "full")) for protocol in config.PROTOCOLS}
+    runs = {}
+    for protocol in config.PROTOCOLS:
+        folder = database.results_dir(protocol, config.SEED)
+        command = database.command("-m studies.benchmark_training", "--protocol", protocol)
+        runs[protocol] = [load_json(folder / f"{name}.json", command) for name in ("recipe", "full")]
+    return runs
 
 
-def trainings(saved, database):
-    """[{"protocol", "library", "name", "segments", "seconds", "validation_loss", "auroc", "auprc"}] of whole trainings.
+def trainings(rows, database):
+    """Whole trainings, one dict each: protocol, library, name, segments, seconds, validation_loss, auroc, auprc, n.
 
-    Seconds are segments over the rate of benchmark.json: ours for this project, the plain network's at the recipe's
-    batch for the recipe. Epochs, losses and quality are those of benchmark_training.py.
+    Seconds are segments over the rates in `rows` of benchmark.json: ours for this project, the plain network's
+    at the recipe's batch for the recipe. Epochs, losses and quality are those of studies.benchmark_training.
     """
-    rate = {r["name"]: r["rate"] for r in saved["rows"] if r["what"] == "training step"}
-    rows = []
+    rate = {row["name"]: row["rate"] for row in rows if row["what"] == "training step"}
+    found = []
+
+    def add(library, name, segments, quality, loss):
+        seconds = segments / rate["plain, recipe" if library == "recipe" else "ours"]
+        first = next((r for r in found if r["protocol"] == protocol), {"seconds": seconds})
+        found.append({"protocol": protocol, "library": library, "name": name, "segments": segments,
+                      "seconds": seconds, "times_as_long": seconds / first["seconds"], "validation_loss": loss,
+                      "auroc": quality["auroc"], "auprc": quality["auprc"], "n": shipped["n"]})
+
     for protocol, (recipe, full) in long_runs(database).items():
-        long = full["n_train"] * len(full["history"])
-        lowest = lambda run: min(run["history"], key=lambda r: r["validation_loss"])
-        last, best = len(recipe["history"]), lowest(recipe)["epoch"]
+        shipped = recipe["shipped"]
+        add("this project", "shipped", shipped["segments"], shipped, shipped["validation_loss"])
+
+        segments = full["n_train"] * len(full["history"])
+        losses = [row["validation_loss"] for row in full["history"]]
+        times = segments / shipped["segments"]
+        add("this project", f"{times:.0f} times as long", segments, full["quality"], min(losses))
+
+        n = recipe["n_train"]
+        losses = [row["validation_loss"] for row in recipe["history"]]
+        equal = recipe["equal_epoch"]
+        if equal:
+            add("recipe", f"to the loss of shipped: {equal} epochs", equal * n, recipe["quality"]["equal"],
+                losses[equal - 1])
         end = "its end" if recipe["finished"] else "not its end"
-        found = [("this project", "shipped", recipe["shipped"]["segments"], recipe["shipped"],
-                  recipe["shipped"]["validation_loss"]),
-                 ("this project", f"{long / recipe['shipped']['segments']:.0f} times as long", long, full["quality"],
-                  lowest(full)["validation_loss"]),
-                 ("recipe", f"{last} epochs ({end}), best {best}", last * recipe["n_train"], recipe["quality"]["best"],
-                  recipe["history"][best - 1]["validation_loss"])]
-        if recipe["equal_epoch"]:
-            at = recipe["equal_epoch"]
-            found.insert(2, ("recipe", f"to the loss of shipped: {at} epochs", at * recipe["n_train"],
-                             recipe["quality"]["equal"], recipe["history"][at - 1]["validation_loss"]))
+        best = losses.index(min(losses)) + 1
+        add("recipe", f"{len(losses)} epochs ({end}), best {best}", len(losses) * n, recipe["quality"]["best"],
+            min(losses))
         if not recipe["finished"]:
-            found.append(("recipe", f"all its {recipe['epochs']} epochs (extrapolated)", recipe["epochs"] * recipe["n_train"],
-                          {"auroc": None, "auprc": None, "n": recipe["shipped"]["n"]}, None))
-        rows += [{"protocol": protocol, "library": library, "name": name, "segments": n, "validation_loss": loss,
-                  "seconds": n / rate["plain, recipe" if library == "recipe" else "ours"],
-                  "auroc": figures["auroc"], "auprc": figures["auprc"], "n": figures["n"]}
-                 for library, name, n, figures, loss in found]
-    return rows
+            add("recipe", f"all its {recipe['epochs']} epochs (extrapolated)", recipe["epochs"] * n,
+                {"auroc": None, "auprc": None}, None)
+    return found
 
 
-def training_rows(rows):
-    """One row a training; `times as long` as the shipped one of its protocol."""
-    lines = [["protocol", "training", "segments", "s", "times as long", "validation loss", "ROC-AUC", "PR-AUC"]]
-    for r in rows:
-        shipped = next(o for o in rows if o["protocol"] == r["protocol"])
-        loss = f"{r['validation_loss']:.5f}" if r["validation_loss"] else "n/a"
-        lines.append([r["protocol"], f"{r['library']}, {r['name']}", f"{r['segments']:,d}", f"{r['seconds']:,.0f}",
-                      f"{r['seconds'] / shipped['seconds']:.1f}", loss, percent(r["auroc"]), percent(r["auprc"])])
-    return lines
-
-
-def detector_rows(rows):
-    """One row a detector, best first; the fit of the network is its training."""
-    lines = [["protocol", "detector", "library", "fit, s", "score, s", "ROC-AUC", "PR-AUC"]]
-    for protocol in config.PROTOCOLS:
-        own = sorted((r for r in rows if r["protocol"] == protocol), key=lambda r: -r["auroc"])
-        lines += [[protocol, r["name"], r["library"],
-                   f"{statistics.median(r['fit_s']):.2f}" if r["fit_s"] else "training above",
-                   f"{statistics.median(r['score_s']):.2f}", percent(r["auroc"]), percent(r["auprc"])] for r in own]
-    return lines
-
-
-def qrs_rows(rows):
-    """One row a QRS detector."""
-    return [["QRS detector", "s an hour of ECG", "sensitivity", "PPV"],
-            *([r["name"], f"{statistics.median(r['seconds']) / r['hours']:.2f}", percent(r["sensitivity"]),
-               percent(r["ppv"])] for r in rows)]
-
-
-def turn_by_turn(row, other):
-    """Median over the turns of one rate divided by the other."""
-    amount = [r["rate"] * r["median_s"] for r in (row, other)]
-    return statistics.median(amount[0] / a / (amount[1] / b) for a, b in zip(row["times_s"], other["times_s"]))
-
-
-def summary_rows(saved, database):
-    """The README's table: this project, what it is compared with, how many times as fast."""
-    row = {(r["what"], r["name"].split(",")[0] if "used" in r["name"] else r["name"]): r for r in saved["rows"]}
-    lines = [["", "this project", "beside it", "times as fast"]]
-    for what, other in (("training step", "plain"), ("inference", "plain"), ("inference", "matrix product"),
-                        ("building the segments", "one loop"), ("building the segments", "decoding and filtering alone")):
-        a, b = row[what, "ours"], row[what, other]
-        lines.append([what, f"{a['rate']:,.0f} {a['unit']}", f"{other}: {b['rate']:,.0f} {b['unit']}",
-                      f"{turn_by_turn(a, b):.2f}"])
-    for protocol in config.PROTOCOLS:
-        own = [r for r in trainings(saved, database) if r["protocol"] == protocol]
-        for other in own[1:]:
-            lines.append([f"training, {protocol} protocol (ROC-AUC, validation)",
-                          f"{own[0]['seconds']:,.0f} s ({percent(own[0]['auroc'])})",
-                          f"{other['library'].replace('this project', 'ours')}, {other['name']}: {other['seconds']:,.0f} s "
-                          f"({percent(other['auroc'])})", f"{other['seconds'] / own[0]['seconds']:.1f}"])
-    return lines
-
-
-def lines_of(saved, database):
-    """The section of RESULTS.md."""
-    long = trainings(saved, database)
-    n = {r["protocol"]: f"{r['n']:,d}" for r in long}
-    return ["## Speed", "", f"`benchmark.py`: {saved['threads']} threads, candidates in turn within one run, each in "
-            f"a process of its own, medians. A training step is of {saved['batch']} segments; scoring is of the "
-            f"{saved['n_test']:,d} test beats of the patient protocol.", "", *markdown(speed_rows(saved["rows"])), "",
-            "Each command by itself, processes of its own included:", "", *markdown(stage_rows(saved["stages"])), "",
-            "### Training less", "", "Segments and losses from `benchmark_training.py`, seconds by the rates above (steps "
-            "alone: validation and the fit of the scores count in no row). The recipe is the published one: all normal "
-            f"beats, batches of {saved['recipe_batch']}, AdamW at 1e-3, reduced on a plateau, up to 100 epochs, "
-            "reconstruction alone, of the same tapered beat. ROC-AUC and PR-AUC of the default score on validation beats "
-            f"({' and '.join(f'{p} {k}' for p, k in n.items())}), seed {config.SEED}.", "", *markdown(training_rows(long)),
-            "", "![Quality against training time](evaluation_plots/benchmark.png)", "",
-            "### Other detectors", "", "Fit on normal training beats (those whose cost grows faster than linear: on "
-            "20,000), score of the same validation beats, from the windowed beat's principal components on; for this "
-            "project from the segment on. None of the others knows the record a beat is from, which is what counts in the patient "
-            "protocol; those that do are among the baselines above.", "", *markdown(detector_rows(saved["detectors"])), "",
-            f"QRS detectors on the validation patients ({saved['qrs'][0]['hours']:.1f} h), within 150 ms:", "",
-            *markdown(qrs_rows(saved["qrs"]))]
-
-
-def figure(saved, database):
+def quality_figure(speed, database):
     """What is missing to a ROC-AUC of 100 % against the time of training or fit, a numbered point a method."""
-    points = [r for r in trainings(saved, database) if r["auroc"]] + [
-        {**r, "seconds": statistics.median(r["fit_s"])} for r in saved["detectors"] if r["fit_s"]]
-    picture = Figure(figsize=(13, 5), dpi=150, layout="constrained")
-    for ax, protocol in zip(picture.subplots(1, len(config.PROTOCOLS)), config.PROTOCOLS):
-        own = sorted((p for p in points if p["protocol"] == protocol), key=lambda p: -p["auroc"])
-        for k, p in enumerate(own, 1):
-            colour, marker = LIBRARIES[p["library"]]
-            at = max(p["seconds"], EARLIEST_S), 100 * (1 - p["auroc"])
-            ax.plot(*at, marker, color=colour, label=f"{k}  {p['library']}: {p['name'].split(' (')[0]}",
-                    markersize=10 if marker == "*" else 6)
-            ax.annotate(str(k), at, xytext=(5, 4), textcoords="offset points", fontsize=7)
-        ax.set(title=f"{protocol} protocol, {own[0]['n']:,d} validation beats", xscale="log", yscale="log",
+    points = [row for row in trainings(speed["rows"], database) if row["auroc"]]
+    for row in speed["detectors"]:
+        if row["fit_s"]:
+            points.append({**row, "seconds": statistics.median(row["fit_s"])})
+
+    figure = Figure(figsize=(13, 5), dpi=150, layout="constrained")
+    for ax, protocol in zip(figure.subplots(1, len(config.PROTOCOLS)), config.PROTOCOLS):
+        shown = [point for point in points if point["protocol"] == protocol]
+        shown.sort(key=lambda point: -point["auroc"])
+        for number, point in enumerate(shown, 1):
+            colour, marker = LIBRARIES[point["library"]]
+            at = (max(point["seconds"], EARLIEST_S), 100 * (1 - point["auroc"]))
+            ax.plot(*at, marker, color=colour, markersize=10 if marker == "*" else 6,
+                    label=f"{number}  {point['library']}: {point['name'].split(' (')[0]}")
+            ax.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=7)
+
+        ax.set(title=f"{protocol} protocol, {shown[0]['n']:,d} validation beats", xscale="log", yscale="log",
                xlabel="time of training or fit (s)", ylabel="100 - ROC-AUC (%)")
         ax.invert_yaxis()  # the best on top
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         ax.grid(True)
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
-    return picture
+    return figure
+
+
+# --- scaling --------------------------------------------------------------------------------------
+
+def straight_line(rows):
+    """(fixed seconds, seconds a unit) of the line through the medians, each weighing by its share."""
+    sizes = [row["size"] for row in rows]
+    seconds = np.array([statistics.median(row["seconds"]) for row in rows])
+    slope, fixed = np.polyfit(sizes, seconds, 1, w=1 / seconds)
+    return float(fixed), float(slope)
+
+
+def stages_of(size):
+    """{stage: {"rows", "fixed", "slope"}} of size.json, and what a million recordings of a day need of it."""
+    stages = {}
+    for name in dict.fromkeys(row["stage"] for row in size["rows"]):
+        rows = [row for row in size["rows"] if row["stage"] == name]
+        fixed, slope = straight_line(rows)
+        stages[name] = {"rows": rows, "fixed": fixed, "slope": slope}
+        if rows[-1]["bytes"]:
+            core_s = slope * size["cores"]  # of one core, for an hour of ECG
+            written = rows[-1]["bytes"] / rows[-1]["size"]
+            stages[name] |= {"core_hours": core_s * DAYS_HOURS / 3600, "terabytes": written * DAYS_HOURS / 1e12,
+                             "read_mb_per_s": size["read_bytes_per_hour"] / core_s / 1e6,
+                             "written_mb_per_s": written / core_s / 1e6, "hours_an_hour": 3600 / core_s}
+    return stages
+
+
+def needs_of(size, stages):
+    """What the text of docs/scaling.md says beside the stages."""
+    beats = size["beats_per_hour"] * DAYS_HOURS
+    seconds = stages["epoch"]["slope"]
+    return {"beats": beats, "training_core_hours": beats * seconds * size["cores"] / 3600,
+            "terabytes_read": size["read_bytes_per_hour"] * DAYS_HOURS / 1e12,
+            "training_mb_per_s": 4 * config.WINDOW_SIZE / seconds / 1e6,
+            "segments_learnt": config.MAX_EPOCHS * config.EPOCH_SEGMENTS}
+
+
+def scaling_figure(stages):
+    """Seconds against size, a panel a stage, every timing and the line."""
+    figure = Figure(figsize=(10, 3.4), dpi=150, layout="constrained")
+    for ax, (name, stage), (colour, _) in zip(figure.subplots(1, len(stages)), stages.items(), CURVES):
+        rows = stage["rows"]
+        for row in rows:
+            ax.plot([row["size"]] * len(row["seconds"]), row["seconds"], "o", color=colour, markersize=4)
+
+        unit = rows[0]["unit"]
+        slope = stage["slope"]
+        rate = f"{slope:.2g} s" if slope >= 1 else f"{1000 * slope:.3g} ms"
+        ends = np.array([0, rows[-1]["size"]])
+        ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1,
+                label=f"{stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}")
+        ax.set(title=name, xlabel=f"data ({unit})", ylabel="time (s)", xlim=(0, None), ylim=(0, None))
+        ax.legend(loc="upper left")
+        ax.grid(True)
+    return figure
