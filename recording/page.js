@@ -1,4 +1,4 @@
-// What moves a page of detect_page.py, once its plots are there. Its arguments are bokeh's models and plain numbers:
+// What moves a page of page.py, once its plots are there. Its arguments are bokeh's models and plain numbers:
 // the plots over time are drawn anew from the stored arrays for the stretch they show, in at most COLUMNS columns;
 // a row of the table draws its strip and moves the plots over time there.
 const COLUMNS = 2000, MISSING = -32768, MOVE_S = 30
@@ -56,15 +56,15 @@ function first_beat(sample) {
 }
 
 // Points of the beats a to b in one state; of too many the lowest and highest of neighbours
-function level_dots(a, b, wanted) {
-  const {sample, level, state} = beats.data, found = [], dots = {x: [], y: []}
+function score_dots(a, b, wanted) {
+  const {sample, robust_z, state} = beats.data, found = [], dots = {x: [], y: []}
   for (let k = first_beat(a), end = first_beat(b); k < end; k++) if (state[k] === wanted) found.push(k)
   const group = found.length > 2 * COLUMNS ? Math.ceil(found.length / COLUMNS) : 1
   for (let k = 0; k < found.length; k += group) {
-    const near = found.slice(k, k + group).sort((i, j) => level[i] - level[j])
+    const near = found.slice(k, k + group).sort((i, j) => robust_z[i] - robust_z[j])
     for (const i of group > 1 ? [near[0], near[near.length - 1]] : near) {
       dots.x.push(ms(sample[i]))
-      dots.y.push(level[i])
+      dots.y.push(robust_z[i])
     }
   }
   return dots
@@ -87,8 +87,8 @@ function draw() {
   const a = Math.max(0, Math.floor(x_range.start / 1000 * fs)), b = Math.min(n, Math.ceil(x_range.end / 1000 * fs) + 1)
   signal.data = signal_line(a, b, Math.max(1, Math.ceil((b - a) / COLUMNS)))
   fit(signal_y, signal.data.y, 0.05)
-  normal.data = level_dots(a, b, 0)
-  flagged.data = level_dots(a, b, 1)
+  normal.data = score_dots(a, b, 0)
+  flagged.data = score_dots(a, b, 1)
 }
 
 let waiting = false
@@ -116,14 +116,14 @@ function show(row) {
     mark.x.push(seconds(ms(beats.data.sample[k])))
     mark.y.push(Number.isFinite(at_peak.y[0]) ? at_peak.y[0] : top)
     mark.top.push(top)
-    const level = Math.round(10 * beats.data.level[k]) / 10 + 0  // no -0.0
-    mark.text.push(Number.isFinite(level) ? level.toFixed(1) : "")
+    const score = Math.round(10 * beats.data.robust_z[k]) / 10 + 0  // no -0.0
+    mark.text.push(Number.isFinite(score) ? score.toFixed(1) : "")
   }
   for (const [k, source] of [strip_normal, strip_flagged, strip_unscored].entries()) source.data = marks[k]
   chosen.data = {x: [ms(at)]}
   document.getElementById("shown").textContent =
     `Beat ${rows.data.rank[row]} of ${rows.data.rank.length} listed, ${rows.data.time[row]} into the recording, ` +
-    `level ${rows.data.level[row].toFixed(1)}.`
+    `robust z-score ${rows.data.robust_z[row].toFixed(1)}.`
 }
 
 // Buttons in the page: data-zoom (factor), data-shift (share of what is shown), data-row (steps in the table)

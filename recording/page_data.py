@@ -1,44 +1,30 @@
-"""What a page of detect_page.py holds of a recording, bounded whatever its length.
+"""What a page of recording/page.py holds of a recording, bounded whatever its length.
 
-reads   NAME.ecgad.json, NAME.ecgad.csv, NAME.ecgad   python detect.py RECORDING; and the signal, once, in pieces
-
-All of a recording up to FULL_SAMPLES is kept at full rate; of a longer one STRIP_S about as many of its highest
-flagged beats, and the lowest and highest sample of each of ENVELOPE stretches.
+All of a recording up to FULL_SAMPLES is kept at full rate; of a longer one STRIP_S about as many of its
+highest flagged beats, and the lowest and highest sample of each of ENVELOPE stretches.
 """
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-import wfdb
-
-from pipeline.errors import UserError
-from recording.output import EXTENSION, NOISE_SYMBOL
 
 FULL_SAMPLES = 2_000_000   # 92 min at 360 Hz; int16 in base64: 5.3 MB of the page
 ENVELOPE = 500_000         # 2.7 MB
-BEATS = 200_000            # of more, the lowest and highest of neighbours: 3.5 MB
-ROWS = 2000                # of the table
+DRAWN = 200_000            # beats; of more, the lowest and highest of neighbours: 3.5 MB
+LISTED = 2000              # beats in the table
 STRIP_S = 10
-BINS, BIN_S = 2000, 10     # of heart rate and flagged share: at most so many, about so long at least
 CHUNK = 1 << 18            # samples read at a time
-MISSING = -32768           # int16 of a sample that is missing; detect_page.js knows it too
-OUTLIER = 100              # times the central 99.8 % of the signal: what lies farther off is drawn there, so that a
-                           # spike leaves the beats their share of the 16 bits
-SCORED, FLAGGED, UNSCORED = range(3)
+MISSING = -32768           # int16 of a sample that is missing; page.js knows it too
+OUTLIER = 100              # times the central 99.8 % of the signal: what lies farther off is drawn there,
+                           # so that a spike leaves the beats their share of the 16 bits
+USUAL, FLAGGED, UNSCORED = range(3)   # states of a beat; page.js knows them too
 
 
 @dataclass
 class Content:
-    """One recording for its page; times in samples of the recording unless they say otherwise."""
+    """What the page draws of the signal and which beats it holds; positions in samples of the recording."""
 
-    summary: dict              # NAME.ecgad.json
-    table: pd.DataFrame        # a row a beat: sample, rr_before_s, level, flag, state (SCORED, FLAGGED, UNSCORED)
-    unreadable_s: np.ndarray   # (k, 2) from, to
-    fs_hz: float
-    n_samples: int
-    rows: np.ndarray           # of the flagged beats listed, highest level first
+    listed: np.ndarray         # row numbers of the flagged beats in the table, highest first
     drawn: np.ndarray          # (n,) bool: which beats the page holds
     kept: np.ndarray           # (k, 2) from, to: at full rate
     full: np.ndarray           # int16: the samples of `kept` one after another
@@ -54,54 +40,39 @@ class Content:
         return self.step == 1
 
 
-def read_content(stem, recording, lead):
-    """Content of a recording whose files are at `stem`; lead: index of the one that was scored.
-
-    Raises UserError where those files, or the recording, are damaged.
-    """
-    fs, n = recording.fs_hz, recording.n_samples
-    summary, table, unreadable_s = read_back(stem, fs)
-    rows = listed_beats(table, n, fs)
-    kept = full_rate(table["sample"].to_numpy()[rows], n, fs)
+def content_of(scored, recording):
+    """Content of ScoredBeats and the Recording they are of."""
+    n = recording.n_samples
+    listed = highest_flagged(scored, n)
+    kept = full_rate(scored.samples[listed], n, scored.fs_hz)
     step = 1 if n <= FULL_SAMPLES else -(-n // ENVELOPE)
-    arrays, offset, scale = quantised(*read_signal(recording, lead, kept, step))
-    return Content(summary, table, unreadable_s, fs, n, rows, drawn_beats(table, kept), kept, *arrays, step,
-                   offset, scale)
+    arrays, offset, scale = quantise(*read_signal(recording, scored.lead_index, kept, step))
+    return Content(listed, thin_out(scored, kept), kept, *arrays, step, offset, scale)
 
 
-def read_back(stem, fs_hz):
-    """(summary, table, unreadable (k, 2) in s) as detect.py wrote them; UserError where they are not."""
-    types = {"sample": int, "rr_before_s": float, "level": float, "flag": int, "state": str}
-    try:
-        with open(f"{stem}.{EXTENSION}.json", encoding="utf-8") as file:
-            summary = json.load(file)
-        table = pd.read_csv(f"{stem}.{EXTENSION}.csv", usecols=list(types), dtype=types)
-        notes = wfdb.rdann(str(stem), EXTENSION)
-        marks = np.asarray(notes.sample)[[symbol == NOISE_SYMBOL for symbol in notes.symbol]] / fs_hz
-        unreadable_s = marks.reshape(-1, 2)  # from and to by turns
-    except Exception as error:  # the readers of a damaged file raise anything
-        raise UserError(f"{stem}.{EXTENSION}.*: not as detect.py wrote them ({error}). "
-                        "Run it again with --force.") from error
-    table["state"] = np.where(table["flag"] == 1, FLAGGED, np.where(table["state"] == "scored", SCORED, UNSCORED))
-    return summary, table, unreadable_s
+def states(scored):
+    """(n,) uint8 of USUAL, FLAGGED and UNSCORED."""
+    return np.select([scored.flagged, scored.beats.scored], [FLAGGED, USUAL], UNSCORED).astype(np.uint8)
 
 
-def listed_beats(table, n_samples, fs_hz):
-    """Row numbers of the flagged beats in the page's table, highest level first."""
-    flagged = np.flatnonzero(table["state"] == FLAGGED)
-    order = flagged[np.argsort(-table["level"].to_numpy()[flagged], kind="stable")]
-    return order[:ROWS if n_samples <= FULL_SAMPLES else min(ROWS, int(FULL_SAMPLES // (STRIP_S * fs_hz)))]
+def highest_flagged(scored, n_samples):
+    """Row numbers of the flagged beats in the page's table, highest robust z-score first."""
+    flagged = np.flatnonzero(scored.flagged)
+    order = flagged[np.argsort(-scored.robust_z[flagged], kind="stable")]
+    strips = LISTED if n_samples <= FULL_SAMPLES else int(FULL_SAMPLES // (STRIP_S * scored.fs_hz))
+    return order[:min(LISTED, strips)]
 
 
 def full_rate(samples, n_samples, fs_hz):
     """(k, 2) from, to, ascending and apart, kept at full rate: everything, or STRIP_S about these R peaks."""
     if n_samples <= FULL_SAMPLES:
         return np.array([[0, n_samples]])
-    half, at = int(STRIP_S * fs_hz / 2), np.sort(samples)
-    return joined(np.clip(np.column_stack([at - half, at + half + 1]), 0, n_samples))
+    half = int(STRIP_S * fs_hz / 2)
+    at = np.sort(samples)
+    return join_spans(np.clip(np.column_stack([at - half, at + half + 1]), 0, n_samples))
 
 
-def joined(spans, gap=0):
+def join_spans(spans, gap=0):
     """Spans (k, 2), ascending, those at most `gap` apart made one: (m, 2)."""
     if not len(spans):
         return spans
@@ -114,8 +85,12 @@ def read_signal(recording, lead, kept, step):
 
     One pass, CHUNK samples at a time. Missing samples are NaN; low and high are empty for a step of 1.
     """
-    n, chunk = recording.n_samples, CHUNK // step * step or step
-    full, low, high = [np.empty(0, np.float32)], [], []
+    n = recording.n_samples
+    chunk = CHUNK // step * step or step
+    nothing = np.empty(0, np.float32)
+    full = [nothing]
+    low = [nothing]
+    high = [nothing]
     for first in range(0, n, chunk):
         signal = recording.read(lead, first, min(first + chunk, n)).clip(-1e35, 1e35).astype(np.float32)
         for start, stop in kept[(kept[:, 0] < first + chunk) & (kept[:, 1] > first)]:
@@ -124,10 +99,10 @@ def read_signal(recording, lead, kept, step):
             begin = np.arange(0, len(signal), step)
             low.append(np.fmin.reduceat(signal, begin))
             high.append(np.fmax.reduceat(signal, begin))
-    return tuple(np.concatenate(part) if part else np.empty(0, np.float32) for part in (full, low, high))
+    return tuple(np.concatenate(part) for part in (full, low, high))
 
 
-def quantised(*arrays):
+def quantise(*arrays):
     """([int16 arrays], offset, scale): value = offset + scale * int16; MISSING where it is NaN."""
     known = np.concatenate([a[np.isfinite(a)] for a in arrays])
     low, middle, high = np.percentile(known, [0.1, 50, 99.9]).astype(float) if len(known) else np.zeros(3)
@@ -135,32 +110,21 @@ def quantised(*arrays):
     if high > low:
         reach = min(reach, OUTLIER * (high - low))
     scale = float(reach / 32767) or 1.0
+
     steps = [np.clip((a - middle) / scale, -32767, 32767).round() for a in arrays]
     return [np.where(np.isfinite(s), s, MISSING).astype(np.int16) for s in steps], float(middle), scale
 
 
-def drawn_beats(table, kept):
+def thin_out(scored, kept):
     """(n,) bool, which beats the page holds: all, or the lowest and highest of neighbours, and those in `kept`."""
-    n, level, sample = len(table), table["level"].to_numpy(), table["sample"].to_numpy()
-    if n <= BEATS:
+    n = len(scored.robust_z)
+    if n <= DRAWN:
         return np.ones(n, bool)
-    size, drawn = -(-2 * n // BEATS), np.zeros(n, bool)
-    for sign in (1, -1):
-        groups = np.pad(np.nan_to_num(sign * level, nan=-np.inf), (0, -n % size), constant_values=-np.inf)
+    drawn = np.zeros(n, bool)
+    size = -(-2 * n // DRAWN)
+    for values in (scored.robust_z, -scored.robust_z):
+        groups = np.pad(np.nan_to_num(values, nan=-np.inf), (0, -n % size), constant_values=-np.inf)
         drawn[np.arange(0, n, size) + groups.reshape(-1, size).argmax(axis=1)] = True
-    for start, stop in np.searchsorted(sample, kept):
+    for start, stop in np.searchsorted(scored.samples, kept):
         drawn[start:stop] = True
     return drawn
-
-
-def binned(content):
-    """{"left", "right", "middle" in s, "rate" in beats/min, "flagged" in %}: a row a stretch, NaN where unknown."""
-    table, duration_s = content.table, content.n_samples / content.fs_hz
-    edges = np.linspace(0, duration_s, int(np.clip(duration_s / BIN_S, 1, BINS)) + 1)
-    time_s, rr, state = (table["sample"] / content.fs_hz).to_numpy(), table["rr_before_s"].to_numpy(), table["state"]
-    usual = (rr > 0.2) & (rr < 5) & (state != UNSCORED).to_numpy()
-    count = lambda rows, weights=None: np.histogram(time_s[rows], edges, weights=weights)[0]
-    share = lambda part, of: np.where(of > 0, part / np.maximum(of, 1), np.nan)
-    return {"left": edges[:-1], "right": edges[1:], "middle": (edges[:-1] + edges[1:]) / 2,
-            "rate": share(count(usual, 60 / rr[usual]), count(usual)),
-            "flagged": 100 * share(count((state == FLAGGED).to_numpy()), count((state != UNSCORED).to_numpy()))}

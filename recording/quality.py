@@ -19,7 +19,7 @@ Li, Mark & Clifford 2008, Physiol Meas 29:15, as in Zhao & Zhang 2018, Front Phy
 import numpy as np
 
 REASONS = ("", "missing", "flat", "saturated", "noise")
-WINDOW_S = 10.0
+VERDICT_S = 10.0
 MARGIN_S = 30.0               # a verdict depends on nothing further away than this from its window
 
 MISSING_S = 0.5               # in all, of a window: shorter gaps can be bridged
@@ -37,12 +37,12 @@ BASELINE_MIN = 0.75           # the optimum is flat
 
 CORRELATION_QUANTILE = 0.25   # of a window's beats: a few odd beats are no noise
 MIN_BEATS = 3                 # fewer judged beats in a window say nothing: a pause must not become noise
-NEIGHBOUR_S = 10.0            # how far away, and
-NEIGHBOURS = 12               # how many beats away to each side, the most similar beat may be
+ALIKE_WITHIN_S = 10.0            # how far away, and
+ALIKE_WITHIN_BEATS = 12               # how many beats away to each side, the most similar beat may be
 BEAT_S = (0.1, 0.15)          # before and after the R peak: QRS complex, where beats of one kind agree
-ALIGN_S = 0.05                # the extreme of the QRS complex is looked for this far from the detected peak
+EXTREME_S = 0.05                # the extreme of the QRS complex is looked for this far from the detected peak
 QRS_S = 0.05                  # `nst` measures the peak-to-peak amplitude this far to both sides
-PIECE_S = 0.1                 # the noise floor is the power of the quietest quarter of pieces of this length
+FLOOR_PIECE_S = 0.1                 # the noise floor is the power of the quietest quarter of pieces of this length
 FLOOR_QUANTILE = 0.25
 BASELINE_HZ = (1.0, 40.0)     # basSQI: 1 - power up to the first / power up to the second
 
@@ -50,12 +50,12 @@ BATCH_WINDOWS = 360           # an hour at a time: bounds the memory
 
 
 def unreadable(signal_mv, filtered_mv, fs_hz, beats):
-    """Why each window of WINDOW_S seconds cannot be read: (n_windows,) int8, index into REASONS, 0 readable.
+    """Why each window of VERDICT_S seconds cannot be read: (n_windows,) int8, index into REASONS, 0 readable.
 
     signal_mv (n,) raw, NaN where missing; filtered_mv (n,) band-passed 0.5-40 Hz; beats (k,) detected R peaks
     in samples, rising. The unit does not matter. Of several reasons the first in REASONS is given.
-    n_windows = ceil(n / window); a last window that is not full is judged by the last WINDOW_S seconds.
-    A recording may be cut into blocks at multiples of WINDOW_S with MARGIN_S on both sides: the verdicts
+    n_windows = ceil(n / window); a last window that is not full is judged by the last VERDICT_S seconds.
+    A recording may be cut into blocks at multiples of VERDICT_S with MARGIN_S on both sides: the verdicts
     are the same, where the samples given are.
     Raises ValueError where the two signals differ in length or beats lie outside them or do not rise.
     """
@@ -76,14 +76,14 @@ def unreadable(signal_mv, filtered_mv, fs_hz, beats):
         raw = np.lib.stride_tricks.sliding_window_view(signal_mv, window)[starts[part]]
         filtered = np.lib.stride_tricks.sliding_window_view(filtered_mv, window)[starts[part]]
         verdicts = (missing(raw, fs_hz), *flat_or_saturated(raw, fs_hz),
-                    noisy(raw, filtered, fs_hz, *pooled(*measured, starts[part], window)))
+                    noisy(raw, filtered, fs_hz, *pool_by_window(*measured, starts[part], window)))
         result[part] = np.select(verdicts, np.arange(1, len(REASONS)))
     return result
 
 
 def window_starts(n, fs_hz):
     """((n_windows,) first samples, length in samples): the last window is moved inward to be full."""
-    window = min(int(round(WINDOW_S * fs_hz)), n)
+    window = min(int(round(VERDICT_S * fs_hz)), n)
     return np.minimum(np.arange(0, n, max(window, 1)), n - window), window
 
 
@@ -118,7 +118,7 @@ def flat_or_saturated(raw, fs_hz):
 
 
 def noisy(raw, filtered, fs_hz, correlation, amplitude):
-    """(m,) bool of windows (m, w) with their beats' `pooled` correlation (m,) and amplitude (m,).
+    """(m,) bool of windows (m, w) with their beats' `pool_by_window` correlation (m,) and amplitude (m,).
 
     NaN (too few beats) is never noise: where no beat is found, none can be called abnormal.
     """
@@ -136,7 +136,7 @@ def beat_quality(signal_mv, filtered_mv, fs_hz, beats):
     Peaks are the extremes of the QRS complexes near `beats`. Beats without a whole complex inside the
     signal, or with a missing sample, are left out; correlation is NaN without a neighbour.
     """
-    align, before, after, qrs = (int(round(s * fs_hz)) for s in (ALIGN_S, *BEAT_S, QRS_S))
+    align, before, after, qrs = (int(round(s * fs_hz)) for s in (EXTREME_S, *BEAT_S, QRS_S))
     reach = align + max(before, after, qrs) + 1
     gaps = np.concatenate(([0], np.cumsum(~(np.isfinite(signal_mv) & np.isfinite(filtered_mv)))))
     beats = beats[(beats >= reach) & (beats + reach < len(signal_mv))]
@@ -149,15 +149,15 @@ def beat_quality(signal_mv, filtered_mv, fs_hz, beats):
     size = np.linalg.norm(shapes, axis=1, keepdims=True)
     shapes = np.divide(shapes, size, out=np.zeros_like(shapes), where=size > 0).astype(np.float32)
     best = np.full(len(peaks), -np.inf)
-    for lag in range(1, min(NEIGHBOURS + 1, len(peaks))):
+    for lag in range(1, min(ALIKE_WITHIN_BEATS + 1, len(peaks))):
         alike = np.einsum("ij,ij->i", shapes[lag:], shapes[:-lag])
-        alike[peaks[lag:] - peaks[:-lag] > NEIGHBOUR_S * fs_hz] = -np.inf
+        alike[peaks[lag:] - peaks[:-lag] > ALIKE_WITHIN_S * fs_hz] = -np.inf
         best[lag:] = np.maximum(best[lag:], alike)
         best[:-lag] = np.maximum(best[:-lag], alike)
     return peaks, np.where(np.isfinite(best), best, np.nan), amplitude
 
 
-def pooled(peaks, correlation, amplitude, starts, window):
+def pool_by_window(peaks, correlation, amplitude, starts, window):
     """Lower quartile of the correlation (m,) and median amplitude (m,) of each window's beats; NaN if few."""
     low, high = np.searchsorted(peaks, starts), np.searchsorted(peaks, starts + window)
     quartile, middle = np.full(len(starts), np.nan), np.full(len(starts), np.nan)
@@ -171,7 +171,7 @@ def pooled(peaks, correlation, amplitude, starts, window):
 
 def snr_db(filtered, fs_hz, amplitude):
     """(m,) signal-to-noise ratio in dB of windows (m, w): QRS power against the floor between the waves."""
-    piece = max(int(round(PIECE_S * fs_hz)), 2)
+    piece = max(int(round(FLOOR_PIECE_S * fs_hz)), 2)
     pieces = filtered[:, :filtered.shape[1] // piece * piece].reshape(len(filtered), -1, piece)
     power = np.sort(pieces.var(axis=2), axis=1)
     floor = power[:, int(FLOOR_QUANTILE * (power.shape[1] - 1))] if power.shape[1] else np.zeros(len(power))

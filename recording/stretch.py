@@ -18,14 +18,14 @@ class Stretch:
     raw: np.ndarray            # (n,) resampled, NaN filled
     filtered: np.ndarray       # (n,)
     found: np.ndarray          # (k,) beats in samples of `raw`, by which noise is judged
-    unreadable: np.ndarray     # of each window of quality.WINDOW_S without the margin: index into REASONS
+    unreadable: np.ndarray     # of each window of quality.VERDICT_S without the margin: index into REASONS
 
 
 def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_beats):
     """The Stretch from start_s to stop_s of one lead (index); stop_s may lie after the end.
 
     find_beats(raw, first_s): rising R peaks (k,) in samples of raw (n,), whose first sample lies at
-    first_s. start_s is a multiple of quality.WINDOW_S.
+    first_s. start_s is a multiple of quality.VERDICT_S.
     """
     own_hz = recording.fs_hz
     stop_s = min(stop_s, recording.n_samples / own_hz)
@@ -47,6 +47,6 @@ def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_b
         signal[np.clip(at, 0, len(signal) - 1)] = np.nan
     verdict = quality.unreadable(signal, filtered, fs_hz, found)
 
-    skip = round((start_s - first / own_hz) / quality.WINDOW_S)
-    count = int(np.ceil((stop_s - start_s) / quality.WINDOW_S))
+    skip = round((start_s - first / own_hz) / quality.VERDICT_S)
+    count = int(np.ceil((stop_s - start_s) / quality.VERDICT_S))
     return Stretch(first / own_hz, raw, filtered, found, verdict[skip:skip + count])
