@@ -74,7 +74,7 @@ THREADS = 0                   # 0: as many as there are cores
 RANK_TIMEOUT_S = 30           # without a word from another process of torchrun: it is given up
 DOWNLOAD_CONNECTIONS = 4      # PhysioNet refuses more than about 8
 DOWNLOAD_TIMEOUT_S = 30       # without a byte
-DOWNLOAD_RETRIES = 4          # a file and source; waits 1, 2, 4 ... s between
+DOWNLOAD_RETRIES = 4          # a file and source; waits 1, 2, 3 ... s between
 
 # --- Fixed by what this project is compared with
 PROTOCOLS = ("beat", "patient")
@@ -88,7 +88,8 @@ PUBLISHED = {"auroc": 0.9721, "accuracy": 0.9459, "sensitivity": 0.9019,
 # --- Databases ------------------------- after a change: python dataset.py --database NAME
 # title, home: the folder that holds its data, checkpoints and results; leads: the first of these
 # that a record has, by name (column 0 of 114 is V5); digests: a list of SHA-256 of all files;
-# records and their part in the patient protocol; simulated: no patient, no result.
+# sources: addresses, or addresses of a zip, that --download asks in turn; records and their part
+# in the patient protocol; simulated: no patient, no result.
 DATABASES = {
     # de Chazal et al. 2004. DS1 without 201: the same man is 202, in DS2. Validation patients: two
     # with bundle-branch block, and S, V and F beats among them, so that scores can be developed and
@@ -98,6 +99,9 @@ DATABASES = {
         "home": ".",
         "leads": ("MLII", "V5"),
         "digests": "pipeline/mitdb_sha256.txt",
+        "sources": ("https://physionet.org/files/mitdb/1.0.0/",
+                    "https://physionet-open.s3.amazonaws.com/mitdb/1.0.0/",
+                    "https://physionet.org/content/mitdb/get-zip/1.0.0/"),
         "records": "100 101 102 103 104 105 106 107 108 109 111 112 113 114 115 116 117 118 119 121"
                    " 122 123 124 200 201 202 203 205 207 208 209 210 212 213 214 215 217 219 220"
                    " 221 222 223 228 230 231 232 233 234",
@@ -105,6 +109,26 @@ DATABASES = {
         "validation": "118 124 205 209 223",
         "test": "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232"
                 " 233 234"},
+    # Greenwald 1990. Nobody has published a split: of every five records in the order of their
+    # numbers the 1st, 3rd and 5th train, the 2nd is for validation, the 4th for the test.
+    "svdb": {
+        "title": "MIT-BIH Supraventricular Arrhythmia Database 1.0.0",
+        "home": "databases/svdb",
+        "leads": ("ECG1", "ECG2"),
+        "digests": "pipeline/svdb_sha256.txt",
+        "sources": ("https://physionet.org/files/svdb/1.0.0/",
+                    "https://physionet-open.s3.amazonaws.com/svdb/1.0.0/",
+                    "https://physionet.org/content/svdb/get-zip/1.0.0/"),
+        "records": "800 801 802 803 804 805 806 807 808 809 810 811 812 820 821 822 823 824"
+                   " 825 826 827 828 829 840 841 842 843 844 845 846 847 848 849 850 851 852"
+                   " 853 854 855 856 857 858 859 860 861 862 863 864 865 866 867 868 869 870"
+                   " 871 872 873 874 875 876 877 878 879 880 881 882 883 884 885 886 887 888"
+                   " 889 890 891 892 893 894",
+        "train": "800 802 804 805 807 809 810 812 821 822 824 826 827 829 841 842 844 846"
+                 " 847 849 851 852 854 856 857 859 861 862 864 866 867 869 871 872 874 876"
+                 " 877 879 881 882 884 886 887 889 891 892 894",
+        "validation": "801 806 811 823 828 843 848 853 858 863 868 873 878 883 888 893",
+        "test": "803 808 820 825 840 845 850 855 860 865 870 875 880 885 890"},
     # Written by pipeline/simulated_ecg.py for machines that reach no source of the real data, and
     # for the tests. s15 and s16 are paced and in no part.
     "simulated": {
@@ -112,6 +136,7 @@ DATABASES = {
         "home": "simulated",
         "leads": ("MLII", "V5"),
         "digests": "simulated/data/simulated/SHA256SUMS.txt",
+        "sources": (),
         "records": "s01 s02 s03 s04 s05 s06 s07 s08 s09 s10 s11 s12 s13 s14 s15 s16",
         "train": "s01 s02 s03 s04 s05 s06",
         "validation": "s07 s08 s09",

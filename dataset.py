@@ -307,7 +307,8 @@ def main(argv=None):
     database = settings.database(args.database)
     if args.download:
         from pipeline import download
-        download.fetch(database, args.source)
+        download.fetch_database(database, args.source, config.DOWNLOAD_CONNECTIONS,
+                                config.DOWNLOAD_TIMEOUT_S, config.DOWNLOAD_RETRIES)
         return print(f"next: {database.command('dataset.py')}")
 
     digests = verify(database)

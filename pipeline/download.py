@@ -1,476 +1,251 @@
-"""The database's files from PhysioNet, a mirror, a folder or a zip, each verified by SHA-256.
+"""A database's files from PhysioNet, a mirror, a folder or a zip, each verified by its SHA-256.
 
-    python dataset.py --download [--source DIR_OR_URL]
+    python dataset.py --download [--source FOLDER_OR_ZIP_OR_URL]
 
-A file appears under its name only after its digest was checked: it is written to `.part-*` in the
-same folder and renamed. A run that is interrupted, killed or cut off leaves verified files; the
-next one asks only for the others, and for nothing at all when every digest is right.
+A file gets its name in the database's folder only after its digest was checked. A run that is
+stopped, killed or cut off leaves whole files; the next one asks only for the others.
 
-pooch's HTTPDownloader does the transfer. `pooch.retrieve` is not used: its temporary files cannot
-be told from others after a kill, it knows one source and repeats what can never succeed (404).
+pooch transfers into a folder of its own, checks and tries again. What it has no setting for is
+here: several files at a time, the next source after a dead one, and an end to a transfer that is
+endless, too slow or refused.
 """
 
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-import http.client
-import os
-from pathlib import Path
-import queue
+import hashlib
+import multiprocessing.pool
 import re
-import socket
-import threading
+import shutil
 import time
-from urllib.parse import urlsplit
-import uuid
 import zipfile
 import zlib
+from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import pooch
 import requests
-from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from tqdm import tqdm
-import urllib3
 
-import config
-from pipeline import errors
+from pipeline.artefacts import whole_file
+from pipeline.errors import Unreachable, UserError
 
-SOURCES = [("PhysioNet", "https://physionet.org/files/mitdb/1.0.0/"),
-           ("AWS", "https://physionet-open.s3.amazonaws.com/mitdb/1.0.0/")]
-ZIP_BY_HAND = "https://physionet.org/content/mitdb/get-zip/1.0.0/"
+CONTACT_S = 8                  # a source that has not answered by then is left for the next one
+DEAD_AFTER = 4                 # so is one that fails so many files in a row
+SLOW_TIMEOUTS = 10             # a file may take 10 x the time-out ...
+MIN_BYTES_PER_S = 1000         # ... and one second more for every 1,000 bytes that have arrived
+LONGEST_PAUSE_S = 60           # that a server may ask for
+MAX_FILE_BYTES = 100_000_000   # MIT-BIH's largest has 1,950,000
+MAX_DOWNLOAD_BYTES = 1_000_000_000
+ZIP = "database.zip"
+UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
-CONTACT_S = 8.0               # to resolve a host and connect; two dead sources: less than 20 s
-DEADLINE_TIMEOUTS = 10        # a file may take 10 x timeout_s ...
-MIN_BYTES_PER_S = 1000        # ... and one second more for every 1,000 bytes that have arrived
-DEAD_AFTER = 4                # files in a row lost to the network: the source is asked no more
-MAX_FILE_BYTES = 50_000_000   # the largest file has 1,950,000
-MAX_ZIP_BYTES = 1_000_000_000
-CHUNK_BYTES = 1 << 14
-NETWORK_ERRORS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
-
-
-class Failure(Exception):
-    """A source did not deliver a file. The text is the reason, the same for all files alike.
-
-    again: asking again may help. down: speaks against the source as a whole.
-    wait_s: the least pause that the server asked for.
-    """
-
-    def __init__(self, reason, again=False, down=None, wait_s=0.0):
-        super().__init__(reason)
-        self.again, self.wait_s = again, wait_s
-        self.down = again if down is None else down
-
-
-@dataclass(frozen=True)
-class Job:
-    """Where files go, what they must hash to, and how patient to be."""
-
-    folder: Path
-    digests: dict             # name -> SHA-256, hexadecimal
-    connections: int
-    timeout_s: float
-    retries: int
-    base_wait_s: float
-
-
-# --- Digests
+pooch.get_logger().setLevel("WARNING")     # not a line for every file
 
 
 def read_digests(path):
-    """Read "digest name" lines as in PhysioNet's SHA256SUMS.txt -> dict of name to digest.
+    """Read "SHA-256 name" lines, as in PhysioNet's SHA256SUMS.txt: {name: digest}.
 
-    Raises errors.UserError for a missing file, a malformed line or a name with a folder in it.
+    Raises UserError for an unreadable list, a malformed line or a name with a folder in it.
     """
     try:
         lines = Path(path).read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.UserError(f"cannot read the list of digests {path}: {error}") from None
+        raise UserError(f"{path}: not a readable list of digests ({error}). "
+                        "Take it as the project has it.") from None
     digests = {}
     for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *]?(\w[\w.-]*)", line.strip())
-        if match:
-            digests[match[2]] = match[1].lower()
-        elif line.strip():
-            raise errors.UserError(f"{path}, line {number}: expected 'SHA-256 name', got {line[:80]!r}")
+        if not match:
+            raise UserError(f"{path}, line {number}: expected 'SHA-256 name', got {line[:80]!r}. "
+                            "Take the list as the project has it.")
+        digests[match[2]] = match[1].lower()
     return digests
 
 
 def damaged(folder, digests):
-    """Names in the order of `digests` whose file is missing, unreadable or has another digest."""
-    return [name for name, digest in digests.items() if not _has_digest(Path(folder) / name, digest)]
+    """Names, in the order of `digests`, whose file is missing or has another digest."""
+    return [name for name, digest in digests.items()
+            if not (folder / name).is_file() or pooch.file_hash(folder / name) != digest]
 
 
-def _has_digest(path, digest):
-    try:
-        return path.is_file() and pooch.file_hash(str(path), alg="sha256") == digest
-    except OSError:
-        return False
+def fetch_database(database, source, connections, timeout_s, retries):
+    """Bring every file of a settings.Database into its folder; verified files are left alone.
 
-
-class Part:
-    """A temporary file beside its destination; gone when the `with` block ends, unless kept.
-
-    Raises errors.UserError where the folder cannot be written to, Failure beyond `limit` bytes.
+    source: folder, zip or address to take all from; None: the database's own sources in turn.
+    connections: transfers at a time. timeout_s: seconds without a byte. retries: of a file and
+    source. Raises UserError where files are missing in the end, its subclass Unreachable where
+    none of the database's sources gave any, OSError where the folder cannot be written.
     """
+    if database.simulated:
+        raise UserError(f"{database.title}: is not downloaded but written here by: "
+                        + database.command("dataset.py"))
+    folder = database.records_dir()
+    digests = read_digests(database.digests)
+    missing = damaged(folder, digests)
+    staging = folder / ".part-download"
+    problems = []
 
-    def __init__(self, path, limit):
-        self.target, self.limit, self.size = Path(path), limit, 0
-        self.path = self.target.with_name(f".part-{uuid.uuid4().hex}")
-
-    def __enter__(self):
-        try:
-            self.file = open(self.path, "xb")
-        except OSError as error:
-            raise _unwritable(self.target, error) from error
-        return self
-
-    def write(self, chunk):
-        if self.size + len(chunk) > self.limit:
-            raise Failure(f"more than {self.limit / 1e6:g} MB")
-        try:
-            self.file.write(chunk)
-        except OSError as error:
-            raise _unwritable(self.target, error) from error
-        self.size += len(chunk)
-
-    def flush(self):
-        """pooch flushes after every chunk; `close` does it once."""
-
-    def close(self):
-        try:
-            self.file.close()
-        except OSError as error:
-            raise _unwritable(self.target, error) from error
-
-    def keep(self, digest):
-        """Give the file its name if it has the digest, else raise Failure."""
-        self.close()
-        if not _has_digest(self.path, digest):
-            raise Failure("another SHA-256")
-        try:
-            os.replace(self.path, self.target)
-        except OSError as error:
-            raise _unwritable(self.target, error) from error
-
-    def __exit__(self, *_):
-        try:
-            self.file.close()
-        except OSError:           # what it could not flush is thrown away in any case
-            pass
-        self.path.unlink(missing_ok=True)
-
-
-def _unwritable(path, error):
-    return errors.UserError(
-        f"cannot write {path}: {error.strerror or error}. Free space or rights there, let no second "
-        "download run, then start again: verified files stay.")
-
-
-# --- One transfer
-
-
-def _contact(url, base_wait_s):
-    """Raise Failure unless the host, or the proxy on the way to it, accepts a connection.
-
-    Ends within CONTACT_S: neither a resolver nor a firewall that drops packets keeps to the
-    time-outs of requests, which count for each of a host's addresses.
-    """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        proxy = select_proxy(url, get_environ_proxies(url))
-        target = urlsplit(prepend_scheme_if_needed(proxy, "http") if proxy else url)
-        port = target.port or {"https": 443, "http": 80}.get(target.scheme, 1080)
-    except (ValueError, urllib3.exceptions.HTTPError, requests.RequestException):
-        target = None
-    if target is None or not target.hostname:
-        raise Failure("not an address")
-    answers, end = queue.Queue(), time.monotonic() + CONTACT_S
-
-    def knock():
-        try:
-            socket.create_connection((target.hostname, port), CONTACT_S).close()
-            answers.put(None)
-        except (OSError, UnicodeError) as error:
-            answers.put(error)
-
-    for pause_s in (base_wait_s, 0):
-        threading.Thread(target=knock, daemon=True).start()
-        try:
-            error = answers.get(timeout=max(0.0, end - time.monotonic()))
-        except queue.Empty:
-            raise Failure(f"no connection within {CONTACT_S:g} s", down=True) from None
-        if error is None:
-            return
-        time.sleep(pause_s)
-    raise Failure(_root_text(error), down=True)
-
-
-def _download(url, part, timeout_s, stop):
-    """Body of `url` into `part`; returns whether the server told its length.
-
-    The transfer runs in a daemon thread of its own: a read time-out starts anew with every byte,
-    so only a second clock ends a server that trickles, and only so can Ctrl-C end it at once.
-    """
-    state, done, start = {}, threading.Event(), time.monotonic()
-    threading.Thread(target=_transfer, args=(url, part, timeout_s, state, done), daemon=True).start()
-    while not done.wait(0.05):
-        slow = time.monotonic() - start > DEADLINE_TIMEOUTS * timeout_s + part.size / MIN_BYTES_PER_S
-        if slow or stop.is_set():
-            _hang_up(state.get("response"))
-            raise Failure("too slow" if slow else "interrupted", down=True)
-    if isinstance(state.get("error"), NETWORK_ERRORS):
-        raise _failure(state["error"], timeout_s) from state["error"]
-    if "error" in state:
-        raise state["error"]
-    return "content-length" in state["response"].headers
-
-
-def _transfer(url, part, timeout_s, state, done):
-    """Body of a transfer's thread: leaves `response` and `error` in `state`, then sets `done`."""
-    loader = pooch.HTTPDownloader(
-        progressbar=False, chunk_size=CHUNK_BYTES, timeout=(min(timeout_s, CONTACT_S), timeout_s),
-        headers={"Accept-Encoding": "identity"},
-        hooks={"response": lambda response, **_: state.update(response=response)})
-    try:
-        loader(url, part, None)
-    except BaseException as error:                        # raised again in the caller's thread
-        state["error"] = error
-    finally:
-        if "response" in state:
-            state["response"].close()
-        done.set()
-
-
-def _hang_up(response):
-    """End a read that another thread waits in, so that it counts as a connection no longer."""
-    shutdown = getattr(response, "raw", None) and getattr(response.raw, "shutdown", None)
-    try:
-        if shutdown:                                      # urllib3 2.3 and later
-            shutdown()
-    except (OSError, RuntimeError, ValueError):           # it ended by itself meanwhile
-        pass
-
-
-def _failure(error, timeout_s):
-    """The Failure that an exception of requests or urllib3 stands for."""
-    if isinstance(error, requests.HTTPError):
-        status, asked = error.response.status_code, error.response.headers.get("Retry-After", "")
-        wait_s = min(float(asked), timeout_s) if asked.isdecimal() else 0.0
-        return Failure(f"HTTP {status}", again=status in (408, 429) or status >= 500, wait_s=wait_s)
-    if isinstance(error, requests.exceptions.SSLError):
-        return Failure("TLS error: clock, certificates or a proxy in between?", down=True)
-    root = _root(error)
-    if isinstance(error, requests.Timeout) or isinstance(root, TimeoutError):
-        return Failure(f"no answer for {timeout_s:g} s", again=True)
-    final = isinstance(error, ValueError) or isinstance(error, requests.TooManyRedirects)
-    return Failure(_root_text(error), again=not final)
-
-
-def _root(error):
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _root_text(error):
-    root = _root(error)
-    return getattr(root, "strerror", None) or type(root).__name__
-
-
-def _persist(url, target, limit, finish, job, stop, dead):
-    """Fetch `url` to a Part and call finish(part), with back-off until it works or cannot."""
-    for attempt in range(job.retries + 1):
-        if dead.is_set():
-            raise Failure("not asked")
-        try:
-            with Part(target, limit) as part:
-                sized = _download(url, part, job.timeout_s, stop)
-                try:
-                    finish(part)
-                except Failure as failure:
-                    failure.again = failure.down = not sized   # without a length: perhaps cut short
-                    raise
-            return
-        except Failure as failure:
-            wait_s = max(job.base_wait_s * 2 ** attempt, failure.wait_s)
-            if not failure.again or attempt == job.retries or dead.wait(wait_s):
-                raise
-
-
-# --- The kinds of source: each takes the names wanted, returns a dict of name to reason it failed
-
-
-def _from_mirror(url, names, job, arrived):
-    """From the files below `url`, `job.connections` at a time."""
-    stop, dead, failed, row = threading.Event(), threading.Event(), {}, 0
-    base = url.rstrip("/") + "/"
-
-    def task(name):
-        _persist(base + name, job.folder / name, MAX_FILE_BYTES,
-                 lambda part: part.keep(job.digests[name]), job, stop, dead)
-
-    pool = ThreadPoolExecutor(max(1, job.connections))
-    try:
-        tasks = {pool.submit(task, name): name for name in names}
-        for done in as_completed(tasks):
-            try:
-                done.result()
-                arrived()
-                row = 0
-            except Failure as failure:
-                failed[tasks[done]] = str(failure)
-                row += failure.down
-                if row >= DEAD_AFTER:
-                    dead.set()
-    finally:                       # Ctrl-C and a full disk, too: the transfers end within 0.1 s
-        stop.set()
-        dead.set()
-        pool.shutdown(cancel_futures=True)
-    return {name: failed[name] for name in names if name in failed}
-
-
-def _from_zip_url(url, names, job, arrived):
-    failed, stop, dead = {}, threading.Event(), threading.Event()
-
-    def finish(part):
-        part.close()
-        failed.update(_from_zip(part.path, names, job, arrived))
-
-    try:
-        _persist(url, job.folder / "zip", MAX_ZIP_BYTES, finish, job, stop, dead)
-    except Failure as failure:
-        return dict.fromkeys(names, str(failure))
-    return failed
-
-
-def _from_zip(path, names, job, arrived):
-    """From members of a zip by their base name, whatever their folders are called."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except ZIP_ERRORS:
-        raise Failure("not a zip, or cut short") from None
-    with archive:
-        members = {}
-        for member in archive.infolist():
-            members.setdefault(re.split(r"[/\\]", member.filename)[-1], []).append(member)
-        return _store_first({name: members.get(name, []) for name in names}, archive.open, job, arrived)
-
-
-def _from_folder(path, names, job, arrived):
-    """From a folder or the two levels of folders below it."""
-    homes = [path, *(home for pattern in ("*/", "*/*/") for home in sorted(path.glob(pattern)))]
-    copies = {name: [home / name for home in homes if (home / name).is_file()] for name in names}
-    return _store_first(copies, lambda copy: open(copy, "rb"), job, arrived)
-
-
-def _store_first(candidates, opened, job, arrived):
-    """Of each name's candidates, store the first that has the right digest."""
-    failed = {}
-    for name, copies in candidates.items():
-        failed[name] = "not in it"
-        for copy in copies:
-            try:
-                with opened(copy) as stream, Part(job.folder / name, MAX_FILE_BYTES) as part:
-                    while chunk := stream.read(CHUNK_BYTES):
-                        part.write(chunk)
-                    part.keep(job.digests[name])
-            except Failure as failure:
-                failed[name] = str(failure)
-            except errors.UserError:
-                raise
-            except (*ZIP_ERRORS, NotImplementedError) as error:
-                failed[name] = f"cannot be read ({type(error).__name__})"
-            else:
-                del failed[name]
-                arrived()
-                break
-    return failed
-
-
-# --- All of it
-
-
-def choose_sources(source=None):
-    """Sources as (name, address): the default ones, or nothing but what --source names."""
-    return [(str(source), str(source))] if source else SOURCES
-
-
-def fetch_database(folder, digests, sources, connections, timeout_s, retries, base_wait_s=1.0):
-    """Bring every file of `digests` into `folder`, verified; files already right are left alone.
-
-    sources: (name, address) in the order to ask; an address is a folder, a zip, a URL with the
-    files below it, or the URL of a zip (ends in .zip or holds /get-zip/).
-    timeout_s [s] without a byte; `retries` a file and source; waits base_wait_s x 1, 2, 4 ... [s].
-    Raises errors.UserError when files are missing in the end or the folder cannot be written;
-    its subclass errors.Unreachable when not one file came, or was there, from the default sources.
-    """
-    job = Job(Path(folder), digests, connections, timeout_s, retries, base_wait_s)
-    _prepare(job.folder)
-    missing = damaged(job.folder, digests)
-    kept, fetched, problems = len(digests) - len(missing), [], []
-    if missing:
-        print(f"fetching {len(missing)} of {len(digests)} files into {job.folder}", flush=True)
         with tqdm(total=len(missing), unit="file", disable=None) as bar:
-            for name, address in sources:
-                failed = _from(address, missing, job, bar.update) if missing else {}
-                if len(failed) < len(missing):
-                    fetched.append(f"{len(missing) - len(failed)} fetched from {name}")
-                problems.append(_problem(name, address, failed))
-                missing = list(failed)
+            store = partial(_store, digests=digests, folder=folder, bar=bar)
+            for address in [source] if source else database.sources:
+                if not missing:
+                    break
+                if address.lower().startswith(("http://", "https://")):
+                    reasons = _download(address, missing, digests, staging, store, connections,
+                                        timeout_s, retries)
+                else:
+                    reasons = store(Path(address).expanduser(), missing)
+                for reason, count in Counter(reasons.values()).most_common(1):
+                    problems.append(f"{address}: {len(reasons)} files failed, e.g. {min(reasons)}; "
+                                    f"{count} of them by: {reason}")
+                missing = damaged(folder, digests)
+    finally:
+        # A killed run could not: the next one does.
+        shutil.rmtree(staging, ignore_errors=True)
+
     if missing:
-        nothing = len(missing) == len(digests) and sources is SOURCES
-        raise (errors.Unreachable if nothing else errors.UserError)(
-            _advice(job.folder, len(missing), len(digests), problems))
-    parts = ", ".join([*fetched, f"{kept} already there"])
-    print(f"{len(digests)} of {len(digests)} files verified ({parts})", flush=True)
+        kind = UserError if source or len(missing) < len(digests) else Unreachable
+        raise kind("\n  ".join([
+            f"{database.title}: {len(missing)} of {len(digests)} files are missing; the others are "
+            f"verified and kept in {folder}", *problems, "ways on:",
+            database.command("dataset.py", "--download", "--source", "FOLDER_OR_ZIP_OR_URL"),
+            *(f"by hand: {address} in a browser, then --source" for address in database.sources),
+            "without the data: python dataset.py --database simulated (make simulated)"]))
+    print(f"{len(digests)} of {len(digests)} files verified ({bar.total} of them fetched now)")
 
 
-def _prepare(folder):
-    """Make the folder; remove what a killed run left in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".part-*"):
-            leftover.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+def _store(source, names, digests, folder, bar):
+    """Store the verified copies of `names` from a folder or zip; {name: reason} of the others.
+
+    A copy counts by its base name, wherever in the source it lies: no path in a zip is used.
+    """
+    reasons = dict.fromkeys(names, "not in it")
+    if source.is_dir():
+        copies = source.rglob("*")
+    else:
+        try:
+            archive = zipfile.ZipFile(source)
+        except UNREADABLE as error:
+            raise UserError(f"{source}: no folder, no readable zip ({error}) and no http:// or "
+                            "https:// address. Name another --source.") from error
+        copies = [zipfile.Path(archive, name) for name in archive.namelist()]
+
+    for copy in copies:
+        name = copy.name
+        if name not in reasons or not copy.is_file():
+            continue
+        try:
+            with copy.open("rb") as stream:
+                content = stream.read(MAX_FILE_BYTES)    # of a zip bomb no more than that
+        except UNREADABLE as error:
+            reasons[name] = f"cannot be read: {error}"
+            continue
+        if hashlib.sha256(content).hexdigest() != digests[name]:
+            reasons[name] = "another SHA-256"
+            continue
+        with whole_file(folder / name) as part:
+            part.write_bytes(content)
+        del reasons[name]
+        bar.update()
+    return reasons
 
 
-def _from(address, names, job, arrived):
-    """Ask one source, of whichever kind, for `names`; returns a dict of name to reason it failed."""
-    try:
-        if re.match(r"https?://", address, re.IGNORECASE):
-            _contact(address, job.base_wait_s)
-            path = urlsplit(address).path.lower()
-            is_zip = path.endswith(".zip") or "/get-zip/" in path
-            return (_from_zip_url if is_zip else _from_mirror)(address, names, job, arrived)
-        path = Path(address).expanduser()
-        if path.is_dir():
-            return _from_folder(path, names, job, arrived)
-        if path.is_file():
-            return _from_zip(path, names, job, arrived)
-    except Failure as failure:
-        return dict.fromkeys(names, str(failure))
-    raise errors.UserError(f"--source {address}: no such folder or zip, and no http:// or https:// address")
+# --- from a server ------------------------------------------------------------------------------
+
+class Refused(Exception):
+    """A transfer failed in a way that trying again does not mend."""
 
 
-def _problem(name, address, failed):
-    """One line on a source: the commonest reason, how many files, one of them."""
-    title = name if name == address else f"{name} ({address})"
-    if not failed:
-        return f"{title}: delivered"
-    asked = Counter(reason for reason in failed.values() if reason != "not asked")
-    reason, count = asked.most_common(1)[0]
-    example = next(file for file in failed if failed[file] == reason)
-    others = f"; {len(failed) - count} others failed or were not asked for" if len(failed) > count else ""
-    return f"{title}: {reason}: {count} files, e.g. {example}{others}"
+class Transfer(pooch.HTTPDownloader):
+    """pooch's download of one file, and the progress bar that pooch tells of every 1,024 bytes."""
+
+    def __init__(self, timeout_s):
+        super().__init__(progressbar=self, timeout=(CONTACT_S, timeout_s),
+                         hooks={"response": self.check_status},
+                         headers={"Accept-Encoding": "identity"})
+        self.patience_s = SLOW_TIMEOUTS * timeout_s
+
+    def __call__(self, url, output_file, pup, check_only=False):
+        self.reset()
+        answer = super().__call__(url, output_file, pup, check_only)
+        # Without a length from the server a body that was cut short looks whole.
+        if url == pup.urls[ZIP] and output_file and not zipfile.is_zipfile(output_file):
+            raise requests.RequestException("not a zip, or cut short")
+        return answer
+
+    def check_status(self, response, **_):
+        """Raise for an error status, after the pause that the server asks for."""
+        status = response.status_code
+        if status in (408, 429) or status >= 500:
+            pause_s = response.headers.get("Retry-After", "")
+            if pause_s.isdecimal():
+                time.sleep(min(int(pause_s), LONGEST_PAUSE_S))
+            raise requests.RequestException(f"HTTP {status}")
+        if status >= 400:
+            raise Refused(f"HTTP {status}")
+
+    def reset(self):
+        self.start = time.monotonic()
+        self.size = 0
+
+    def update(self, size):
+        # A read time-out starts anew with every byte: it does not end a server that trickles.
+        self.size += size
+        if self.size > MAX_DOWNLOAD_BYTES:
+            raise Refused(f"more than {MAX_DOWNLOAD_BYTES / 1e6:g} MB")
+        if time.monotonic() - self.start > self.patience_s + self.size / MIN_BYTES_PER_S:
+            raise Refused("too slow")
+
+    close = reset    # pooch calls it at the end
 
 
-def _advice(folder, missing, total, problems):
-    return "\n  ".join([
-        f"{missing} of {total} files are missing; {total - missing} are verified and kept in {folder}",
-        *problems,
-        "ways on:",
-        "python dataset.py --download --source DIR_OR_URL   a folder with copies, a mirror, or a zip",
-        f"by hand: {ZIP_BY_HAND} in a browser, then --source with the zip's name",
-        "without the data: python synthetic.py, then --simulated on every script (make simulated)"])
+def _download(url, names, digests, staging, store, connections, timeout_s, retries):
+    """Store `names` from below `url`, or from the zip that it is; {name: reason} of the others."""
+    shutil.rmtree(staging, ignore_errors=True)    # what another source or a killed run left
+    zipped = url.lower().endswith(".zip") or "/get-zip/" in url
+    pup = pooch.create(staging, url, registry={ZIP: None, **digests}, urls={ZIP: url},
+                       retry_if_failed=retries)
+    asked = [ZIP] if zipped else names
+    reasons = dict.fromkeys(names, "not asked for")
+
+    def fetch(name):
+        reason = None
+        try:
+            pup.fetch(name, downloader=Transfer(timeout_s))
+        except (requests.RequestException, Refused) as error:
+            reason = _reason(error)
+        except ValueError:
+            reason = "another SHA-256"
+        return name, reason
+
+    # Threads that nobody waits for: Ctrl-C, a full disk and a dead source end all at once.
+    with multiprocessing.pool.ThreadPool(connections) as pool:
+        try:
+            # Resolvers, and firewalls that drop packets, keep to no time-out of requests.
+            contact = pool.apply_async(pup.is_available, (asked[0], Transfer(timeout_s)))
+            contact.get(CONTACT_S)
+        except (requests.RequestException, multiprocessing.TimeoutError) as error:
+            return dict.fromkeys(names, _reason(error))
+
+        failed_in_a_row = 0
+        for name, reason in pool.imap_unordered(fetch, asked):
+            if zipped:
+                return dict.fromkeys(names, reason) if reason else store(staging / ZIP, names)
+            reasons[name] = reason
+            if reason is None:
+                store(staging, [name])
+                del reasons[name]
+            # An absent file speaks against a mirror's completeness, not against its being alive.
+            alive = reason in (None, "HTTP 403", "HTTP 404")
+            failed_in_a_row = 0 if alive else failed_in_a_row + 1
+            if failed_in_a_row == DEAD_AFTER:
+                break
+    return reasons
+
+
+def _reason(error):
+    """The root of a failure in a few words, the same for all files that fail alike."""
+    while error.__context__:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error) or "no answer"

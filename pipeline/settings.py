@@ -55,6 +55,7 @@ class Database:
     out: Path                 # the home, or with --run a folder of the user's own below runs/
     leads: tuple
     digests: Path             # list of the SHA-256 of its files
+    sources: tuple            # addresses that they are fetched from, asked in turn
     records: tuple
     train: tuple              # patient protocol
     validation: tuple
@@ -127,7 +128,7 @@ def database(name=None, run=None):
         lists = {part: tuple(entry.pop(part).split()) for part in ("records", *PARTS)}
         return Database(name=name, home=home, out=out, run=run, digests=ROOT / entry.pop("digests"), **lists, **entry)
     except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"config.py: DATABASES[{name!r}]: {error}; expected title, home, leads, digests, records, "
+        raise UserError(f"config.py: DATABASES[{name!r}]: {error}; expected title, home, leads, digests, sources, records, "
                         "train, validation and test, the last four as names with spaces between.") from error
 
 
