@@ -121,14 +121,21 @@ def read_record(path, leads, samples, symbols, remedy):
         raise UserError(f"{path}: no beat has a whole segment of {config.WINDOW_SIZE} samples around it. "
                         "Leave the record out.")
     filtered = bandpass(signal_mv, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
-    x, offset_mv, scale_mv = normalise(cut_segments(filtered, samples[keep], config.WINDOW_SIZE))
+    return beat_columns(filtered, samples[keep], path.name, samples[keep], symbols[keep],
+                        rr_before_s[keep], rr_after_s[keep])
 
-    aami = np.array([settings.AAMI_OF[s] for s in symbols[keep]])
-    return {"x": x, "y": (aami != config.NORMAL_CLASS).astype(np.int8), "symbol": symbols[keep],
-            "aami": aami, "record": np.full(len(x), path.name), "sample": samples[keep].astype(np.int64),
+
+def beat_columns(filtered, peaks, record, sample, symbol, rr_before_s, rr_after_s):
+    """Columns of segments.npz, without the splits, of beats (k,) whose windows lie inside `filtered` (n,).
+
+    peaks: their R peaks in samples of `filtered`; sample: the same in samples of the whole record.
+    """
+    x, offset_mv, scale_mv = normalise(cut_segments(filtered, peaks, config.WINDOW_SIZE))
+    aami = np.array([settings.AAMI_OF[s] for s in symbol], str)
+    return {"x": x, "y": (aami != config.NORMAL_CLASS).astype(np.int8), "symbol": symbol, "aami": aami,
+            "record": np.full(len(x), record), "sample": sample.astype(np.int64),
             "offset_mv": offset_mv, "scale_mv": scale_mv,
-            "rr_before_s": rr_before_s[keep].astype(np.float32),
-            "rr_after_s": rr_after_s[keep].astype(np.float32)}
+            "rr_before_s": rr_before_s.astype(np.float32), "rr_after_s": rr_after_s.astype(np.float32)}
 
 
 def read_records(database):

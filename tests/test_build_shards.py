@@ -9,11 +9,10 @@ import scipy.signal
 import wfdb
 
 import config
-from pipeline import settings
 import dataset
-from scaling import build_shards
-from pipeline import simulated_ecg
+from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
+from scaling import build_shards
 
 DURATION_S = 100
 
@@ -34,7 +33,7 @@ def records(archive, tmp_path, monkeypatch):
 
 
 def build(records, folder, *flags):
-    dataset.main(["--records", str(records), "--shards", str(folder), *flags])
+    build_shards.main([str(records), "--out", str(folder), *flags])
     return json.loads((folder / "index.json").read_text())
 
 
@@ -45,11 +44,21 @@ def load(folder, record):
     return {name: np.concatenate([one[name] for one in stored]) for name in stored[0]}, metas
 
 
+def whole(records, name):
+    """The same columns from the reader of MIT-BIH, which takes a record as a whole."""
+    path = records / name
+    return dataset.read_record(path, ("MLII",), *dataset.read_beats(path, ""), "")
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def rewritten(folder, name, fs_hz, change):
+def names(index, key="record"):
+    return {entry[key] for entry in index["shards"]}
+
+
+def rewrite(folder, name, fs_hz, change):
     """Write change(signal (n, 2)) in place of a record's signal, at a rate, annotations moved along."""
     record, notes = wfdb.rdrecord(str(folder / name)), wfdb.rdann(str(folder / name), "atr")
     wfdb.wrsamp(name, fs_hz, ["mV", "mV"], record.sig_name, change(record.p_signal), fmt=["16", "16"],
@@ -58,8 +67,10 @@ def rewritten(folder, name, fs_hz, change):
                write_dir=str(folder))
 
 
+# --- what is in them ------------------------------------------------------------------------------
+
 def test_columns_are_those_of_the_segments_whatever_the_size_of_pieces_and_shards(records, tmp_path, monkeypatch):
-    """Against the reader of MIT-BIH, which takes a record as a whole; pieces of 20 s are cut at nine seams."""
+    """Pieces of 20 s are cut at four seams a record."""
     monkeypatch.setattr(config, "SHARD_BEATS", 16)
     monkeypatch.setattr(build_shards, "PIECE_S", 20)
     index = build(records, tmp_path / "out")
@@ -67,14 +78,14 @@ def test_columns_are_those_of_the_segments_whatever_the_size_of_pieces_and_shard
     assert index["settings"] == settings.snapshot(settings.SEGMENT_SETTINGS)
     for record in ("s01", "s02", "s03"):
         found, metas = load(tmp_path / "out", record)
-        expected = dataset.read_record(records / record, *dataset.read_beats(records / record))
+        expected = whole(records, record)
         assert list(found) == list(expected) and len(found["x"]) > 90
-        np.testing.assert_allclose(found.pop("x"), expected.pop("x"), atol=2e-4)
-        for name in ("offset_mv", "scale_mv"):
-            np.testing.assert_allclose(found.pop(name), expected.pop(name), atol=2e-4)
         for name, column in found.items():
             assert column.dtype == expected[name].dtype or column.dtype.kind == "U"
-            np.testing.assert_array_equal(column, expected[name])
+            if name in ("x", "offset_mv", "scale_mv"):
+                np.testing.assert_allclose(column, expected[name], atol=2e-4)
+            else:
+                np.testing.assert_array_equal(column, expected[name])
         entries = [entry for entry in index["shards"] if entry["record"] == record]
         sizes = [entry["beats"] for entry in entries]
         assert sizes[:-1] == [16] * (len(entries) - 1) and 0 < sizes[-1] <= 16 and sum(sizes) == len(found["y"])
@@ -85,33 +96,32 @@ def test_columns_are_those_of_the_segments_whatever_the_size_of_pieces_and_shard
 
 def test_another_rate_is_resampled(records, tmp_path):
     """A copy at 250 Hz, resampled by Fourier transform, gives nearly the same segments at the same times."""
-    original = dataset.read_record(records / "s02", *dataset.read_beats(records / "s02"))
-    rewritten(records, "s02", 250, lambda signal: scipy.signal.resample(signal, DURATION_S * 250))
+    original = whole(records, "s02")
+    rewrite(records, "s02", 250, lambda signal: scipy.signal.resample(signal, DURATION_S * 250))
     build(records / "s02.hea", tmp_path / "out")
     found, (meta,) = load(tmp_path / "out", "s02")
     assert meta["fs_hz"] == 250 and found["x"].shape[1] == config.WINDOW_SIZE
     row = np.abs(found["sample"][:, None] - original["sample"]).argmin(axis=1)
     assert np.abs(found["sample"] - original["sample"][row]).max() <= 1 and len(set(row)) == len(row) > 90
-    alike = (found["x"] * original["x"][row]).mean(axis=1)
-    assert np.median(alike) > 0.99
+    assert np.median((found["x"] * original["x"][row]).mean(axis=1)) > 0.99
     np.testing.assert_array_equal(found["symbol"], original["symbol"][row])
     np.testing.assert_allclose(found["rr_after_s"][:-1], original["rr_after_s"][row][:-1], atol=0.005)
 
 
 def test_unreadable_stretches_cost_their_beats_and_no_more(records, tmp_path):
-    def spoiled(signal):
+    def spoil(signal):
         signal[30 * 360:40 * 360] = np.nan
         signal[60 * 360:80 * 360] = 0.25
         return signal
 
-    before = dataset.read_record(records / "s01", *dataset.read_beats(records / "s01"))
-    rewritten(records, "s01", 360, spoiled)
-    rewritten(records, "s03", 360, np.zeros_like)
+    before = whole(records, "s01")
+    rewrite(records, "s01", 360, spoil)
+    rewrite(records, "s03", 360, np.zeros_like)
     with pytest.raises(UserError, match=r"1 of 3 records failed.*\n  s03: .*s03.hea: none of \d+ annotated beats"):
         build(records, tmp_path / "out")
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert [fail["record"] for fail in index["failed"]] == ["s03"] and "none of" in index["failed"][0]["why"]
-    assert {entry["record"] for entry in index["shards"]} == {"s01", "s02"}
+    assert names(index) == {"s01", "s02"}
     found, _ = load(tmp_path / "out", "s01")
     time_s = before["sample"] / 360
     kept = ~((time_s >= 30) & (time_s < 40) | (time_s >= 60) & (time_s < 80))
@@ -120,112 +130,109 @@ def test_unreadable_stretches_cost_their_beats_and_no_more(records, tmp_path):
     assert np.isfinite(found["x"]).all()
 
 
-def test_what_is_there_is_kept_and_a_stopped_run_goes_on(records, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("sizes", [[], [0, 0], [3], [5, 0, 5], [1] * 9, [25], [10, 10, 0]])
+def test_batches_keep_order_and_say_which_is_last(sizes):
+    rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]) if sizes else []
+    found = [(columns["x"], last) for columns, last in build_shards.batches(({"x": part} for part in rows), 5)]
+    assert [len(x) for x, _ in found[:-1]] == [5] * (len(found) - 1)
+    assert [last for _, last in found] == [k == len(found) - 1 for k in range(len(found))]
+    assert [row for x, _ in found for row in x] == list(range(sum(sizes)))
+
+
+# --- what is there already ------------------------------------------------------------------------
+
+def test_what_is_there_is_kept_and_a_stopped_run_goes_on(records, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "SHARD_BEATS", 50)
-    first = build(records, tmp_path / "out")
-    before = contents(tmp_path / "out")
-
-    def stamps():
-        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
-
+    out = tmp_path / "out"
+    first = build(records, out)
+    before = contents(out)
+    stamps = lambda: {path.name: path.stat().st_mtime_ns for path in out.glob("*.npz")}
     old = stamps()
-    assert build(records, tmp_path / "out") == first and stamps() == old
+    assert build(records, out) == first and stamps() == old
     last = max(name for name in old if name.startswith("s02"))
-    (tmp_path / "out" / last).unlink()          # as a run leaves it that is killed in the middle of a record
-    (tmp_path / "out" / "index.json").unlink()
-    assert build(records, tmp_path / "out") == first and contents(tmp_path / "out") == before
+    (out / last).unlink()          # as a run leaves it that is killed in the middle of a record
+    (out / "index.json").unlink()
+    assert build(records, out) == first and contents(out) == before
     new = stamps()
     assert {name for name in new if new[name] != old[name]} == {name for name in old if name.startswith("s02")}
-    (tmp_path / "out" / last).write_bytes(before[last][:5000])
-    assert build(records, tmp_path / "out") == first and contents(tmp_path / "out") == before
+    (out / last).write_bytes(before[last][:5000])
+    assert build(records, out) == first and contents(out) == before
 
 
 def test_changed_file_lead_or_setting_is_built_again(records, tmp_path, monkeypatch):
-    build(records, tmp_path / "out")
-    before = contents(tmp_path / "out")
-    rewritten(records, "s01", 360, lambda signal: signal[::-1])
-    build(records, tmp_path / "out")
-    changed = contents(tmp_path / "out")
-    assert {name for name in before if before[name] != changed[name]} >= {"s01-000.npz"}
-    assert before["s02-000.npz"] == changed["s02-000.npz"]
-    build(records, tmp_path / "out", "--lead", "V5")
-    assert load(tmp_path / "out", "s02")[1][0]["lead"] == "V5"
+    out = tmp_path / "out"
+    assert build(records, out)["leads"] == ["MLII", "V5"]
+    before = contents(out)
+    rewrite(records, "s01", 360, lambda signal: signal[::-1])
+    build(records, out)
+    changed = contents(out)
+    assert before["s01-000.npz"] != changed["s01-000.npz"] and before["s02-000.npz"] == changed["s02-000.npz"]
+    assert build(records, out, "--lead", "V5")["leads"] == ["V5"] and load(out, "s02")[1][0]["lead"] == "V5"
     monkeypatch.setattr(config, "BAND_HZ", (0.5, 30.0))
-    index = build(records, tmp_path / "out", "--lead", "V5")
-    assert index["settings"]["BAND_HZ"] == [0.5, 30.0] == load(tmp_path / "out", "s03")[1][0]["settings"]["BAND_HZ"]
+    index = build(records, out, "--lead", "V5")
+    assert index["settings"]["BAND_HZ"] == [0.5, 30.0] == load(out, "s03")[1][0]["settings"]["BAND_HZ"]
 
 
 def test_an_archive_grows_without_a_record_changing_part(records, tmp_path, monkeypatch, capsys):
     first = build(records / "s02.hea", tmp_path / "out")
     both = build(records / "s0[13].hea", tmp_path / "out")
-    assert {entry["record"] for entry in both["shards"]} == {"s01", "s02", "s03"}
+    assert names(both) == {"s01", "s02", "s03"}
     assert [entry for entry in both["shards"] if entry["record"] == "s02"] == first["shards"]
     capsys.readouterr()
     monkeypatch.setattr(config, "SPLIT_SEED", 7)
-    assert {entry["record"] for entry in build(records / "s01.hea", tmp_path / "out")["shards"]} == {"s01"}
+    assert names(build(records / "s01.hea", tmp_path / "out")) == {"s01"}
     assert "not in the index: 2 records of earlier runs, unfinished or of other settings (s02, s03)" in (
         capsys.readouterr().out)
 
 
 def test_parts_are_drawn_by_name_in_the_fractions_asked_for():
-    names = [f"p{k:06d}" for k in range(5000)]
-    parts = [build_shards.part_of(name, 42, 0.7, 0.15) for name in names]
+    records = [f"p{k:06d}" for k in range(5000)]
+    draw = lambda *how: [build_shards.part_of(name, *how) for name in records]
+    parts = draw(42, 0.7, 0.15)
     share = [parts.count(part) / len(parts) for part in ("train", "validation", "test")]
     np.testing.assert_allclose(share, (0.7, 0.15, 0.15), atol=0.02)
-    assert parts != [build_shards.part_of(name, 43, 0.7, 0.15) for name in names]
-    wider = [build_shards.part_of(name, 42, 0.75, 0.15) for name in names]
-    assert all(new == "train" for old, new in zip(parts, wider) if old == "train")
-
-
-@pytest.mark.parametrize("sizes", [[], [0, 0], [3], [5, 0, 5], [1] * 9, [25], [10, 10]])
-def test_batches_keep_order_and_say_which_is_last(sizes):
-    rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]) if sizes else []
-    found = list(build_shards.batches(({"x": part} for part in rows), 5))
-    assert [len(columns["x"]) for columns, _ in found[:-1]] == [5] * max(0, len(found) - 1)
-    assert [last for _, last in found] == [False] * max(0, len(found) - 1) + [True] * bool(found)
-    assert [x for columns, _ in found for x in columns["x"]] == list(range(sum(sizes)))
+    assert parts != draw(43, 0.7, 0.15)
+    assert all(new == "train" for old, new in zip(parts, draw(42, 0.75, 0.15)) if old == "train")
 
 
 def test_names_that_would_mix_are_kept_apart(tmp_path):
     for name in ("a-000.npz", "a-001.npz", "a-000-000.npz", "a-0000.npz", "a[b]-000.npz", "ab-000.npz"):
         (tmp_path / name).touch()
-    names = lambda record: [path.name for path in build_shards.shards_of(tmp_path, record)]
-    assert names("a") == ["a-000.npz", "a-0000.npz", "a-001.npz"]
-    assert names("a-000") == ["a-000-000.npz"] and names("a[b]") == ["a[b]-000.npz"]
+    shards = lambda record: [path.name for path in build_shards.shards_of(tmp_path, record)]
+    assert shards("a") == ["a-000.npz", "a-0000.npz", "a-001.npz"]
+    assert shards("a-000") == ["a-000-000.npz"] and shards("a[b]") == ["a[b]-000.npz"]
 
+
+# --- what makes no sense --------------------------------------------------------------------------
 
 def test_what_makes_no_sense_is_refused(records, tmp_path):
-    with pytest.raises(UserError, match="is an address|expected a folder"):
-        dataset.main(["--records", str(records), "--shards", "s3://bucket/x"])
-    (tmp_path / "again").mkdir()
+    out = str(tmp_path / "out")
+    other = tmp_path / "other"
+    other.mkdir()
     for path in records.glob("s01.*"):
-        shutil.copy(path, tmp_path / "again")
-    with pytest.raises(UserError, match="two records of one name"):
-        dataset.main(["--records", str(records), str(tmp_path / "again"), "--shards", str(tmp_path / "out")])
-    (records / "s01.atr").unlink()
-    with pytest.raises(UserError, match=r"1 of 1 records failed.*\n  s01: .*s01.atr: missing"):
-        build(records / "s01.hea", tmp_path / "out")
-    np.save(tmp_path / "again" / "n.npy", np.zeros(1000))
-    with pytest.raises(UserError, match="no WFDB record among them"):
-        build(tmp_path / "again" / "n.npy", tmp_path / "out")
-    for flags in (["--records", "x"], ["--shards", "x"], ["--lead", "1"],
-                  ["--records", "x", "--shards", "y", "--force"]):
-        with pytest.raises(SystemExit):
-            dataset.parse_args(flags)
+        shutil.copy(path, other)
+    np.save(other / "n.npy", np.zeros(1000))
+    (records / "s02.atr").unlink()
+    for arguments, words in (([records, "--out", "s3://bucket/x"], "s3://bucket/x: an address; expected a folder"),
+                             ([records, other, "--out", out], "two records of one name"),
+                             ([other / "n.npy", "--out", out], "no WFDB record among them"),
+                             ([records / "s02.hea", "--out", out], r"1 of 1 records failed.*\n  s02: .*atr: missing"),
+                             ([records / "s03.hea", "--out", out, "--lead", "aVR"], "no lead 'aVR'.*MLII")):
+        with pytest.raises(UserError, match=words):
+            build_shards.main([str(argument) for argument in arguments])
 
+
+# --- elsewhere ------------------------------------------------------------------------------------
 
 def test_cluster_and_s3_give_the_bytes_of_one_process(records, s3, dask_cluster, tmp_path):
     fsspec = pytest.importorskip("fsspec")
     index = build(records, tmp_path / "one")
-    again = build(records, tmp_path / "cluster", "--cluster", dask_cluster)
-    assert again == index and contents(tmp_path / "one") == contents(tmp_path / "cluster")
+    assert build(records, tmp_path / "cluster", "--cluster", dask_cluster) == index
+    assert contents(tmp_path / "one") == contents(tmp_path / "cluster")
     fs = fsspec.filesystem("s3", use_listings_cache=False)
-    for path in records.iterdir():
-        fs.pipe_file(f"{s3}/records/{path.name}", path.read_bytes())
-    dataset.main(["--records", f"{s3}/records/*.hea", "--shards", str(tmp_path / "s3"), "--cluster", dask_cluster])
-    remote_index = json.loads((tmp_path / "s3" / "index.json").read_text())
-    assert remote_index == index
-    for record in ("s01", "s02", "s03"):
-        columns = [load(tmp_path / name, record)[0] for name in ("one", "s3")]
-        for name in columns[0]:
-            np.testing.assert_array_equal(columns[0][name], columns[1][name])
+    fs.put(str(records) + "/", f"{s3}/records/", recursive=True)
+    assert build(f"{s3}/records/*.hea", tmp_path / "s3", "--cluster", dask_cluster) == index
+    for record in ("s01", "s02", "s03"):  # the origin in meta tells addresses apart
+        columns, there = (load(tmp_path / name, record)[0] for name in ("one", "s3"))
+        for name in columns:
+            np.testing.assert_array_equal(columns[name], there[name])
