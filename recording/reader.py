@@ -1,12 +1,10 @@
-"""Any recording of the user's own, one lead and one stretch at a time: WFDB, EDF and BDF, CSV and TSV, NumPy.
+"""Any recording of the user's own, one lead and one stretch at a time: WFDB, EDF, tables, NumPy.
 
     with open_recording("holter.edf") as recording:
         signal = recording.read(lead_index(recording, "II"), 0, 10_000)
 
 Files are untrusted: whatever is wrong with one is a UserError, no file outside the recording's own
-folder is read, and nothing is allocated because a header says so. The formats are decoded here:
-wfdb.rdrecord parses the header again for every block, cannot read a part of format 8, takes µV for
-V and a missing sample of a frame for a number; edfio reads a BDF whole. The tests hold both against this.
+folder is read, and nothing is allocated because a header says so.
 """
 
 import glob
@@ -23,41 +21,56 @@ from recording.reader_files import FILE_NAME, WFDB_RECORD, check_rate, regular_f
 from recording.reader_table import open_npy, open_npz, open_table
 from recording.reader_wfdb import Wfdb, header_lines
 
+# A format is added here, and only here. An opener takes the path of a file that exists, and the
+# rate in Hz that the user gave or None. It returns an object with fs_hz; leads, units and
+# calibrated, each a list with one entry a lead (name or "", unit or "", whether `read` gives true
+# mV); n_samples, the same for all leads; start, a datetime or None; and read(lead, start, stop),
+# (stop - start,) float64, NaN where a sample is missing. For a bad file it raises UserError.
+READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".csv": open_table, ".tsv": open_table,
+           ".npy": open_npy, ".npz": open_npz}
+SUFFIXES = tuple(READERS)
 FS_TOLERANCE = 1e-3             # --fs may differ from the file's own rate by this share of it
-SUFFIXES = (".hea", ".edf", ".bdf", ".csv", ".tsv", ".npy", ".npz")
+MAX_HOURS = 366 * 24            # a header must not make us walk through gaps for ever
 
 
 class Recording:
-    """One recording; made by open_recording. Ends with `close()`, a `with` block, or garbage collection.
+    """One recording; made by open_recording, ended by `close()` or a `with` block.
 
-    name, path; fs_hz float; leads: names, "1", "2", ... where the file has none; calibrated: whether
-    `read` gives true mV; units: of what it gives, "" where the file does not say; n_samples, the same
-    for all leads; start: datetime or None. Pickling it stores the path, not the samples.
+    name, path; fs_hz float; leads: names, "1", "2", ... where the file has none; calibrated:
+    whether `read` gives true mV; units: of what it gives, "" where the file does not say;
+    n_samples, the same for all leads; start: datetime or None. Pickling it stores the path, not
+    the samples.
     """
 
     def __init__(self, path, source, fs_given_hz):
-        self.path, self.name, self.fs_hz = path, path.stem, float(source.fs_hz)
+        self.path = path
+        self.name = path.stem
+        self.fs_hz = float(source.fs_hz)
         self.leads = [name or str(k + 1) for k, name in enumerate(source.leads)]
-        self.units, self.calibrated = list(source.units), list(source.calibrated)
-        self.n_samples, self.start = int(source.n_samples), source.start
-        self._source, self._fs_given_hz = source, fs_given_hz
+        self.units = source.units
+        self.calibrated = source.calibrated
+        self.n_samples = source.n_samples
+        self.start = source.start
+        self._source = source
+        self._fs_given_hz = fs_given_hz
 
     def read(self, lead_index, start, stop):
-        """Samples start to stop of one lead: (stop - start,) float64, in mV where `calibrated`; missing ones NaN.
+        """Samples start to stop of one lead: (stop - start,) float64, in mV where `calibrated`.
 
-        Takes memory for this stretch only. Raises UserError where the file is damaged there,
-        ValueError for a lead or a stretch the recording does not have, or after `close()`.
+        Missing samples are NaN. Takes memory for this stretch only. Raises UserError where the
+        file is damaged there, ValueError for a lead or a stretch the recording does not have, or
+        after `close()`.
         """
         if self._source is None:
             raise ValueError(f"{self.path}: closed")
         if not 0 <= lead_index < len(self.leads) or not 0 <= start <= stop <= self.n_samples:
-            raise ValueError(f"{self.path}: no samples {start} to {stop} of lead {lead_index}; it has "
-                             f"{self.n_samples} of {len(self.leads)}")
+            raise ValueError(f"{self.path}: no samples {start} to {stop} of lead {lead_index}; it "
+                             f"has {self.n_samples} of {len(self.leads)}")
         try:
             signal = self._source.read(int(lead_index), int(start), int(stop))
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read any more ({error.strerror or error}). "
-                            "Was it moved or changed? Copy it anew.") from error
+            raise UserError(f"{self.path}: cannot be read any more ({error}). Was it moved or "
+                            "changed? Copy it anew.") from error
         signal[~np.isfinite(signal)] = np.nan
         return signal
 
@@ -74,130 +87,101 @@ class Recording:
     def __reduce__(self):
         return open_recording, (self.path.absolute(), self._fs_given_hz)
 
-    def __repr__(self):
-        return f"<Recording {self.name}: {len(self.leads)} leads, {self.n_samples} samples at {self.fs_hz:g} Hz>"
-
 
 # --- finding ------------------------------------------------------------------------------------
 
 def find_recordings(arguments):
-    """[Path] of the recordings that files, folders, glob patterns and WFDB record names mean, each once.
+    """[Path] of the recordings that files, folders, glob patterns and WFDB record names mean.
 
-    In the order of the arguments, sorted within each. Folders are searched with all below them, but
-    not through symbolic links that lead out; segments of a multi-segment record are left out there.
-    Raises UserError for an argument that means no recording.
+    Each once, in the order of the arguments, sorted within each. Folders are searched with all
+    below them, but not through symbolic links that lead out; segments of a multi-segment record
+    are left out there. Raises UserError for an argument that means no recording.
     """
     found = {}
     for argument in arguments:
+        text = str(argument)
         try:
-            paths = _matches(Path(argument), str(argument))
-        except UserError:
-            raise
+            paths = _matches(text)
         except (OSError, ValueError, RuntimeError, re.error) as error:
-            raise UserError(f"{str(argument)!r}: cannot be looked up ({error}). Give a file, a folder, a glob "
-                            "pattern or a WFDB record.") from error
+            raise UserError(f"{text!r}: cannot be looked up ({error}). Give a file, a folder, a "
+                            "glob pattern or a WFDB record.") from error
+        if not paths:
+            raise UserError(f"{text!r}: no recording. Give a file ({' '.join(SUFFIXES)}), a folder "
+                            "with such files, a glob pattern or a WFDB record without suffix. "
+                            "Convert other formats to one of these.")
         for path in paths:
             found.setdefault(path.resolve(), path)
     return list(found.values())
 
 
-def _matches(path, text):
-    """[Path] that one argument means; UserError if none."""
-    if not text:
-        raise UserError("an empty path. Give a file, a folder, a glob pattern or a WFDB record.")
+def _matches(text):
+    """[Path] that one argument means."""
+    path = Path(text)
+    if text and path.is_dir():
+        return _below(path)
     if path.is_file():
-        recording = _as_recording(path)
-        if recording is None:
-            raise UserError(f"{path}: no format that is read here; expected one of {' '.join(SUFFIXES)}. "
-                            "Convert the recording to one of them.")
-        return [recording]
-    if path.is_dir():
-        paths = _in_folder(path)
-        if not paths:
-            raise UserError(f"{path}: no recording in this folder; expected files ending in {' '.join(SUFFIXES)}. "
-                            "Name the folder the recordings are in.")
-        return paths
-    header = Path(text + ".hea")
-    if header.is_file():
-        return [header]
-    paths = []
-    if glob.has_magic(text):
-        paths = _matching_pattern(text)
-    if not paths:
-        raise UserError(f"{text}: no such recording. Give a file ({' '.join(SUFFIXES)}), a folder, a glob pattern "
-                        "or a WFDB record without suffix.")
-    return paths
+        return _recording_of(path)
+    if os.path.isfile(f"{text}.hea"):
+        return [Path(f"{text}.hea")]
 
-
-def _as_recording(path):
-    """The path that stands for the recording a file belongs to: itself, or the .hea beside it; None: neither."""
-    if path.suffix.lower() in SUFFIXES:
-        return path
-    header = path.with_suffix(".hea")
-    return header if header.is_file() else None
-
-
-def _in_folder(folder):
-    """Sorted [Path] of the recordings in a folder and below."""
-    inside, paths = folder.resolve(), []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(parent, name)
-            if (name.startswith(".") or _as_recording(path) != path
-                    or not path.is_file() or not path.resolve().is_relative_to(inside)):
-                continue
-            paths.append(path)
-    return _without_parts(sorted(paths))
-
-
-def _matching_pattern(pattern):
-    """Sorted [Path] of the recordings a glob pattern matches; matching folders are searched."""
-    fixed = Path(*[part for part in _before_magic(Path(pattern).parts)]).resolve()
+    # a match must lie in the folder that the pattern begins in, links followed
+    fixed = re.split(r"[*?[]", text)[0]
+    root = Path(fixed).resolve() if fixed.endswith("/") else Path(fixed).resolve().parent
     paths = set()
-    for name in glob.glob(pattern, recursive=True):
-        path = Path(name)
-        if not path.resolve().is_relative_to(fixed):
+    for name in glob.glob(text, recursive=True):
+        match = Path(name)
+        if match.resolve().is_relative_to(root):
+            paths.update(_below(match) if match.is_dir() else _recording_of(match))
+    return _without_parts(paths)
+
+
+def _recording_of(path):
+    """[path], or the WFDB header beside it if it is none of our formats; [] if there is neither."""
+    if path.suffix.lower() not in READERS:
+        path = path.with_suffix(".hea")
+    return [path] if path.is_file() else []
+
+
+def _below(folder):
+    """Sorted [Path] of the recordings in a folder and below; what begins with a dot is left out."""
+    inside = folder.resolve()
+    paths = []
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.suffix.lower() not in READERS:
             continue
-        if path.is_dir():
-            paths.update(_in_folder(path))
-        elif path.is_file() and _as_recording(path):
-            paths.add(_as_recording(path))
-    return _without_parts(sorted(paths))
-
-
-def _before_magic(parts):
-    for part in parts:
-        if glob.has_magic(part):
-            return
-        yield part
+        if path.is_file() and path.resolve().is_relative_to(inside):
+            paths.append(path)
+    return _without_parts(paths)
 
 
 def _without_parts(paths):
-    """paths less those that a header among them names: segments, and signal files with a suffix of our own."""
+    """Sorted paths less the segments and the signal files that a header among them names."""
     parts = set()
     for path in paths:
-        if path.suffix.lower() == ".hea":
-            try:
-                lines = header_lines(path)
-            except (UserError, OSError):
-                continue  # it is said when the recording is opened
-            first = WFDB_RECORD.match(lines[0]) if lines else None
-            many = first is not None and first.group(2) is not None
-            names = (line.split()[0] + (".hea" if many else "") for line in lines[1:])
-            parts.update(path.with_name(name) for name in names
-                         if re.fullmatch(FILE_NAME, name) and name not in (".", "..", path.name))
-    return [path for path in paths if path not in parts]
+        if path.suffix.lower() != ".hea":
+            continue
+        try:
+            record, *lines = header_lines(path)
+        except (UserError, OSError, ValueError):
+            continue  # it is said when the recording is opened
+        match = WFDB_RECORD.match(record)
+        suffix = ".hea" if match and match[2] else ""
+        for line in lines:
+            name = line.split()[0] + suffix
+            if re.fullmatch(FILE_NAME, name) and name not in (".", "..", path.name):
+                parts.add(path.with_name(name))
+    return sorted(set(paths) - parts)
 
 
 # --- opening ------------------------------------------------------------------------------------
 
 def open_recording(path, fs_hz=None):
-    """The Recording in a file: .hea (or a WFDB record without suffix), .edf, .bdf, .csv, .tsv, .npy, .npz.
+    """The Recording in a file of a format in READERS; a WFDB record may be named without suffix.
 
-    fs_hz is the sampling rate of files that do not know their own. Raises UserError for a file that
-    is missing, damaged, hostile, without leads, or not sampled at 100 to 2,000 Hz, and where fs_hz
-    is missing or contradicts the file.
+    fs_hz is the sampling rate of files that do not know their own. Raises UserError for a file
+    that is missing, damaged, hostile, without leads, or not sampled at 100 to 2,000 Hz, and where
+    fs_hz is missing or contradicts the file.
     """
     path = Path(path)
     if not path.exists() and os.path.isfile(f"{path}.hea"):
@@ -206,47 +190,53 @@ def open_recording(path, fs_hz=None):
         check_rate("--fs", fs_hz, "Give the rate of the recording in Hz.")
     try:
         file = regular_file(path)
-        kind = path.suffix.lower()
-        if kind not in READERS:
-            raise UserError(f"{path}: no format that is read here; expected one of {' '.join(SUFFIXES)}. "
-                            "Convert the recording to one of them.")
+        opener = READERS.get(path.suffix.lower())
+        if opener is None:
+            raise UserError(f"{path}: no format that is read here; expected one of "
+                            f"{' '.join(SUFFIXES)}. Convert the recording to one of them.")
         if file.stat().st_size == 0:
             raise UserError(f"{path}: empty. Copy or export the recording again.")
-        source = READERS[kind](path, file, fs_hz)
+        source = opener(path, fs_hz)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check the file, the rights to it "
-                        "and the space in the temporary folder.") from error
-    if not source.leads:
-        raise UserError(f"{path}: has no leads; expected at least one signal. Leave the recording out.")
-    if not source.n_samples:
-        raise UserError(f"{path}: has no samples. Copy or export the recording again.")
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check the file, the "
+                        "rights to it and the space in the temporary folder (TMPDIR names "
+                        "another).") from error
+
+    if not source.leads or not source.n_samples:
+        raise UserError(f"{path}: has {len(source.leads)} leads of {source.n_samples} samples; "
+                        "expected at least one. Copy or export the recording again.")
     check_rate(path, source.fs_hz, "Resample the recording, or correct the rate if it is wrong.")
     if fs_hz is not None and abs(fs_hz - source.fs_hz) > FS_TOLERANCE * source.fs_hz:
-        raise UserError(f"{path}: is sampled at {source.fs_hz:g} Hz by its own account, --fs says {fs_hz:g}. "
-                        "Leave --fs out.")
+        raise UserError(f"{path}: is sampled at {source.fs_hz:g} Hz by its own account, --fs says "
+                        f"{fs_hz:g}. Leave --fs out.")
+    if source.n_samples > MAX_HOURS * 3600 * source.fs_hz:
+        raise UserError(f"{path}: {source.n_samples:,} samples are more than {MAX_HOURS:,} hours. "
+                        "Correct the file or leave the recording out.")
     return Recording(path, source, fs_hz)
 
 
 def lead_index(recording, wanted):
-    """Index of a lead by its name, upper or lower case, or by its number from 1; a name goes before a number.
+    """Index of a lead by its name, upper or lower case, or by its number from 1.
 
-    Raises UserError that lists the leads.
+    A name goes before a number. Raises UserError that lists the leads.
     """
     text = str(wanted).strip()
-    for same in (str, str.casefold):
-        for k, name in enumerate(recording.leads):
-            if same(name) == same(text):
-                return k
-    if text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= len(recording.leads):
-        return int(text) - 1
+    numbers = [str(k + 1) for k in range(len(recording.leads))]
+    folded = [name.casefold() for name in recording.leads]
+    for names, name in ((recording.leads, text), (folded, text.casefold()), (numbers, text)):
+        if name in names:
+            return names.index(name)
     leads = ", ".join(f"{k + 1}: {name}" for k, name in enumerate(recording.leads[:50]))
-    raise UserError(f"{recording.path}: no lead {text!r}. Give a name or a number of these: {leads}")
+    raise UserError(f"{recording.path}: no lead {text!r}. Give a name or a number of these: "
+                    f"{leads}")
 
 
 # --- annotations --------------------------------------------------------------------------------
 
 def annotated_beats(path, annotator, fs_hz, symbols, remedy):
-    """(time_s (k,), symbol (k,)) of the annotations that are one of `symbols`, from the file beside a recording.
+    """(time_s (k,), symbol (k,)) of the annotations that are one of `symbols`.
+
+    They are read from the file beside a recording with the suffix `annotator`.
 
     fs_hz: rate of the recording, where the annotations have none of their own. Raises UserError, ending in
     `remedy`, where the file is missing, damaged or out of order.
@@ -264,7 +254,3 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     if (np.diff(time_s) < 0).any():
         raise UserError(f"{base}.{annotator}: annotations out of order. {remedy}")
     return time_s, np.asarray(notes.symbol)[beat]
-
-
-READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".csv": open_table, ".tsv": open_table, ".npy": open_npy,
-           ".npz": open_npz}

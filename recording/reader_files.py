@@ -5,28 +5,34 @@ import stat
 
 from pipeline.errors import UserError
 
-MIN_FS_HZ, MAX_FS_HZ = 100, 2000
-BLOCK_SAMPLES = 2**18           # of all leads together that are decoded at once
+MIN_FS_HZ = 100
+MAX_FS_HZ = 2000
 MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv".casefold(): 1e-3, "microv": 1e-3, "nv": 1e-6}
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 FILE_NAME = r"[^/\\\0]{1,255}"
-WFDB_RECORD = re.compile(r"(\S+?)(?:/(\d{1,9}))?\s+(\d{1,9})"
-                         rf"(?:\s+({NUMBER})(?:/{NUMBER}(?:\({NUMBER}\))?)?(?:\s+(\d{{1,15}})(?:\s+(.*))?)?)?")
+WFDB_RECORD = re.compile(
+    r"(\S+?)(?:/(\d{1,9}))?\s+(\d{1,9})"                      # name / segments, signals
+    rf"(?:\s+({NUMBER})(?:/{NUMBER}(?:\({NUMBER}\))?)?"       # rate / counter rate (base)
+    r"(?:\s+(\d{1,15})(?:\s+(.*))?)?)?")                      # samples, time and date of the start
 
 
 def check_rate(where, fs_hz, remedy):
+    """Raise UserError, which names `where` and ends in `remedy`, for a rate that no ECG has."""
     try:
         sound = MIN_FS_HZ <= float(fs_hz) <= MAX_FS_HZ
     except (TypeError, ValueError):
         sound = False
     if not sound:
         shown = f"{fs_hz:g}" if isinstance(fs_hz, (int, float)) else repr(fs_hz)
-        raise UserError(f"{where}: a sampling rate of {shown} Hz; expected {MIN_FS_HZ} to {MAX_FS_HZ:,} Hz. {remedy}")
+        raise UserError(f"{where}: a sampling rate of {shown} Hz; expected {MIN_FS_HZ} to "
+                        f"{MAX_FS_HZ:,} Hz. {remedy}")
 
 
 def need_rate(path, fs_hz):
+    """The rate that was given for a file without one of its own; UserError if none was."""
     if fs_hz is None:
-        raise UserError(f"{path}: does not say its sampling rate. Give it in Hz with --fs, for example --fs 250.")
+        raise UserError(f"{path}: does not say its sampling rate. Give it in Hz with --fs, "
+                        "for example --fs 250.")
     return float(fs_hz)
 
 
@@ -37,8 +43,10 @@ def regular_file(path):
         mode = file.stat().st_mode
     except FileNotFoundError:
         raise UserError(f"{path}: missing. Check the path.") from None
-    except (RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
-        raise UserError(f"{path!s}: no usable path ({error}). Check the path.") from error
+    except (RuntimeError, ValueError) as error:
+        # a loop of links, or a NUL in the name
+        raise UserError(f"{path}: no usable path ({error}). Check the path.") from error
+
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise UserError(f"{path}: is {kind}; expected a recording. Name a file.")
@@ -46,20 +54,23 @@ def regular_file(path):
 
 
 def beside(header, name):
-    """The file that a header names, in its own folder or below; UserError if it is elsewhere or no file."""
+    """The file that a header names, in its own folder or below.
+
+    Raises UserError if it is elsewhere or no file: a header must not make us read other files.
+    """
     where = f"{header}: names the file {name!r}"
     if not re.fullmatch(FILE_NAME, name) or name in (".", ".."):
-        raise UserError(f"{where}; expected one in its own folder. Correct the header or leave the recording out.")
+        raise UserError(f"{where}; expected one in its own folder. Correct the header or leave "
+                        "the recording out.")
     try:
-        file = (header.parent / name).resolve(strict=True)
-    except FileNotFoundError:
-        raise UserError(f"{where}, which is missing. Copy it beside the header.") from None
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{where}: no usable path ({error}). Correct the header.") from error
+        file = regular_file(header.parent / name)
+    except (UserError, OSError) as error:
+        raise UserError(f"{where}, which cannot be read ({error}). Copy it beside the "
+                        "header.") from error
+
     if not file.is_relative_to(header.parent):
-        raise UserError(f"{where}, a link that leads out of the folder. Replace the link by the file.")
-    if not file.is_file():
-        raise UserError(f"{where}, which is no regular file. Copy the signals beside the header.")
+        raise UserError(f"{where}, a link that leads out of the folder. Replace the link by the "
+                        "file.")
     return file
 
 
@@ -69,6 +80,9 @@ def to_mv(units):
 
 
 def same_size(path, file, size):
-    """A file cut short under a memory map would kill the process."""
+    """Raise UserError if a file is shorter than `size` bytes.
+
+    Reading a memory map behind the end of its file would kill the process.
+    """
     if file.stat().st_size < size:
         raise UserError(f"{path}: has become shorter while it was read. Copy it anew.")
