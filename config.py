@@ -1,7 +1,8 @@
-"""The settings of the pipeline, and nothing else. Edit a value, then run the command named beside its group.
+"""The settings of the pipeline, and nothing else.
 
-Every script checks the sheet before it does anything. What an artefact was made with is stored in it:
-an edit never mixes with what was made before it.
+Edit a value, then run the command named beside its group. Every script checks the sheet before it
+does anything. What an artefact was made with is stored in it: an edit never mixes with what was
+made before it.
 """
 
 # --- Signal and segments ------------------------------- after a change: python dataset.py
@@ -21,12 +22,12 @@ NETWORK = "ConvAutoencoder"   # one of models.NETWORKS
 SEED = 0                      # initial weights and order of batches of the shipped checkpoint
 SEEDS = (0, 1, 2, 3, 4)       # `make reproduce` trains all of them; tables give median and range
 LATENT_DIM = 32
-TAPER_SIGMA_S = 80 / 360      # the network sees the segment times a Gaussian of this width on the R peak:
-                              # its own beat, not its neighbours; None: the whole segment, as published
-RECORD_LOSS = 0.01            # weight of telling from the latents which record a normal beat is from;
-                              # 0: reconstruction alone, as published
+TAPER_SIGMA_S = 80 / 360      # the network sees the segment times a Gaussian of this width on the
+                              # R peak: its own beat, not its neighbours; None: as published
+RECORD_LOSS = 0.01            # weight of telling from the latents which record a normal beat is
+                              # from; 0: reconstruction alone, as published
 BATCH_SIZE = 128
-EPOCH_SEGMENTS = 20000        # normal beats repeat themselves: an epoch is at most this many of them
+EPOCH_SEGMENTS = 20000        # normal beats repeat themselves: an epoch is at most so many
 MAX_EPOCHS = 6                # one cosine cycle of the learning rate over all of them
 PATIENCE = 3                  # epochs without a better validation loss before stopping
 LEARNING_RATE = 2e-3          # peak; warm-up over the first WARMUP_FRACTION of all steps
@@ -35,12 +36,12 @@ WEIGHT_DECAY = 1e-4
 
 # --- Scores and thresholds --- after a change: python train_mitbih.py (fits anew, does not train)
 SCORES = {                    # computed in each protocol; scoring/detector.py describes them
-    "beat": ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "same_patient", "self_reference",
-             "combined", "combined_same_patient"),
+    "beat": ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "same_patient",
+             "self_reference", "combined", "combined_same_patient"),
     "patient": ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "self_reference",
                 "self_causal", "combined", "combined_causal")}
-DEFAULT_SCORE = "combined"    # in both rows of SCORES: the score of the headline and of the pictures
-WEIGHTS = {                   # of the standardised parts of `combined`: python -m studies.select_score
+DEFAULT_SCORE = "combined"    # of both SCORES: the score of the headline and of the pictures
+WEIGHTS = {                   # of the standardised parts of `combined`: studies.select_score
     "beat": {"nearest": 1.0, "rhythm": 0.2, "qrs_error": 0.1},
     "patient": {"self_reference": 1.0, "rhythm": 0.5, "nearest_centred": 0.5}}
 QRS_SIGMA_S = 40 / 360        # width of the Gaussian on the R peak in the score `qrs_error`
@@ -50,12 +51,12 @@ DENSITY_POWER = 0.5           # 0: plain distance, 1: wholly relative to that de
 LOCAL_BEATS = 201             # neighbouring RR intervals that a beat's own is compared with:
 USUAL_PERCENTILE = 90         # with this percentile of them; 50 is the median
 PAUSE_WEIGHT = 0.25           # of the pause after a beat, beside its prematurity
-SPREAD_FLOOR = 0.05           # of log RR: added to the record's own spread that prematurity is divided by
+SPREAD_FLOOR = 0.05           # of log RR: added to the record's own spread of prematurity
 SELF_IRREGULARITY = 0.1       # beats of a record up to this `rhythm`: its own reference
 SELF_NEIGHBOURS = 0.1         # share of the reference that must be near for a beat to be usual
 SELF_CAUSAL_S = 300           # `self_causal`: the reference comes from the first five minutes
-TARGET_SPECIFICITY = 0.985    # asked of the threshold on normal validation beats: studies.select_score
-ROBUST_Z_SPECIFICITY = 0.98   # of detect.py's line, mean over the normal beats of validation patients
+TARGET_SPECIFICITY = 0.985    # asked of the threshold on normal validation beats
+ROBUST_Z_SPECIFICITY = 0.98   # of detect.py's line, mean over the validation patients
 
 # --- Evaluation ------------------------------------------ after a change: python evaluate.py
 BOOTSTRAP_RESAMPLES = 1000    # of records, for the 95 % intervals
@@ -63,9 +64,9 @@ BOOTSTRAP_SEED = 0
 
 # --- Archives of shards ---------------- after a change: python -m scaling.train_on_shards FOLDER
 SHARD_BEATS = 8192            # beats a file at most: 24 MB; old shards stay good
-ARCHIVE_BUFFER = 65536        # beats mixed at a time, of hundreds of records; 190 MB, as much is read ahead
+ARCHIVE_BUFFER = 65536        # beats mixed at a time, of hundreds of records: 190 MB
 ARCHIVE_VALIDATION = 20000    # beats of validation records, held in memory: 60 MB
-ARCHIVE_REFERENCES = 60000    # beats of training records, in memory when the scores are fitted; as in MIT-BIH
+ARCHIVE_REFERENCES = 60000    # beats of training records, in memory when the scores are fitted
 
 # --- Machine --------------------------------------------- threads change the last digits only
 DATABASE = "mitdb"            # when --database is not given

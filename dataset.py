@@ -47,12 +47,17 @@ def verify(database):
         raise UserError(f"{database.digests}: missing, the list of SHA-256 of {database.title}. "
                         "Take it from where the database comes from.")
     digests = download.read_digests(database.digests)
-    digests = {name: digest for name, digest in digests.items() if name.split(".")[0] in database.records}
+    digests = {
+        name: digest
+        for name, digest in digests.items()
+        if name.split(".")[0] in database.records
+    }
     wrong = download.damaged(folder, digests)
     if wrong:
         state = "altered or truncated" if (folder / wrong[0]).exists() else "missing"
-        raise UserError(f"{folder / wrong[0]}: {state} ({len(wrong)} of {len(digests)} files are not as in "
-                        f"{database.digests.name}). Fetch what is missing or damaged with: {remedy}")
+        raise UserError(
+            f"{folder / wrong[0]}: {state} ({len(wrong)} of {len(digests)} files are not as in "
+            f"{database.digests.name}). Fetch what is missing or damaged with: {remedy}")
     return digests
 
 
@@ -66,13 +71,15 @@ def read_lead(path, leads, remedy):
         names = header.sig_name or []
         lead = next((name for name in leads if name in names), None)
         if lead is None:
-            raise UserError(f"{path}.hea: has the leads {names}, expected one of {list(leads)}. Add the lead to "
-                            "the database's leads in config.py or leave the record out.")
+            raise UserError(
+                f"{path}.hea: has the leads {names}, expected one of {list(leads)}. "
+                "Add the lead to the database's leads in config.py or leave the record out.")
         signal = wfdb.rdrecord(str(path), channels=[names.index(lead)]).p_signal[:, 0]
     except (OSError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"{path}: not a readable WFDB record ({error}). {remedy}") from error
     if header.sig_len is not None and len(signal) != header.sig_len:
-        raise UserError(f"{path}.dat: {len(signal)} samples, the header promises {header.sig_len}. {remedy}")
+        raise UserError(
+            f"{path}.dat: {len(signal)} samples, the header promises {header.sig_len}. {remedy}")
     return signal, float(header.fs), lead
 
 
@@ -84,28 +91,32 @@ def check_signal(path, signal_mv, fs_hz, lead):
                         f"{missing[0] / fs_hz:.1f} s. Repair the record or leave it out.")
     start, length = longest_flat_run(signal_mv)
     if length > config.FLAT_MAX_S * fs_hz:
-        raise UserError(f"{path}: {lead} is flat for {length / fs_hz:.1f} s from {start / fs_hz:.1f} s "
-                        f"(more than FLAT_MAX_S = {config.FLAT_MAX_S:g}): a disconnected lead. "
-                        "Choose another lead or leave the record out.")
+        raise UserError(
+            f"{path}: {lead} is flat for {length / fs_hz:.1f} s from {start / fs_hz:.1f} s "
+            f"(more than FLAT_MAX_S = {config.FLAT_MAX_S:g}): a disconnected lead. "
+            "Choose another lead or leave the record out.")
 
 
 def read_beats(path, remedy):
-    """(samples (k,), symbols (k,)) of the beats in the record's .atr; what is no beat is dropped."""
+    """(samples (k,), symbols (k,)) of the beats in the record's .atr, nothing else."""
     try:
         notes = wfdb.rdann(str(path), "atr")
     except (OSError, ValueError, IndexError, TypeError, KeyError) as error:
-        raise UserError(f"{path}.atr: not a readable annotation file ({error}). {remedy}") from error
+        raise UserError(
+            f"{path}.atr: not a readable annotation file ({error}). {remedy}") from error
     samples = np.asarray(notes.sample)
     symbols = np.asarray(notes.symbol)
     keep = np.isin(symbols, list(settings.AAMI_OF))
     if not keep.any():
-        raise UserError(f"{path}.atr: none of its {len(keep)} annotations is a beat "
-                        f"(expected symbols {' '.join(settings.AAMI_OF)}). Leave the record out or fetch it again.")
+        raise UserError(
+            f"{path}.atr: none of its {len(keep)} annotations is a beat "
+            f"(expected symbols {' '.join(settings.AAMI_OF)}). "
+            "Leave the record out or fetch it again.")
     return samples[keep], symbols[keep]
 
 
 def read_record(path, leads, samples, symbols, remedy):
-    """One WFDB record and its beats to the columns of segments.npz: a dict of arrays with one row a beat.
+    """One WFDB record and its beats to the columns of segments.npz, one row a beat.
 
     Records at another rate are resampled to FS_HZ; `sample` is then in samples of that rate.
     """
@@ -118,32 +129,35 @@ def read_record(path, leads, samples, symbols, remedy):
 
     keep = inside(samples, len(signal_mv), config.WINDOW_SIZE)
     if not keep.any():
-        raise UserError(f"{path}: no beat has a whole segment of {config.WINDOW_SIZE} samples around it. "
-                        "Leave the record out.")
+        raise UserError(
+            f"{path}: no beat has a whole segment of {config.WINDOW_SIZE} samples around it. "
+            "Leave the record out.")
     filtered = bandpass(signal_mv, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
     return beat_columns(filtered, samples[keep], path.name, samples[keep], symbols[keep],
                         rr_before_s[keep], rr_after_s[keep])
 
 
 def beat_columns(filtered, peaks, record, sample, symbol, rr_before_s, rr_after_s):
-    """Columns of segments.npz, without the splits, of beats (k,) whose windows lie inside `filtered` (n,).
+    """Columns of segments.npz, without the splits, of beats (k,) whose windows lie in `filtered`.
 
-    peaks: their R peaks in samples of `filtered`; sample: the same in samples of the whole record.
+    peaks: their R peaks in samples of `filtered` (n,); sample: the same in the whole record.
     """
     x, offset_mv, scale_mv = normalise(cut_segments(filtered, peaks, config.WINDOW_SIZE))
     aami = np.array([settings.AAMI_OF[s] for s in symbol], str)
-    return {"x": x, "y": (aami != config.NORMAL_CLASS).astype(np.int8), "symbol": symbol, "aami": aami,
-            "record": np.full(len(x), record), "sample": sample.astype(np.int64),
-            "offset_mv": offset_mv, "scale_mv": scale_mv,
-            "rr_before_s": rr_before_s.astype(np.float32), "rr_after_s": rr_after_s.astype(np.float32)}
+    return {
+        "x": x, "y": (aami != config.NORMAL_CLASS).astype(np.int8), "symbol": symbol,
+        "aami": aami, "record": np.full(len(x), record), "sample": sample.astype(np.int64),
+        "offset_mv": offset_mv, "scale_mv": scale_mv,
+        "rr_before_s": rr_before_s.astype(np.float32),
+        "rr_after_s": rr_after_s.astype(np.float32)}
 
 
 def read_records(database):
     """All records, in parallel over the cores, to one dict of arrays in the records' order.
 
-    By threads: decoding, filtering and cutting are numpy's and scipy's own loops, and the segments of
-    a process would have to be sent back, which takes as long as they took to make. Annotations come
-    first: how many beats there are says how much memory the segments take.
+    By threads: decoding, filtering and cutting are numpy's and scipy's own loops, and the
+    segments of a process would have to be sent back, which takes as long as they took to make.
+    Annotations come first: how many beats there are says how much memory the segments take.
     """
     paths = [database.records_dir() / name for name in database.records]
     remedy = f"Fetch it again with: {database.command('dataset.py', '--download')}"
@@ -212,17 +226,18 @@ class Segments:
         return np.flatnonzero(self.rows[f"split_{protocol}"] == name)
 
     def normal_validation(self, protocol):
-        """(k,) row numbers of the normal beats of the validation part: early stopping, scale, thresholds."""
+        """(k,) row numbers of the normal validation beats: early stopping, scale, thresholds."""
         rows = self.part(protocol, "validation")
         rows = rows[self.rows["y"][rows] == 0]
         if not len(rows):
-            raise UserError(f"{protocol} protocol: no normal beat in the validation part. Choose other validation "
-                            "patients or fractions in config.py, then: python dataset.py")
+            raise UserError(
+                f"{protocol} protocol: no normal beat in the validation part. Choose other "
+                "validation patients or fractions in config.py, then: python dataset.py")
         return rows
 
 
 def segments_id(database, digests):
-    """Digest of all that determines the segments: files, settings, format; same on every machine."""
+    """Digest of all that determines the segments: files, settings, format."""
     what = [FORMAT, database.title, sorted(digests.items()), settings.segment_settings(database)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
@@ -234,7 +249,8 @@ def read_segments(database):
     table = load_npz(path, command)
     try:
         meta = json.loads(str(table.pop("meta")))
-        sound = meta["format"] == FORMAT and all(len(table[c]) == len(table["x"]) for c in ROW_COLUMNS)
+        sound = meta["format"] == FORMAT and all(
+            len(table[c]) == len(table["x"]) for c in ROW_COLUMNS)
     except (KeyError, ValueError, TypeError):
         sound = False
     if not sound:
@@ -283,7 +299,8 @@ def count_table(segments):
 
     def line(name, where):
         counts = Counter(rows["aami"][where].tolist())
-        return f"{name:22s}" + "".join(f"{counts[c]:9,d}" for c in classes) + f"{sum(counts.values()):9,d}"
+        cells = [counts[c] for c in classes]
+        return f"{name:22s}" + "".join(f"{n:9,d}" for n in (*cells, sum(counts.values())))
 
     lines = [segments.meta["database"], head]
     for protocol in config.PROTOCOLS:
@@ -297,11 +314,14 @@ def count_table(segments):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--download", action="store_true", help="fetch and verify the database, then stop")
-    parser.add_argument("--source", help="with --download: folder, mirror address or zip to take it from")
+    parser.add_argument("--download", action="store_true",
+                        help="fetch and verify the database, then stop")
+    parser.add_argument("--source",
+                        help="with --download: folder, mirror address or zip to take it from")
     parser.add_argument("--database", default=config.DATABASE, choices=list(config.DATABASES),
                         help="one that config.py describes [%(default)s]")
-    parser.add_argument("--force", action="store_true", help="build even if the segments are up to date")
+    parser.add_argument("--force", action="store_true",
+                        help="build even if the segments are up to date")
     args = parser.parse_args(argv)
     if args.source and not args.download:
         parser.error("--source goes with --download")

@@ -21,13 +21,14 @@ from pipeline.errors import UserError
 from scoring import beat_parts, detector, ec57, examples, metrics
 from scoring.scores import SCORES
 
-HARD_RECORD = "232"  # 1,382 of the 1,837 S beats of DS2 are in it: pooled figures are shown with and without
+# 1,382 of the 1,837 S beats of DS2 are in it: pooled figures are shown with and without
+HARD_RECORD = "232"
 
 
 # --- figures of one score -------------------------------------------------------------------------
 
 def figures_of(scores, rows, threshold):
-    """Everything about one score of the test beats: (metrics.json's entry, bands for scores.npz)."""
+    """All about one score of the test beats: (metrics.json's entry, bands for scores.npz)."""
     y = rows["y"]
     flagged = scores >= threshold
     figures, bands = metrics.with_intervals(scores, y, rows["record"], threshold,
@@ -56,8 +57,10 @@ def baseline_sigma_s():
 def baseline_origin(segments):
     """What the baselines' scores depend on: no checkpoint among it."""
     from scoring import baselines   # scikit-learn's detectors, for --baselines alone
-    return {"segments_id": segments.meta["id"], "sigma_s": baseline_sigma_s(),
-            "specificity": config.TARGET_SPECIFICITY, "settings": settings.plain(baselines.SETTINGS)}
+    return {
+        "segments_id": segments.meta["id"], "sigma_s": baseline_sigma_s(),
+        "specificity": config.TARGET_SPECIFICITY, "settings": settings.plain(baselines.SETTINGS)
+    }
 
 
 def stored_baselines(folder, segments):
@@ -89,7 +92,7 @@ def fresh_baselines(segments, protocol):
 
 
 def add_baselines(result, table, thresholds, scores, segments):
-    """Put the baselines' figures, and the default score's paired difference to each, into the results."""
+    """Put the baselines' figures into the results, and the default score's difference to each."""
     from scoring import baselines
     rows = {name: table[name] for name in ("record", "symbol", "aami")} | {"y": table["label"]}
     default = table[f"score_{config.DEFAULT_SCORE}"]
@@ -98,7 +101,8 @@ def add_baselines(result, table, thresholds, scores, segments):
     for name, values in scores.items():
         entry, _ = figures_of(values, rows, thresholds[name])
         entry["default_minus_it"] = metrics.paired_difference(
-            default, values, rows["y"], rows["record"], config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
+            default, values, rows["y"], rows["record"],
+            config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
         result["baselines"][name] = {"title": baselines.BASELINES[name], **entry}
         table[f"baseline_{name}"] = values
 
@@ -109,13 +113,15 @@ def evaluate(segments, model, stored, protocol, device):
     """Score the test split; returns (metrics.json's content, scores.npz's content)."""
     test = segments.part(protocol, "test")
     rows = {name: values[test] for name, values in segments.rows.items()}
-    scores, features = detector.score(model, stored["fitted"], segments, test, config.SCORES[protocol],
-                                      config.FS_HZ, device)
+    scores, features = detector.score(model, stored["fitted"], segments, test,
+                                      config.SCORES[protocol], config.FS_HZ, device)
 
     # --- every score: figures, curves, thresholds chosen on validation
     table = {name: rows[name] for name in ("record", "sample", "symbol", "aami")}
-    table |= {"label": rows["y"], "weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ),
-              "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID}
+    table |= {
+        "label": rows["y"], "weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ),
+        "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID
+    }
     entries = {}
     for name in config.SCORES[protocol]:
         entry, bands = figures_of(scores[name], rows, stored["thresholds"][name])
@@ -127,13 +133,16 @@ def evaluate(segments, model, stored, protocol, device):
     # --- the default score: which part of the beat leads, examples for the pictures
     default = scores[config.DEFAULT_SCORE]
     flagged = default >= stored["thresholds"][config.DEFAULT_SCORE]
-    deviations, typical = beat_parts.deviations(features, segments.x[test], stored["fitted"], config.FS_HZ)
+    deviations, typical = beat_parts.deviations(features, segments.x[test], stored["fitted"],
+                                                config.FS_HZ)
     part, strength = beat_parts.leading(deviations, stored["part_limits"])
     table |= {"part": part.astype(np.int8), "part_strength": strength.astype(np.float32)}
-    table |= examples.examples(default, rows, segments.x[test], features.recon, model.taper.cpu().numpy())
+    table |= examples.examples(default, rows, segments.x[test], features.recon,
+                               model.taper.cpu().numpy())
     table |= examples.strip(segments, test, default, config.FS_HZ)
     table |= examples.latent_plane(features.z)
-    table |= examples.part_examples(part, strength, flagged, rows, segments.x[test], typical, abnormal_classes())
+    table |= examples.part_examples(part, strength, flagged, rows, segments.x[test], typical,
+                                    abnormal_classes())
 
     hours = ec57.hours(rows["rr_before_s"])
     n_abnormal = int(rows["y"].sum())
@@ -164,12 +173,14 @@ def load_metrics(folder, command):
     """metrics.json of one run; UserError naming the command if it is missing or damaged."""
     stored = load_json(folder / "metrics.json", command)
     if not isinstance(stored.get("scores"), dict) or not isinstance(stored.get("origin"), dict):
-        raise UserError(f"{folder / 'metrics.json'}: damaged (no scores in it). Make it again with: {command}")
+        raise UserError(
+            f"{folder / 'metrics.json'}: damaged (no scores in it). Make it again with: {command}")
     return stored
 
 
 def load_seeds(database, protocol):
-    """{seed: metrics} of every evaluated seed that was made like SEED's run: only equal runs are pooled."""
+    """{seed: metrics} of every evaluated seed that was made like SEED's run: only equal runs
+    are pooled."""
     runs = {}
     for seed in (config.SEED, *config.SEEDS):
         folder = database.results_dir(protocol, seed)
@@ -189,7 +200,8 @@ def stored_result(folder, origin):
         table = load_npz(folder / "scores.npz", "")
     except UserError:
         return None
-    same = not settings.differences(stored["origin"], origin) and str(table.get("weights")) == origin["weights"]
+    same = not settings.differences(stored["origin"], origin) and str(
+        table.get("weights")) == origin["weights"]
     return stored if same else None
 
 
@@ -199,7 +211,8 @@ def load_detector(database, protocol, seed, segments):
     command = database.stage_command("train_mitbih.py", protocol, seed)
     model, stored = load_checkpoint(path, command)
     why = stale(stored, stamp_of(segments, protocol, seed))
-    why += settings.differences(stored["score_settings"], settings.snapshot(settings.SCORE_SETTINGS))
+    why += settings.differences(stored["score_settings"],
+                                settings.snapshot(settings.SCORE_SETTINGS))
     refuse_stale(path, why, command)
     return model, stored
 
@@ -208,8 +221,10 @@ def load_detector(database, protocol, seed, segments):
 
 def parse_args(argv=None):
     parser = runtime.stage_parser(__doc__)
-    parser.add_argument("--baselines", action="store_true", help="add detectors without a network to the results")
-    parser.add_argument("--force", action="store_true", help="score again even if the results are up to date")
+    parser.add_argument("--baselines", action="store_true",
+                        help="add detectors without a network to the results")
+    parser.add_argument("--force", action="store_true",
+                        help="score again even if the results are up to date")
     return runtime.parse(parser, argv)
 
 
@@ -230,7 +245,8 @@ def main(argv=None):
             known = fresh_baselines(segments, args.protocol)
         if known:
             add_baselines(result, table, *known, segments)
-        write_npz(folder / "scores.npz", table, compress=True)  # first: metrics.json says that both are there
+        # first: metrics.json says that both are there
+        write_npz(folder / "scores.npz", table, compress=True)
         write_json(folder / "metrics.json", result)
         print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")
 

@@ -19,7 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pipeline import settings
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
-from pipeline.strided_convolution import ChannelsLastBatchNorm1d, StridedConv1d, StridedConvTranspose1d
+from pipeline.strided_convolution import (ChannelsLastBatchNorm1d, StridedConv1d,
+                                          StridedConvTranspose1d)
 from preprocess import gaussian
 
 FORMAT = "ecg-autoencoder-2"
@@ -27,8 +28,9 @@ FORMAT = "ecg-autoencoder-2"
 UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError,
               AttributeError, ImportError, IndexError, TypeError, AssertionError, OverflowError)
 # what a finished checkpoint holds beside the network
-DETECTOR = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history", "weights",
-            "score_settings", "fitted", "thresholds", "calibration", "robust_z", "part_limits")
+DETECTOR = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history",
+            "weights", "score_settings", "fitted", "thresholds", "calibration", "robust_z",
+            "part_limits")
 
 
 class ConvAutoencoder(nn.Module):
@@ -45,9 +47,11 @@ class ConvAutoencoder(nn.Module):
         super().__init__()
         if window_size % 16:
             raise ValueError(f"window_size {window_size}: expected a multiple of 16")
-        self.model_args = {"window_size": window_size, "latent_dim": latent_dim, "taper_samples": taper_samples}
+        self.model_args = {"window_size": window_size, "latent_dim": latent_dim,
+                           "taper_samples": taper_samples}
         taper = torch.as_tensor(gaussian(window_size, taper_samples), dtype=torch.float32)
-        self.register_buffer("taper", taper, persistent=False)  # follows .to(device), no weight of the network
+        # follows .to(device), no weight of the network
+        self.register_buffer("taper", taper, persistent=False)
         self.length = window_size // 16
 
         self.encoder = nn.Sequential(     # (n, 1, 720)
@@ -62,7 +66,8 @@ class ConvAutoencoder(nn.Module):
             *self.conv_transpose(128, 128),    # (n, 128, 90)
             *self.conv_transpose(128, 64),     # (n, 64, 180)
             *self.conv_transpose(64, 32),      # (n, 32, 360)
-            StridedConvTranspose1d(32, 1, 4, stride=2, padding=1))  # linear: the signal has both signs
+            # linear: the signal has both signs
+            StridedConvTranspose1d(32, 1, 4, stride=2, padding=1))  # (n, 1, 720)
 
     @staticmethod
     def conv(inputs, outputs, kernel):
@@ -97,8 +102,9 @@ NETWORKS = {"ConvAutoencoder": ConvAutoencoder}
 def new_network(name, window_size, latent_dim, taper_samples):
     """An untrained network of NETWORKS; UserError for a name that is not there."""
     if name not in NETWORKS:
-        raise UserError(f"config.py: NETWORK = {name!r}; expected one of {', '.join(NETWORKS)}. "
-                        "Edit NETWORK, or add the network to NETWORKS in models.py: docs/extending.md.")
+        raise UserError(
+            f"config.py: NETWORK = {name!r}; expected one of {', '.join(NETWORKS)}. "
+            "Edit NETWORK, or add the network to NETWORKS in models.py: docs/extending.md.")
     return NETWORKS[name](window_size, latent_dim, taper_samples)
 
 
@@ -110,7 +116,7 @@ def n_parameters(model):
 # --- inference ------------------------------------------------------------------------------------
 
 def fused(model):
-    """A copy for inference whose convolutions hold the batch norms: the same outputs to float rounding."""
+    """A copy for inference whose convolutions hold the batch norms: the same to float rounding."""
     copy = type(model)(**model.model_args)
     copy.load_state_dict(model.state_dict())
     copy.to(next(model.parameters()).device).eval()
@@ -118,7 +124,8 @@ def fused(model):
         for k, layer in enumerate(layers):
             if isinstance(layer, nn.BatchNorm1d):
                 before = layers[k - 1]
-                layers[k - 1] = fuse_conv_bn_eval(before, layer, isinstance(before, nn.ConvTranspose1d))
+                layers[k - 1] = fuse_conv_bn_eval(before, layer,
+                                                  isinstance(before, nn.ConvTranspose1d))
                 layers[k] = nn.Identity()
     return copy
 
@@ -141,15 +148,17 @@ def reconstruct(model, x, batch_size, device):
 # --- identity -------------------------------------------------------------------------------------
 
 def network_code(network):
-    """SHA-256 (hex) of a network's class, and those it extends, without comments, docstrings and layout.
+    """SHA-256 (hex) of a network's class and those it extends, but for comments and docstrings.
 
     A checkpoint keeps it: an edited network never passes for the one that was trained.
     """
     skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
     digest = hashlib.sha256()
     before = tokenize.NEWLINE
-    own = [kind for kind in network.__mro__ if kind is not object and not kind.__module__.startswith("torch")]
-    source = "".join(inspect.getsource(kind) for kind in own)
+    source = ""
+    for kind in network.__mro__:
+        if kind is not object and not kind.__module__.startswith("torch"):
+            source += inspect.getsource(kind)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         docstring = token.type == tokenize.STRING and before in (tokenize.NEWLINE, tokenize.INDENT)
         if token.type not in skipped and not docstring:
@@ -170,7 +179,7 @@ def weights_digest(model):
 # --- the checkpoint file --------------------------------------------------------------------------
 
 def save_checkpoint(path, model, **fields):
-    """Write the network and `fields` (tensors, numbers, strings, dicts, lists) whole or not at all."""
+    """Write network and `fields` (tensors, numbers, strings, dicts, lists) whole or not at all."""
     network = type(model)
     stored = {"format": FORMAT, "network": network.__name__, "network_code": network_code(network),
               "model_args": model.model_args,
@@ -184,8 +193,9 @@ def save_checkpoint(path, model, **fields):
 def load_checkpoint(path, command, needs=DETECTOR):
     """Checkpoint file -> (model in eval mode, dict of everything stored).
 
-    Never unpickles objects (weights_only). Raises UserError, naming the file and the `command` that
-    makes it, if it is missing, damaged, of another network than NETWORKS holds today, or lacks one of `needs`.
+    Never unpickles objects (weights_only). Raises UserError, naming the file and the `command`
+    that makes it, if it is missing, damaged, of another network than NETWORKS holds today, or
+    lacks one of `needs`.
     """
     path = Path(path)
     if not path.exists():
@@ -194,19 +204,24 @@ def load_checkpoint(path, command, needs=DETECTOR):
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}). {remedy}") from error
+        raise UserError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}). {remedy}") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this project (format {FORMAT!r} expected). {remedy}")
+        raise UserError(
+            f"{path}: not a checkpoint of this project (format {FORMAT!r} expected). {remedy}")
 
     network = NETWORKS.get(stored.get("network"))
     if network is None or network_code(network) != stored.get("network_code"):
-        raise UserError(f"{path}: made with another network: {stored.get('network')} in models.py is missing or was "
-                        f"edited since. Take models.py as it was, or train anew with: {command}")
+        raise UserError(
+            f"{path}: made with another network: {stored.get('network')} in models.py is missing "
+            f"or was edited since. Take models.py as it was, or train anew with: {command}")
     try:
         model = network(**stored["model_args"])
         model.load_state_dict(stored["state_dict"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: weights do not fit the network: {str(error).splitlines()[0]}. {remedy}") from error
+        raise UserError(
+            f"{path}: weights do not fit the network: {str(error).splitlines()[0]}. {remedy}"
+            ) from error
     lacking = [key for key in needs if key not in stored]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}: not the file its name says. {remedy}")
@@ -230,4 +245,5 @@ def stale(stored, stamp):
     """Why a checkpoint's weights do not belong to these segments and settings; [] if they do."""
     why = settings.differences(stored["training_settings"], stamp["training_settings"])
     why += settings.differences(stored["segment_settings"], stamp["segment_settings"])
-    return why or settings.differences(stored, {key: stamp[key] for key in ("segments_id", "protocol", "seed")})
+    identity = {key: stamp[key] for key in ("segments_id", "protocol", "seed")}
+    return why or settings.differences(stored, identity)

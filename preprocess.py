@@ -8,7 +8,8 @@ from fractions import Fraction
 import numpy as np
 from scipy.signal import butter, resample_poly, sosfiltfilt
 
-NORMALISED = 64     # segments at a time: 370 kB, which stay in a core's cache from one operation to the next
+# segments normalised at a time: 370 kB, which stay in a core's cache between operations
+NORMALISED = 64
 RATIO_LIMIT = 1000  # largest factor of the polyphase resampling: 1 ppm of half an hour at most
 
 
@@ -40,7 +41,8 @@ def resample(signal, from_hz, to_hz):
 
 
 def longest_flat_run(signal_mv):
-    """(start, length) in samples of the longest stretch of one constant value; NaN is never flat."""
+    """(start, length) in samples of the longest stretch of one constant value; NaN is never
+    flat."""
     edges = np.flatnonzero(np.diff(signal_mv) != 0) + 1
     bounds = np.concatenate(([0], edges, [len(signal_mv)]))
     k = int(np.argmax(np.diff(bounds)))
@@ -74,7 +76,8 @@ def normalise(segments_mv):
     segments_mv == x * scale_mv + offset_mv up to float32 rounding.
     """
     k, width = segments_mv.shape
-    x, offset, scale = np.empty((k, width), np.float32), np.empty(k, np.float32), np.empty(k, np.float32)
+    x, offset, scale = np.empty((k, width),
+                                np.float32), np.empty(k, np.float32), np.empty(k, np.float32)
     for start in range(0, k, NORMALISED):
         rows = slice(start, start + NORMALISED)
         part = segments_mv[rows]
@@ -100,4 +103,4 @@ def gaussian(window_size, sigma_samples):
     at the beat itself does not.
     """
     t = np.arange(window_size) - window_size // 2
-    return np.ones(window_size) if sigma_samples is None else np.exp(-0.5 * (t / sigma_samples) ** 2)
+    return np.ones(window_size) if sigma_samples is None else np.exp(-0.5 * (t / sigma_samples)**2)

@@ -1,4 +1,4 @@
-"""Step 2 of 4: train the autoencoder on the normal segments of the training split, then fit the scores.
+"""Step 2 of 4: train the autoencoder on normal training segments, then fit the scores.
 
 reads   data/segments.npz          python dataset.py
 writes  checkpoints/beat.pt        the epoch with the lowest loss on normal validation segments,
@@ -28,7 +28,8 @@ from pipeline import errors, processes, runtime, settings
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 
-HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s", "kept")
+HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s",
+           "kept")
 STAMP = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history")
 STOPPED = (*STAMP, "head", "optimizer", "schedule", "best", "best_state")
 VALIDATION_BATCH = 512
@@ -37,7 +38,7 @@ VALIDATION_BATCH = 512
 # --- data -----------------------------------------------------------------------------------------
 
 class BeatsInMemory:
-    """Normal training beats x (n, w) and the record of each, in an order that seed and epoch give."""
+    """Normal training beats x (n, w), the record of each, in the order of seed and epoch."""
 
     def __init__(self, segments, rows, device):
         self.names, record = np.unique(segments.rows["record"][rows], return_inverse=True)
@@ -49,11 +50,12 @@ class BeatsInMemory:
             self.record = self.record.to(device)
 
     def batches(self, seed, first_epoch, steps, size):
-        """Endless (x (b, w), record (b,)): this process's share of each batch, epoch after epoch."""
+        """Endless (x (b, w), record (b,)): this process's share of each batch."""
         for epoch in itertools.count(first_epoch):
             order = torch.from_numpy(epoch_order(seed, epoch, self.n, size))
             for step in range(steps):
-                rows = processes.share(order[step * config.BATCH_SIZE:(step + 1) * config.BATCH_SIZE])
+                start = step * config.BATCH_SIZE
+                rows = processes.share(order[start:start + config.BATCH_SIZE])
                 yield self.x[rows], self.record[rows]
 
 
@@ -64,20 +66,21 @@ def epoch_order(seed, epoch, n, size):
     """
     first = epoch * size // n
     last = ((epoch + 1) * size - 1) // n
-    rows = np.concatenate([np.random.default_rng([seed, k]).permutation(n) for k in range(first, last + 1)])
+    orders = [np.random.default_rng([seed, k]).permutation(n) for k in range(first, last + 1)]
+    rows = np.concatenate(orders)
     return rows[epoch * size - first * n:][:size]
 
 
 # --- losses ---------------------------------------------------------------------------------------
 
 def batch_loss(model, head, x, record):
-    """What a step makes smaller: the reconstruction error, and how badly the latents tell the records apart."""
+    """What a step makes smaller: reconstruction error, and how badly latents tell records apart."""
     error, z = reconstruction_loss(model, x)
     return error + config.RECORD_LOSS * F.cross_entropy(head(z.float()), record)
 
 
 def reconstruction_loss(model, x):
-    """(mean squared error, latents): x (n, w) against what the network draws of the tapered beat."""
+    """(mean squared error, latents): the tapered x (n, w) against what the network draws."""
     with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
         z = model.encode(x.unsqueeze(1))
         recon = model.decode(z).squeeze(1)
@@ -86,7 +89,7 @@ def reconstruction_loss(model, x):
 
 @torch.inference_mode()
 def validation_loss(model, x, device):
-    """The reconstruction error over x (n, w), in evaluation mode; each process takes its share of the rows."""
+    """The reconstruction error over x (n, w), in evaluation mode; each process takes its share."""
     model.eval()
     total = 0.0
     for part in processes.share(x).split(VALIDATION_BATCH):
@@ -109,15 +112,18 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
     torch.manual_seed(seed)
     taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
     model = new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, taper).to(device)
-    head = torch.nn.Linear(config.LATENT_DIM, len(beats.names)).to(device)  # thrown away after training
+    # thrown away after training
+    head = torch.nn.Linear(config.LATENT_DIM, len(beats.names)).to(device)
     loss_of = processes.averaged(batch_loss, model, head)
 
     epoch_size = min(config.EPOCH_SEGMENTS, beats.n)
     steps = max(epoch_size // config.BATCH_SIZE, 1)
     weights = [*model.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(weights, config.LEARNING_RATE, weight_decay=config.WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(weights, config.LEARNING_RATE,
+                                  weight_decay=config.WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.LEARNING_RATE, total_steps=steps * config.MAX_EPOCHS + 1, pct_start=config.WARMUP_FRACTION)
+        optimizer, config.LEARNING_RATE, total_steps=steps * config.MAX_EPOCHS + 1,
+        pct_start=config.WARMUP_FRACTION)
 
     # --- where it begins: anew, or where it was stopped
     history = []
@@ -131,9 +137,9 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
         schedule.load_state_dict(stored["schedule"])
         history, best, best_state = stored["history"], stored["best"], stored["best_state"]
         print(f"going on after epoch {len(history) - 1}")
-    print(f"{beats.n:,d} segments of {len(beats.names)} records to train on, {len(x_validation):,d} to validate, "
-          f"seed {seed}; {n_parameters(model):,d} parameters on {device}, {runtime.launched()} x "
-          f"{torch.get_num_threads()} threads")
+    print(f"{beats.n:,d} segments of {len(beats.names)} records to train on, "
+          f"{len(x_validation):,d} to validate, seed {seed}; {n_parameters(model):,d} parameters "
+          f"on {device}, {runtime.launched()} x {torch.get_num_threads()} threads")
     check_batches(epoch_size, steps, history, stamp)
 
     # --- epochs
@@ -158,7 +164,7 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
             bar.close()
             seconds = time.perf_counter() - start
 
-            # the epoch with the lowest loss on normal validation beats is kept: no label but "normal"
+            # the epoch of the lowest loss on normal validation beats: no label but "normal"
             loss = validation_loss(model, x_validation, device)
             check_finite(loss, "validation loss", epoch, schedule)
             kept = loss < best
@@ -166,16 +172,20 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
                 best = loss
                 best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
             rate = steps * config.BATCH_SIZE / seconds
-            history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss,
-                            "learning_rate": schedule.get_last_lr()[0], "seconds": round(seconds, 2),
-                            "segments_per_s": round(rate, 1), "kept": int(kept)})
+            history.append({
+                "epoch": epoch, "train_loss": train_loss, "validation_loss": loss,
+                "learning_rate": schedule.get_last_lr()[0], "seconds": round(seconds, 2),
+                "segments_per_s": round(rate, 1), "kept": int(kept)
+            })
 
             if runtime.is_first():
-                save_checkpoint(paths["resume"], model, **stamp, history=history, best=best, best_state=best_state,
-                                head=head.state_dict(), optimizer=optimizer.state_dict(),
-                                schedule=schedule.state_dict())
+                save_checkpoint(
+                    paths["resume"], model, **stamp, history=history, best=best,
+                    best_state=best_state, head=head.state_dict(),
+                    optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
                 write_history(paths["history"], history)
-            print(f"epoch {epoch}: train {train_loss:.5f}, validation {loss:.5f}{' kept' if kept else ''}, "
+            mark = " kept" if kept else ""
+            print(f"epoch {epoch}: train {train_loss:.5f}, validation {loss:.5f}{mark}, "
                   f"{rate:.0f} segments/s", flush=True)
 
     model.load_state_dict(best_state)
@@ -189,10 +199,11 @@ def epochs_waited(history):
 
 
 def check_batches(epoch_size, steps, history, stamp):
-    """Raise UserError where several processes cannot share the batches, or do not start from the same."""
+    """Raise UserError where processes cannot share the batches, or do not start from the same."""
     if processes.count() > 1 and epoch_size < config.BATCH_SIZE:
-        raise UserError(f"{epoch_size} segments are no whole batch to share out (config.py: BATCH_SIZE = "
-                        f"{config.BATCH_SIZE}). Train in one process, or with a smaller BATCH_SIZE.")
+        raise UserError(
+            f"{epoch_size} segments are no whole batch to share out (config.py: BATCH_SIZE = "
+            f"{config.BATCH_SIZE}). Train in one process, or with a smaller BATCH_SIZE.")
     processes.check_agreement(
         {"epochs done": len(history), "segments": stamp["segments_id"][:12], "batches": steps},
         "Every process needs the same data and, to go on, the same checkpoints folder: share it.")
@@ -201,8 +212,9 @@ def check_batches(epoch_size, steps, history, stamp):
 def check_finite(value, name, epoch, schedule):
     """Raise UserError where a loss is not a finite number."""
     if not np.isfinite(value):
-        raise UserError(f"the {name} is {value} in epoch {epoch}, at learning rate {schedule.get_last_lr()[0]:.3g}. "
-                        "Lower LEARNING_RATE in config.py and start anew.")
+        raise UserError(
+            f"the {name} is {value} in epoch {epoch}, at learning rate "
+            f"{schedule.get_last_lr()[0]:.3g}. Lower LEARNING_RATE in config.py and start anew.")
 
 
 def write_history(path, history):
@@ -216,7 +228,7 @@ def write_history(path, history):
 # --- is it up to date -----------------------------------------------------------------------------
 
 def stored_weights(paths, stamp, resume):
-    """(model, history) of a finished checkpoint that these segments and settings would give, or None.
+    """(model, history) of a checkpoint that these segments and settings would give, or None.
 
     None too where a stopped run is asked for and there is one.
     """
@@ -230,14 +242,17 @@ def stored_weights(paths, stamp, resume):
 
 
 def scores_up_to_date(found, paths):
-    """Whether the scores in the checkpoint of stored_weights were fitted with today's settings; says what it found."""
+    """Whether the scores of the found checkpoint were fitted with today's settings; says so."""
     _, stored = load_checkpoint(paths["checkpoint"], "")
-    same = not settings.differences(stored["score_settings"], settings.snapshot(settings.SCORE_SETTINGS))
+    same = not settings.differences(stored["score_settings"],
+                                    settings.snapshot(settings.SCORE_SETTINGS))
     if runtime.is_first() and same:
         write_history(paths["history"], found[1])
-        print(f"{paths['checkpoint']}: up to date, trained with these settings on these segments (--force trains again)")
+        print(f"{paths['checkpoint']}: up to date, trained with these settings on these segments "
+              "(--force trains again)")
     elif not same:
-        print(f"{paths['checkpoint']}: weights up to date; fitting the scores anew with today's settings")
+        print(f"{paths['checkpoint']}: weights up to date; "
+              "fitting the scores anew with today's settings")
     return same
 
 
@@ -273,7 +288,8 @@ def training_group(device, command):
 
 def finish(paths, model, history, stamp, scores):
     """Write the checkpoint, its history, and take the file of the stopped run away."""
-    save_checkpoint(paths["checkpoint"], model, **stamp, history=history, weights=weights_digest(model), **scores)
+    save_checkpoint(paths["checkpoint"], model, **stamp, history=history,
+                    weights=weights_digest(model), **scores)
     write_history(paths["history"], history)
     paths["resume"].unlink(missing_ok=True)
     print(f"wrote {paths['checkpoint']}")
@@ -281,8 +297,10 @@ def finish(paths, model, history, stamp, scores):
 
 def parse_args(argv=None):
     parser = runtime.stage_parser(__doc__)
-    parser.add_argument("--resume", action="store_true", help="go on with a stopped run, if there is one")
-    parser.add_argument("--force", action="store_true", help="train even if the checkpoint is up to date")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with a stopped run, if there is one")
+    parser.add_argument("--force", action="store_true",
+                        help="train even if the checkpoint is up to date")
     return runtime.parse(parser, argv)
 
 
@@ -306,7 +324,8 @@ def main(argv=None):
     else:
         print(f"{stamp['database']}, {args.protocol} protocol")
         beats = BeatsInMemory(segments, segments.part(args.protocol, "train"), device)
-        x_validation = torch.from_numpy(segments.x[segments.normal_validation(args.protocol)]).to(device)
+        validation = segments.normal_validation(args.protocol)
+        x_validation = torch.from_numpy(segments.x[validation]).to(device)
         resume = stopped_run(paths["resume"], stamp, command) if args.resume else None
         with training_group(device, command):
             model, history = train(beats, x_validation, args.seed, device, paths, stamp, resume)

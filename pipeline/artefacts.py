@@ -1,4 +1,5 @@
-"""The files that the steps hand to each other: written whole or not at all, loaded or a clear error."""
+"""The files that the steps hand to each other: written whole or not at all, loaded or a clear
+error."""
 
 import hashlib
 import json
@@ -12,7 +13,8 @@ import numpy as np
 from pipeline.errors import UserError
 
 # what numpy raises for damaged, foreign and pickled .npz files
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile,
+              zlib.error)
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -60,7 +62,8 @@ def without_nan(value):
 # --- loading ------------------------------------------------------------------------------------
 
 def load_npz(path, command):
-    """{name: array} of an .npz, never unpickled; UserError naming `command` if missing or damaged."""
+    """{name: array} of an .npz, never unpickled; UserError naming `command` if missing or
+    damaged."""
     if not path.exists():
         raise UserError(f"{path}: missing. Make it with: {command}")
     try:
@@ -96,4 +99,5 @@ def digest_of(*paths):
 def refuse_stale(path, why, command):
     """Raise UserError where `why` (settings.differences) names anything."""
     if why:
-        raise UserError(f"{path}: made with other settings ({'; '.join(why)}). Make it again with: {command}")
+        raise UserError(
+            f"{path}: made with other settings ({'; '.join(why)}). Make it again with: {command}")

@@ -4,7 +4,8 @@ import sys
 
 
 class UserError(RuntimeError):
-    """Something the user can mend: the message names the thing, what was expected and the remedy."""
+    """Something the user can mend: the message names the thing, what was expected and the
+    remedy."""
 
     exit_status = 1
 

@@ -1,4 +1,5 @@
-"""Data-parallel training under torchrun: every process takes its share of each batch, the first one speaks and writes.
+"""Data-parallel training under torchrun: every process takes its share of each batch, the first
+one speaks and writes.
 
     torchrun --nproc-per-node=4 train_mitbih.py
 
@@ -41,7 +42,8 @@ def silence_others():
 
 @contextlib.contextmanager
 def group(device, batch_size, timeout_s, resume):
-    """The processes of torchrun as one group while they train; nothing for one process, or inside such a group.
+    """The processes of torchrun as one group while they train; nothing for one process, or
+    inside such a group.
 
     Raises UserError for a batch that cannot be shared out, and where another process dies or does
     not answer for timeout_s; `resume` is the command that goes on with the run.
@@ -50,17 +52,21 @@ def group(device, batch_size, timeout_s, resume):
         yield
         return
     if batch_size % launched():
-        raise UserError(f"config.py: BATCH_SIZE = {batch_size}; expected a whole multiple of the {launched()} "
-                        "processes that share each batch. Edit BATCH_SIZE or start another number of them.")
-    lost = (f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for {timeout_s:g} s "
-            "({}). Epochs that ended are kept. Go on with: " + resume)
+        raise UserError(
+            f"config.py: BATCH_SIZE = {batch_size}; expected a whole multiple of the {launched()} "
+            "processes that share each batch. Edit BATCH_SIZE or start another number of them.")
+    lost = (
+        f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for "
+            f"{timeout_s:g} s "
+        "({}). Epochs that ended are kept. Go on with: " + resume)
 
     def ended(*_):  # torchrun may see the dead process before this one misses it
         raise UserError(lost.format("torchrun ends this one"))
 
     before = signal.signal(signal.SIGTERM, ended)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
+                                timeout=timedelta(seconds=timeout_s))
         yield
         dist.barrier()  # nobody leaves while another still talks
         dist.destroy_process_group()
@@ -69,7 +75,8 @@ def group(device, batch_size, timeout_s, resume):
     except RuntimeError as error:  # gloo and the store have no class of their own for a lost peer
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
-        why = str(error).split("] ", 1)[-1].split(". ")[0]  # without the line of gloo's source and its advice
+        why = str(error).split(
+            "] ", 1)[-1].split(". ")[0]  # without the line of gloo's source and its advice
         raise UserError(lost.format(why)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -90,10 +97,11 @@ def check_agreement(what, remedy):
             raise UserError(f"the processes do not start from the same: {everywhere}. {remedy}")
 
 
-# --- a training step --------------------------------------------------------------------------------
+# --- a training step ------------------------------------------------------------------------------
 
 def share(rows):
-    """This process's part of a batch's rows, or of any rows: neighbours, as many as the others' up to one."""
+    """This process's part of a batch's rows, or of any rows: neighbours, as many as the others'
+    up to one."""
     return rows if count() == 1 else rows.tensor_split(count())[rank()]
 
 
@@ -101,13 +109,16 @@ def total(value, device):
     """Sum of a number over the processes."""
     if count() == 1:
         return value
-    tensor = torch.tensor(value, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    tensor = torch.tensor(value,
+                          dtype=torch.float64 if device.type == "cpu" else torch.float32,
+                          device=device)
     dist.all_reduce(tensor)
     return tensor.item()
 
 
 class _Step(torch.nn.Module):
-    """Both modules as one, and the loss as its forward pass: what DistributedDataParallel hooks into."""
+    """Both modules as one, and the loss as its forward pass: what DistributedDataParallel hooks
+    into."""
 
     def __init__(self, loss, *modules):
         super().__init__()
@@ -118,16 +129,19 @@ class _Step(torch.nn.Module):
 
 
 def averaged(loss, *modules):
-    """`loss(*modules, *batch)` as a function of the batch whose gradients are those of the whole batch."""
+    """`loss(*modules, *batch)` as a function of the batch whose gradients are those of the
+    whole batch."""
     step = _Step(loss, *modules)
     if count() == 1:
         return step
     for norm in step.modules():
         if isinstance(norm, torch.nn.BatchNorm1d):
             norm.over_processes = batch_norm  # layers.py calls it in its place
-    # gradients of a kernel of height 1 have other strides for the same layout: nothing is copied twice for it
+    # gradients of a kernel of height 1 have other strides for the same layout: nothing is
+    # copied twice for it
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    return DistributedDataParallel(step, forward_sync_buffers=False)  # running statistics are equal everywhere
+    # running statistics are equal everywhere
+    return DistributedDataParallel(step, forward_sync_buffers=False)
 
 
 def batch_norm(h, norm):
@@ -144,12 +158,14 @@ def _wide(value):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Gradients as in Ioffe and Szegedy 2015, sums over all processes; weight and bias get this process's share."""
+    """Gradients as in Ioffe and Szegedy 2015, sums over all processes; weight and bias get this
+    process's share."""
 
     @staticmethod
     def forward(ctx, h, weight, bias, norm):
         var, mean = torch.var_mean(_wide(h), (0, 2, 3), correction=0)
-        moments = torch.stack([mean, var]).double()  # mean of squares less squared mean: digits cancel
+        # mean of squares less squared mean: digits cancel
+        moments = torch.stack([mean, var]).double()
         moments[1] += moments[0].square()
         dist.all_reduce(moments)
         moments /= count()
@@ -171,4 +187,5 @@ class _BatchNorm(torch.autograd.Function):
         dist.all_reduce(sums)
         sums /= count() * h.numel() // h.shape[1]
         inner = gradient - sums[0].view(shape) - unit * sums[1].view(shape)
-        return (inner * (weight * slope).view(shape)).to(ctx.saved_tensors[0].dtype), own[1], own[0], None
+        return (inner * (weight * slope).view(shape)).to(
+            ctx.saved_tensors[0].dtype), own[1], own[0], None

@@ -21,7 +21,10 @@ def stage_parser(description):
     """Parser with the flags of training and evaluation; `description` is the script's docstring."""
     parser = machine_parser(description)
     parser.add_argument("--protocol", choices=config.PROTOCOLS, default=config.PROTOCOL)
-    parser.add_argument("--seed", type=int, default=config.SEED, help="another seed, another checkpoint file")
+    parser.add_argument("--seed",
+                        type=int,
+                        default=config.SEED,
+                        help="another seed, another checkpoint file")
     return parser
 
 
@@ -39,7 +42,9 @@ def add_database(parser):
     """The flags that say which data and which run."""
     parser.add_argument("--database", default=config.DATABASE, choices=list(config.DATABASES),
                         help="one that config.py describes [%(default)s]")
-    parser.add_argument("--run", metavar="NAME", help="keep what is made in runs/NAME, apart from what is shipped")
+    parser.add_argument("--run",
+                        metavar="NAME",
+                        help="keep what is made in runs/NAME, apart from what is shipped")
 
 
 def parse(parser, argv):
@@ -58,7 +63,8 @@ def prepare(args):
 
 
 def use_threads(n):
-    """So many threads for torch and for numpy's and scikit-learn's matrix products, which have pools of their own.
+    """So many threads for torch and for numpy's and scikit-learn's matrix products, which have
+    pools of their own.
 
     With another number of them a product is summed in another order and the last digits differ.
     """
@@ -68,7 +74,8 @@ def use_threads(n):
 
 
 def keep_memory():
-    """Tell the C library to keep freed memory for the next array instead of giving it back to the system.
+    """Tell the C library to keep freed memory for the next array instead of giving it back to
+    the system.
 
     A batch's arrays of 6 to 24 MB are freed and asked for again at every step, and the system then
     hands over and clears each of their pages anew: 20,000 page faults a training step, a tenth to a
@@ -89,7 +96,8 @@ def device_of(name):
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}. Use --device cpu.") from error
+        raise UserError(
+            f"--device {name}: {str(error).splitlines()[0]}. Use --device cpu.") from error
     return device
 
 

@@ -1,4 +1,4 @@
-"""The settings of config.py as the scripts use them: checked, recorded in artefacts, databases with their paths."""
+"""What the scripts make of config.py: checks, records of settings, databases with their paths."""
 
 import difflib
 import math
@@ -13,32 +13,36 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each artefact depends on: a change of one of these makes it stale.
 SEGMENT_SETTINGS = ("AAMI", "FS_HZ", "WINDOW_SIZE", "BAND_HZ", "FILTER_ORDER", "SPLIT_SEED",
                     "TRAIN_FRACTION", "VALIDATION_FRACTION")
-TRAINING_SETTINGS = ("NETWORK", "LATENT_DIM", "TAPER_SIGMA_S", "RECORD_LOSS", "BATCH_SIZE", "EPOCH_SEGMENTS",
-                     "MAX_EPOCHS", "PATIENCE", "LEARNING_RATE", "WARMUP_FRACTION", "WEIGHT_DECAY")
+TRAINING_SETTINGS = ("NETWORK", "LATENT_DIM", "TAPER_SIGMA_S", "RECORD_LOSS", "BATCH_SIZE",
+                     "EPOCH_SEGMENTS", "MAX_EPOCHS", "PATIENCE", "LEARNING_RATE", "WARMUP_FRACTION",
+                     "WEIGHT_DECAY")
 ARCHIVE_SETTINGS = ("ARCHIVE_BUFFER", "ARCHIVE_VALIDATION")
-SCORE_SETTINGS = ("SCORES", "DEFAULT_SCORE", "WEIGHTS", "QRS_SIGMA_S", "KNN_NEIGHBOURS", "DENSITY_NEIGHBOURS",
-                  "DENSITY_POWER", "LOCAL_BEATS", "USUAL_PERCENTILE", "PAUSE_WEIGHT", "SPREAD_FLOOR",
-                  "SELF_IRREGULARITY", "SELF_NEIGHBOURS", "SELF_CAUSAL_S", "TARGET_SPECIFICITY")
+SCORE_SETTINGS = ("SCORES", "DEFAULT_SCORE", "WEIGHTS", "QRS_SIGMA_S", "KNN_NEIGHBOURS",
+                  "DENSITY_NEIGHBOURS", "DENSITY_POWER", "LOCAL_BEATS", "USUAL_PERCENTILE",
+                  "PAUSE_WEIGHT", "SPREAD_FLOOR", "SELF_IRREGULARITY", "SELF_NEIGHBOURS",
+                  "SELF_CAUSAL_S", "TARGET_SPECIFICITY")
 EVALUATION_SETTINGS = ("BOOTSTRAP_RESAMPLES", "BOOTSTRAP_SEED")
 
 # Lowest and highest value of every number in config.py; whole numbers where both are.
 RANGES = {
-    "FS_HZ": (100, 2000), "WINDOW_SIZE": (16, 65536), "FILTER_ORDER": (1, 8), "FLAT_MAX_S": (0.1, 1800.0),
-    "SPLIT_SEED": (0, 2**32 - 1), "TRAIN_FRACTION": (0.01, 0.98), "VALIDATION_FRACTION": (0.01, 0.98),
-    "SEED": (0, 2**32 - 1), "LATENT_DIM": (2, 4096), "RECORD_LOSS": (0.0, 1000.0), "BATCH_SIZE": (2, 65536),
-    "EPOCH_SEGMENTS": (2, 10**9), "MAX_EPOCHS": (1, 10000), "PATIENCE": (1, 10000),
-    "LEARNING_RATE": (1e-8, 1.0), "WARMUP_FRACTION": (0.01, 0.9), "WEIGHT_DECAY": (0.0, 1.0),
-    "QRS_SIGMA_S": (0.005, 10.0), "KNN_NEIGHBOURS": (1, 1000), "DENSITY_NEIGHBOURS": (1, 1000),
-    "DENSITY_POWER": (0.0, 1.0), "LOCAL_BEATS": (3, 1001), "USUAL_PERCENTILE": (0.0, 100.0),
-    "PAUSE_WEIGHT": (0.0, 10.0), "SPREAD_FLOOR": (0.001, 10.0), "SELF_IRREGULARITY": (0.0, 1e6),
-    "SELF_NEIGHBOURS": (0.0, 0.99), "SELF_CAUSAL_S": (10.0, 86400.0), "TARGET_SPECIFICITY": (0.5, 0.9999),
+    "FS_HZ": (100, 2000), "WINDOW_SIZE": (16, 65536), "FILTER_ORDER": (1, 8),
+    "FLAT_MAX_S": (0.1, 1800.0), "SPLIT_SEED": (0, 2**32 - 1), "TRAIN_FRACTION": (0.01, 0.98),
+    "VALIDATION_FRACTION": (0.01, 0.98), "SEED": (0, 2**32 - 1), "LATENT_DIM": (2, 4096),
+    "RECORD_LOSS": (0.0, 1000.0), "BATCH_SIZE": (2, 65536), "EPOCH_SEGMENTS": (2, 10**9),
+    "MAX_EPOCHS": (1, 10000), "PATIENCE": (1, 10000), "LEARNING_RATE": (1e-8, 1.0),
+    "WARMUP_FRACTION": (0.01, 0.9), "WEIGHT_DECAY": (0.0, 1.0), "QRS_SIGMA_S": (0.005, 10.0),
+    "KNN_NEIGHBOURS": (1, 1000), "DENSITY_NEIGHBOURS": (1, 1000), "DENSITY_POWER": (0.0, 1.0),
+    "LOCAL_BEATS": (3, 1001), "USUAL_PERCENTILE": (0.0, 100.0), "PAUSE_WEIGHT": (0.0, 10.0),
+    "SPREAD_FLOOR": (0.001, 10.0), "SELF_IRREGULARITY": (0.0, 1e6), "SELF_NEIGHBOURS": (0.0, 0.99),
+    "SELF_CAUSAL_S": (10.0, 86400.0), "TARGET_SPECIFICITY": (0.5, 0.9999),
     "ROBUST_Z_SPECIFICITY": (0.5, 0.9999), "BOOTSTRAP_RESAMPLES": (100, 100000),
     "BOOTSTRAP_SEED": (0, 2**32 - 1), "SHARD_BEATS": (1, 10**6), "ARCHIVE_BUFFER": (1024, 10**8),
     "ARCHIVE_VALIDATION": (1000, 10**8), "ARCHIVE_REFERENCES": (1000, 10**8), "THREADS": (0, 1024),
-    "RANK_TIMEOUT_S": (1.0, 3600.0), "DOWNLOAD_CONNECTIONS": (1, 8), "DOWNLOAD_TIMEOUT_S": (0.1, 3600.0),
-    "DOWNLOAD_RETRIES": (0, 100)}
-OTHERS = ("BAND_HZ", "SEEDS", "NETWORK", "TAPER_SIGMA_S", "SCORES", "DEFAULT_SCORE", "WEIGHTS", "DATABASE", "PROTOCOL",
-          "PROTOCOLS", "AAMI", "NORMAL_CLASS", "PUBLISHED", "DATABASES")
+    "RANK_TIMEOUT_S": (1.0, 3600.0), "DOWNLOAD_CONNECTIONS": (1, 8),
+    "DOWNLOAD_TIMEOUT_S": (0.1, 3600.0), "DOWNLOAD_RETRIES": (0, 100)
+}
+OTHERS = ("BAND_HZ", "SEEDS", "NETWORK", "TAPER_SIGMA_S", "SCORES", "DEFAULT_SCORE", "WEIGHTS",
+          "DATABASE", "PROTOCOL", "PROTOCOLS", "AAMI", "NORMAL_CLASS", "PUBLISHED", "DATABASES")
 PARTS = ("train", "validation", "test")
 AAMI_OF = {symbol: aami for aami, symbols in config.AAMI.items() for symbol in symbols}
 
@@ -108,17 +112,20 @@ class Database:
 
 
 def database(name=None, run=None):
-    """The Database that config.py describes; DATABASE without a name. `run`: a name of the user's own.
+    """The Database that config.py describes; DATABASE without a name. `run`: a name of the
+    user's own.
 
     Raises UserError for a name that is not there, or a run that is no plain name.
     """
     name = name or config.DATABASE
     if name not in config.DATABASES:
-        raise UserError(f"--database {name}: not described; expected one of {', '.join(config.DATABASES)}. "
-                        "Describe it in DATABASES in config.py: docs/extending.md.")
+        raise UserError(
+            f"--database {name}: not described; expected one of {', '.join(config.DATABASES)}. "
+            "Describe it in DATABASES in config.py: docs/extending.md.")
     entry = dict(config.DATABASES[name])
     if run is not None and (not run or not all(c.isalnum() or c in "-_" for c in run)):
-        raise UserError(f"--run {run!r}: expected a name of letters, digits, - and _. Choose another one.")
+        raise UserError(
+            f"--run {run!r}: expected a name of letters, digits, - and _. Choose another one.")
     home = ROOT / entry.pop("home")
     out = home
     if run:
@@ -126,10 +133,13 @@ def database(name=None, run=None):
         out = out if name == config.DATABASE else out / name
     try:
         lists = {part: tuple(entry.pop(part).split()) for part in ("records", *PARTS)}
-        return Database(name=name, home=home, out=out, run=run, digests=ROOT / entry.pop("digests"), **lists, **entry)
+        digests = ROOT / entry.pop("digests")
+        return Database(name=name, home=home, out=out, run=run, digests=digests, **lists, **entry)
     except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"config.py: DATABASES[{name!r}]: {error}; expected title, home, leads, digests, sources, records, "
-                        "train, validation and test, the last four as names with spaces between.") from error
+        raise UserError(
+            f"config.py: DATABASES[{name!r}]: {error}; expected title, home, leads, digests, "
+            "sources, records, train, validation and test, the last four as names with spaces "
+            "between.") from error
 
 
 # --- records of settings ------------------------------------------------------------------------
@@ -141,7 +151,8 @@ def snapshot(names):
 
 def segment_settings(described):
     """All settings that the segments of a Database depend on, its leads and patients among them."""
-    return snapshot(SEGMENT_SETTINGS) | {"LEADS": list(described.leads), "PATIENTS": described.patients()}
+    own = {"LEADS": list(described.leads), "PATIENTS": described.patients()}
+    return snapshot(SEGMENT_SETTINGS) | own
 
 
 def plain(value):
@@ -152,7 +163,7 @@ def plain(value):
 
 
 def differences(stored, today):
-    """`["BATCH_SIZE: 256 then, 128 now", ...]`: what an artefact was made with, where today it would be otherwise.
+    """`["BATCH_SIZE: 256 then, 128 now", ...]`: where an artefact would be made otherwise today.
 
     The one way in which anything here is found stale. `stored` and `today` are dicts of plain JSON
     values; a name that is not in `stored` counts as None.
@@ -187,20 +198,28 @@ def check_together():
     """What a range does not say: kinds of other settings, and those that must fit together."""
     low_high = config.BAND_HZ
     expect("WINDOW_SIZE", config.WINDOW_SIZE % 16 == 0, "a multiple of 16: four layers halve it")
-    expect("BAND_HZ", isinstance(low_high, tuple) and len(low_high) == 2
-           and all(is_number(f, 0.001, 0.499 * config.FS_HZ) for f in low_high) and low_high[0] < low_high[1],
-           "two rising frequencies below half of FS_HZ")
+    expect(
+        "BAND_HZ",
+        isinstance(low_high, tuple) and len(low_high) == 2
+        and all(is_number(f, 0.001, 0.499 * config.FS_HZ) for f in low_high)
+        and low_high[0] < low_high[1], "two rising frequencies below half of FS_HZ")
     expect("VALIDATION_FRACTION", config.TRAIN_FRACTION + config.VALIDATION_FRACTION < 1,
            "less than what TRAIN_FRACTION leaves: test beats need a share")
     seeds = config.SEEDS
-    expect("SEEDS", isinstance(seeds, tuple) and all(is_number(s, 0, 2**32 - 1, True) for s in seeds)
-           and len(set(seeds)) == len(seeds) and config.SEED in seeds, "different whole numbers, SEED among them")
+    expect(
+        "SEEDS",
+        isinstance(seeds, tuple) and all(is_number(s, 0, 2**32 - 1, True) for s in seeds)
+        and len(set(seeds)) == len(seeds) and config.SEED in seeds,
+        "different whole numbers, SEED among them")
     taper = config.TAPER_SIGMA_S
-    expect("TAPER_SIGMA_S", taper is None or is_number(taper, 0.005, 10), "a number from 0.005 to 10, or None")
+    expect("TAPER_SIGMA_S", taper is None or is_number(taper, 0.005, 10),
+           "a number from 0.005 to 10, or None")
     for name in ("SCORES", "WEIGHTS"):
         value = getattr(config, name)
-        expect(name, isinstance(value, dict) and set(value) == set(config.PROTOCOLS) and all(value.values()),
-               f"a row for each of {', '.join(config.PROTOCOLS)}")
+        expect(
+            name,
+            isinstance(value, dict) and set(value) == set(config.PROTOCOLS) and all(value.values()),
+            f"a row for each of {', '.join(config.PROTOCOLS)}")
     for weights in config.WEIGHTS.values():
         sound = isinstance(weights, dict) and all(is_number(w, 0, 1000) for w in weights.values())
         expect("WEIGHTS", sound and any(weights.values()), "numbers from 0, not all of them 0")
@@ -220,14 +239,18 @@ def expect(name, sound, expected):
 def is_number(value, low, high, whole=False):
     """Whether a value is a number in this range; True and False are none."""
     kinds = int if whole else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return False
+    return math.isfinite(value) and low <= value <= high
 
 
 def check_split(described):
-    """Raise UserError where a record is in two parts, in none of the records, or a part is empty."""
+    """Raise UserError where a record is in two parts or not there at all, or a part is empty."""
     names = [name for part in PARTS for name in getattr(described, part)]
     twice = sorted({name for name in names if names.count(name) > 1})
     unknown = sorted(set(names) - set(described.records))
     if twice or unknown or not all(getattr(described, part) for part in PARTS):
-        raise UserError(f"config.py: patient split of {described.title}: in two parts: {twice}; not in the database: "
-                        f"{unknown}; every part needs records, each in one part only. Edit DATABASES in config.py.")
+        raise UserError(
+            f"config.py: patient split of {described.title}: in two parts: {twice}; not in the "
+            f"database: {unknown}; every part needs records, each in one part only. "
+            "Edit DATABASES in config.py.")

@@ -1,10 +1,12 @@
-"""nn.Conv1d and nn.ConvTranspose1d of stride 2, and nn.BatchNorm1d, faster on a CPU and otherwise the same.
+"""nn.Conv1d and nn.ConvTranspose1d of stride 2, and nn.BatchNorm1d, faster on a CPU and
+otherwise the same.
 
-Signals (n, c, length) are kept in channels-last layout, as images of height 1. There a signal is
-one matrix of rows (a sample each), batch norm runs over contiguous rows, and the gradient of the
-weights is a product of two such matrices for each group of taps: as fast as large matrix products
-are. The library's own kernel for it takes about twice as long on a CPU without AVX-512: two fifths
-of a training step. Forward pass and gradient of the input are the library's. On a GPU everything is.
+Signals (n, c, length) are kept in channels-last layout, as images of height 1. There a signal
+is one matrix of rows (a sample each), batch norm runs over contiguous rows, and the gradient of
+the weights is a product of two such matrices for each group of taps: as fast as large matrix
+products are. The library's own kernel for it takes about twice as long on a CPU without
+AVX-512: two fifths of a training step. Forward pass and gradient of the input are the
+library's. On a GPU everything is.
 """
 
 import functools
@@ -45,7 +47,8 @@ class ChannelsLastBatchNorm1d(nn.BatchNorm1d):
 
 
 def as_image(h):
-    """h (n, c, length) as (n, c, 1, length) in channels-last layout; a view where it is so already."""
+    """h (n, c, length) as (n, c, 1, length) in channels-last layout; a view where it is so
+    already."""
     n, c, length = h.shape
     if c == 1:
         # with one channel nothing but the strides tells the layout
@@ -84,10 +87,12 @@ class _Convolution(torch.autograd.Function):
         by_library = min(weight.shape[:2]) == 1
         wanted = (ctx.needs_input_grad[0], by_library, True)
         of_h, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, h, weight, [gradient.shape[1]], (1, 2), ctx.pad, (1, 1), ctx.transposed, (0, 0), 1, wanted)
+            gradient, h, weight, [gradient.shape[1]], (1, 2), ctx.pad, (1, 1), ctx.transposed,
+            (0, 0), 1, wanted)
         if not by_library:
             longer, shorter = (gradient, h) if ctx.transposed else (h, gradient)
-            of_weight = weight_gradient(_rows(longer), _rows(shorter), weight.shape[3], ctx.pad[1]).unsqueeze(2)
+            of_weight = weight_gradient(_rows(longer), _rows(shorter), weight.shape[3],
+                                        ctx.pad[1]).unsqueeze(2)
         return of_h, of_weight, of_bias, None, None
 
 
@@ -97,7 +102,8 @@ def _rows(h):
 
 
 def weight_gradient(longer, shorter, kernel, pad):
-    """sum over segments and t of shorter[t] times longer[2 t + j - pad]: (n, 2 l, c), (n, l, o) -> (o, c, kernel).
+    """sum over segments and t of shorter[t] times longer[2 t + j - pad]: (n, 2 l, c), (n, l, o)
+    -> (o, c, kernel).
 
     A row is a pair of samples of the longer signal. Taps whose pair is as many rows away make one
     product, over the rows of all segments at once; what it adds across the border of two segments
@@ -115,7 +121,9 @@ def weight_gradient(longer, shorter, kernel, pad):
         ahead = max(away, 0)
         behind = max(-away, 0)
         total = result[taps.start * c:taps.stop * c]
-        torch.mm(rows_of_pairs[ahead:n * length - behind, columns].t(), rows[behind:n * length - ahead], out=total)
+        torch.mm(rows_of_pairs[ahead:n * length - behind, columns].t(),
+                 rows[behind:n * length - ahead],
+                 out=total)
 
         for k in range(abs(away)):  # pair k of the next segment, or the k-th last of the one before
             if away > 0:

@@ -45,23 +45,28 @@ def median_of(runs, name, key):
 def spread(runs, name, key):
     """"97.21 (97.10 to 97.30)": median and range over seeds."""
     values = values_of(runs, name, key)
-    return f"{percent(statistics.median(values))} ({percent(min(values))} to {percent(max(values))})"
+    low_high = f"{percent(min(values))} to {percent(max(values))}"
+    return f"{percent(statistics.median(values))} ({low_high})"
 
 
 def warning(result):
     """The line that marks every table of simulated data, else nothing."""
-    return ["SIMULATED DATA: no patient, no result. It shows that the pipeline runs."] if result["simulated"] else []
+    return ["SIMULATED DATA: no patient, no result. It shows that the pipeline runs."
+            ] if result["simulated"] else []
 
 
 def counts_line(result):
     """Database, protocol, seed and numbers of beats in one sentence."""
     n = result["n"]
-    return (f"{result['database']}, {result['protocol']} protocol, seed {result['seed']}: {n['test']:,d} test beats "
-            f"({n['normal']:,d} normal, {n['abnormal']:,d} abnormal) of {n['records']} records")
+    return (
+        f"{result['database']}, {result['protocol']} protocol, seed {result['seed']}: "
+        f"{n['test']:,d} test beats "
+        f"({n['normal']:,d} normal, {n['abnormal']:,d} abnormal) of {n['records']} records")
 
 
 def of_result(result, runs):
-    """The results of evaluate.py as text, at most 120 columns wide; runs {seed: metrics}: the seeds beside it."""
+    """The results of evaluate.py as text, at most 120 columns wide; runs {seed: metrics}: the
+    seeds beside it."""
     runs = runs or {result["seed"]: result}
     rates = ("sensitivity", "specificity", "ppv", "f1")
     rows = [["score, in %", "ROC-AUC", f"median of {len(runs)}", "PR-AUC",
@@ -72,16 +77,26 @@ def of_result(result, runs):
                      percent(score["auprc"]["value"]),
                      *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))])
     for name, score in result.get("baselines", {}).items():
-        rows.append([f"no network: {name}", interval(score["auroc"]), "", percent(score["auprc"]["value"]),
-                     *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))])
+        rows.append([
+            f"no network: {name}",
+            interval(score["auroc"]), "",
+            percent(score["auprc"]["value"]),
+            *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))
+        ])
 
     default = result["scores"][result["default_score"]]
     counts = default["confusion"]
     classes = [["* by class", "beats", "ROC-AUC", "flagged"]]
     for name, row in default["by_class"].items():
-        classes.append([name, f"{row['n']:,d}", percent(row["auroc"]), percent(row["sensitivity"], 1)])
+        classes.append(
+            [name, f"{row['n']:,d}",
+             percent(row["auroc"]),
+             percent(row["sensitivity"], 1)])
     return "\n".join([
-        *warning(result), counts_line(result), "", *align_columns(rows), "", *align_columns(classes), "",
-        f"* at the threshold {default['threshold']:.4g} chosen on validation: TN {counts['tn']:,d}  "
+        *warning(result),
+        counts_line(result), "", *align_columns(rows), "", *align_columns(classes), "",
+        f"* at the threshold {default['threshold']:.4g} chosen on validation: "
+        f"TN {counts['tn']:,d}  "
         f"FP {counts['fp']:,d}  FN {counts['fn']:,d}  TP {counts['tp']:,d}",
-        "Intervals are 95 %, from resampling records.", *warning(result)])
+        "Intervals are 95 %, from resampling records.", *warning(result)
+    ])

@@ -10,7 +10,8 @@ from pipeline.errors import UserError
 from scoring.features import BeatFeatures
 from scoring.scores import SCORES, density_scale, self_references
 
-ROBUST_ZS = np.round(np.arange(0, 12.01, 0.05), 2)   # lines whose specificity and sensitivity are kept
+# lines whose specificity and sensitivity are kept
+ROBUST_ZS = np.round(np.arange(0, 12.01, 0.05), 2)
 ROBUST_Z_FLOOR = 0.5   # of a standardised score: keeps a very even record from a line of its own
 
 
@@ -20,7 +21,9 @@ def parts_of_sum(name, weights):
     """[(score, causal, weight)] that a weighted sum of SCORES consists of."""
     score = SCORES[name]
     instead = score.instead or {}
-    return [(instead.get(part, part), score.causal, weight) for part, weight in weights.items() if weight]
+    return [(instead.get(part, part), score.causal, weight)
+            for part, weight in weights.items()
+            if weight]
 
 
 def standard_key(part, causal):
@@ -41,7 +44,8 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
 
     `train`: row numbers of normal training beats, the references. `validation`: rows of the
     validation part, unlabelled as a record is when it is scored; those that are normal set the
-    scale of the parts of `combined`. `weights` {score: weight}; `settings` {name: value} of SCORE_SETTINGS.
+    scale of the parts of `combined`. `weights` {score: weight}; `settings` {name: value} of
+    SCORE_SETTINGS.
     """
     features = BeatFeatures.of(model, segments, train, settings, fs_hz, device, keep_recon=False)
     z_scale = float(max(features.z.std(), 1e-6))
@@ -72,7 +76,8 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
 def score(model, fitted, segments, rows, names, fs_hz, device):
     """({name: (n,) float64 scores} of the asked names, BeatFeatures) for the row numbers `rows`.
 
-    Rows of the same record are each other's unlabelled reference in `self_reference` and `self_causal`.
+    Rows of the same record are each other's unlabelled reference in `self_reference` and
+    `self_causal`.
     """
     features = BeatFeatures.of(model, segments, rows, fitted["settings"], fs_hz, device)
     return scores_of(features, fitted, names), features
@@ -106,7 +111,8 @@ def scores_of(features, fitted, names):
 # --- lines ----------------------------------------------------------------------------------------
 
 def robust_z(scores, features, fitted, causal=False):
-    """(n,) scores less their median over the record's own regular beats, in units of the spread of those.
+    """(n,) scores less their median over the record's own regular beats, in units of the spread
+    of those.
 
     A threshold on the score itself does not carry over to another electrode or database: at equal
     mean specificity (97 %) over the patients of DS1 it finds 93.9 % of their abnormal beats, one on
@@ -116,13 +122,15 @@ def robust_z(scores, features, fitted, causal=False):
     for here, reference in self_references(features, fitted, causal):
         known = scores[here[reference]]
         middle = np.median(known)
-        spread = 1.4826 * np.median(np.abs(known - middle))  # of a normal distribution: its deviation
+        # of a normal distribution: its deviation
+        spread = 1.4826 * np.median(np.abs(known - middle))
         result[here] = (scores[here] - middle) / (spread + ROBUST_Z_FLOOR)
     return result
 
 
 def robust_z_curve(robust_z, y, record):
-    """{"robust_z", "specificity", "sensitivity"}: lists over ROBUST_ZS; means over the records that have such beats.
+    """{"robust_z", "specificity", "sensitivity"}: lists over ROBUST_ZS; means over the records
+    that have such beats.
 
     NaN where none has: an archive without labels knows no sensitivity.
     """
@@ -139,10 +147,11 @@ def robust_z_curve(robust_z, y, record):
 
 
 def robust_z_at(curve, name, asked):
-    """The lowest line with at least the asked specificity, or the highest with at least the asked sensitivity.
+    """The lowest line with at least the asked specificity, or the highest with at least the
+    asked sensitivity.
 
-    The last of ROBUST_ZS where none has that specificity, the first where none has that sensitivity.
-    Raises UserError where the curve is of no beat.
+    The last of ROBUST_ZS where none has that specificity, the first where none has that
+    sensitivity. Raises UserError where the curve is of no beat.
     """
     if np.isnan(curve[name]).all():
         raise UserError(f"the checkpoint's validation part had no beat to know the {name} from. "
@@ -154,7 +163,8 @@ def robust_z_at(curve, name, asked):
 
 
 def threshold_at_specificity(normal_scores, specificity):
-    """The lowest score that flags at most 1 - specificity of these beats; flagged is score >= threshold.
+    """The lowest score that flags at most 1 - specificity of these beats; flagged is score >=
+    threshold.
 
     normal_scores (n,) of normal validation beats: no abnormal beat has a say in the threshold.
     Raises ValueError where there are none.

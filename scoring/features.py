@@ -1,9 +1,9 @@
 """What the network and the rhythm say of each beat: the numbers that all scores are made of.
 
-Of the rhythm the sign matters: a premature beat and its compensatory pause are abnormal, a late beat
-is not. And the usual interval is a high percentile of the neighbouring ones, not their median: where
-premature beats are the majority, the median is theirs. It is better on ordinary records too
-(studies.select_score). No label is read: only when beats are.
+Of the rhythm the sign matters: a premature beat and its compensatory pause are abnormal, a late
+beat is not. And the usual interval is a high percentile of the neighbouring ones, not their
+median: where premature beats are the majority, the median is theirs. It is better on ordinary
+records too (studies.select_score). No label is read: only when beats are.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ BATCH = 512      # segments a forward pass: larger ones leave the cache and are 
 class BeatFeatures:
     """The scored beats as the scores see them, record by record.
 
-    z (n, latent_dim), mse and qrs_error (n,), record (n,); times (n, 2) and irregular (n,), these
-    two also from the past alone (`past_times`, `past_irregular`); `learning` (n,) bool: in the first
-    minutes, SELF_CAUSAL_S. recon (n, w) only where somebody draws it, else None.
+    z (n, latent_dim), mse and qrs_error (n,), record (n,); times (n, 2) and irregular (n,),
+    these two also from the past alone (`past_times`, `past_irregular`); `learning` (n,) bool:
+    in the first minutes, SELF_CAUSAL_S. recon (n, w) only where somebody draws it, else None.
     """
 
     def __init__(self, z, mse, qrs_error, record, recon=None):
@@ -61,7 +61,8 @@ class BeatFeatures:
         for here in rows_by_record(table["record"]).values():
             before = table["rr_before_s"][here]
             after = table["rr_after_s"][here]
-            for prefix, causal, learning in (("", False, slice(None)), ("past_", True, early[here])):
+            for prefix, causal, learning in (("", False, slice(None)), ("past_", True,
+                                                                        early[here])):
                 times = timing(before, after, settings["LOCAL_BEATS"],
                                       settings["USUAL_PERCENTILE"], causal)
                 columns[prefix + "times"][here] = times
@@ -73,7 +74,8 @@ class BeatFeatures:
         self.learning = early[rows]
 
     def vectors(self, z_scale, causal=False, rows=slice(None)):
-        """(n, latent_dim + 2) float32: shape in units of the training beats' spread, timing in log RR."""
+        """(n, latent_dim + 2) float32: shape in units of the training beats' spread, timing in
+        log RR."""
         times = self.past_times if causal else self.times
         return np.concatenate([self.z[rows] / z_scale, times[rows]], axis=1)
 
@@ -126,7 +128,8 @@ def fill_missing_rr(rr_s, causal):
 def local_percentile(values, beats, percentile, causal):
     """Percentile of `beats` neighbouring values (n,): around each, or the last ones up to it.
 
-    Near the ends the window keeps its size and moves inward; the first causal ones have what there is.
+    Near the ends the window keeps its size and moves inward; the first causal ones have what
+    there is.
     """
     n = len(values)
     beats = min(beats, n)

@@ -1,4 +1,5 @@
-"""All that a checkpoint holds beside the network: references, scale, thresholds, and what they were fitted with."""
+"""All that a checkpoint holds beside the network: references, scale, thresholds, and what they
+were fitted with."""
 
 import numpy as np
 
@@ -6,7 +7,8 @@ import config
 from pipeline import settings
 from scoring import beat_parts, detector, scores as score_table
 
-CALIBRATION = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # specificities whose thresholds of the default score are kept
+# specificities whose thresholds of the default score are kept
+CALIBRATION = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
 def check_names(protocol):
@@ -16,25 +18,33 @@ def check_names(protocol):
 
 
 def fit_scores(model, segments, protocol, device):
-    """References of the scores from normal training beats; scale and thresholds from normal validation beats.
+    """References of the scores from normal training beats; scale and thresholds from normal
+    validation beats.
 
     Returns the fields of the checkpoint that hold them.
     """
     score_settings = settings.snapshot(settings.SCORE_SETTINGS)
     rows = segments.part(protocol, "validation")
-    fitted = detector.fit(model, segments, segments.part(protocol, "train"), rows, config.WEIGHTS[protocol],
-                          score_settings, config.FS_HZ, device)
-    scores, features = detector.score(model, fitted, segments, rows, config.SCORES[protocol], config.FS_HZ, device)
+    fitted = detector.fit(model, segments, segments.part(protocol, "train"), rows,
+                          config.WEIGHTS[protocol], score_settings, config.FS_HZ, device)
+    scores, features = detector.score(model, fitted, segments, rows, config.SCORES[protocol],
+                                      config.FS_HZ, device)
 
     normal = np.isin(rows, segments.normal_validation(protocol))
     thresholds = {name: detector.threshold_at_specificity(values[normal], config.TARGET_SPECIFICITY)
                   for name, values in scores.items()}
     default = scores[config.DEFAULT_SCORE]
-    calibration = {asked: detector.threshold_at_specificity(default[normal], asked) for asked in CALIBRATION}
+    calibration = {
+        asked: detector.threshold_at_specificity(default[normal], asked)
+        for asked in CALIBRATION
+    }
 
     robust_z = detector.robust_z(default, features, fitted)
-    curve = detector.robust_z_curve(robust_z, segments.rows["y"][rows], segments.rows["record"][rows])
+    curve = detector.robust_z_curve(robust_z, segments.rows["y"][rows],
+                                    segments.rows["record"][rows])
     deviations, _ = beat_parts.deviations(features, segments.x[rows], fitted, config.FS_HZ)
     limits = beat_parts.limits(deviations[normal], config.TARGET_SPECIFICITY).tolist()
-    return {"fitted": fitted, "thresholds": thresholds, "calibration": calibration, "robust_z": curve,
-            "part_limits": limits, "score_settings": score_settings}
+    return {
+        "fitted": fitted, "thresholds": thresholds, "calibration": calibration, "robust_z": curve,
+        "part_limits": limits, "score_settings": score_settings
+    }

@@ -1,19 +1,18 @@
 """The anomaly scores of a beat: higher is more abnormal, and no abnormal label is ever read.
 
-| score | what it is |
-| --- | --- |
-| mse | mean squared error of the segment: the published score |
-| qrs_error | squared error weighted by a narrow Gaussian on the R peak |
-| latent_knn | distance in latent space to the nearest normal training beats |
-| rhythm | prematurity and pause against the record's own rhythm; no shape |
-| nearest | distance in latents and timing together, relative to how far apart the normal training beats are there |
-| nearest_centred | `nearest` less its median over the record's regular beats: what is unlike any normal beat |
-| self_reference | the same distance to the record's own most regular beats: unlabelled, any patient |
-| self_causal | `self_reference` from the past alone: beats of the first minutes, rhythm of the last beats |
-| same_patient | distance to normal training beats of the same record (beat protocol only) |
-| combined | the default: a weighted sum of standardised scores, weights from studies.select_score |
-| combined_causal | `combined` from the past alone: a bedside monitor, one beat behind |
-| combined_same_patient | `combined` with `same_patient` for `nearest` (beat protocol only) |
+mse              mean squared error of the segment: the published score
+qrs_error        squared error weighted by a narrow Gaussian on the R peak
+latent_knn       distance in latent space to the nearest normal training beats
+rhythm           prematurity and pause against the record's own rhythm; no shape
+nearest          distance in latents and timing together, relative to how far apart the normal
+                 training beats are there
+nearest_centred  `nearest` less its median over the record's regular beats: unlike any normal beat
+self_reference   the same distance to the record's own most regular beats: unlabelled
+self_causal      `self_reference` from the past alone: the first minutes, the last beats' rhythm
+same_patient     distance to normal training beats of the same record (beat protocol only)
+combined         the default: a weighted sum of standardised scores (studies.select_score)
+combined_causal  `combined` from the past alone: a bedside monitor, one beat behind
+combined_same_patient  `combined` with `same_patient` for `nearest` (beat protocol only)
 
 A score of one's own is a function (features, fitted, causal) -> (n,) and a row in SCORES, below.
 """
@@ -27,10 +26,12 @@ from sklearn.neighbors import NearestNeighbors
 from pipeline.errors import UserError
 from scoring.features import BATCH, rows_by_record, slices
 
-SEARCH = 20000      # beats whose neighbours are searched at a time: memory does not grow with the recording
+# beats whose neighbours are searched at a time: memory does not grow with the recording
+SEARCH = 20000
 TINY = 1e-9         # a distance of 0 (a copy of a reference) must keep a logarithm
 LEAST_SELF = 5      # beats of its own that a record must have before it is its own reference
-SELF_LIMIT = 2000   # own reference beats kept, evenly in time: a day's search stays linear in its length
+# own reference beats kept, evenly in time: a day's search stays linear in its length
+SELF_LIMIT = 2000
 
 
 # --- distances ------------------------------------------------------------------------------------
@@ -48,7 +49,7 @@ def density_scale(references, k):
 
 
 def relative_distance(distance, index, scale, power):
-    """(n,) mean over neighbours of log distance less `power` times the log spacing of the references there.
+    """(n,) mean over neighbours: log distance less `power` times the log spacing of references.
 
     power 0 is the plain nearest-neighbour distance, 1 close to the local outlier factor
     (Breunig et al. 2000): in between, a small step out of a dense cluster and a larger one out
@@ -78,11 +79,12 @@ def self_references(features, fitted, causal):
         if causal:
             learning = np.flatnonzero(features.learning[here])
             candidates = learning if len(learning) >= LEAST_SELF else candidates[:LEAST_SELF]
-        yield here, regular_beats(irregular[here], candidates, fitted["settings"]["SELF_IRREGULARITY"])
+        yield here, regular_beats(irregular[here], candidates,
+                                  fitted["settings"]["SELF_IRREGULARITY"])
 
 
 def distance_to_share(known, queries, share):
-    """(n,) log distance of the queries to the neighbour that `share` of the reference beats are nearer than.
+    """(n,) log distance to the neighbour that `share` of the reference beats are nearer than.
 
     A rare shape among the reference is far from most of it, and stays far from itself.
     """
@@ -145,7 +147,8 @@ def self_reference(features, fitted, causal):
         known = features.vectors(fitted["z_scale"], causal, here[reference])
         for part in slices(len(here), SEARCH):
             queries = features.vectors(fitted["z_scale"], causal, here[part])
-            result[here[part]] = distance_to_share(known, queries, fitted["settings"]["SELF_NEIGHBOURS"])
+            result[here[part]] = distance_to_share(known, queries,
+                                                   fitted["settings"]["SELF_NEIGHBOURS"])
     return result
 
 
@@ -192,18 +195,22 @@ SCORES = {
     "latent_knn": Score("latent distance to normal beats", latent_knn),
     "rhythm": Score("prematurity and pause", rhythm),
     "nearest": Score("latent and timing, to normal beats", nearest),
-    "nearest_centred": Score("latent and timing, to normal beats, less the record's median", nearest_centred),
+    "nearest_centred": Score(
+        "latent and timing, to normal beats, less the record's median", nearest_centred),
     "self_reference": Score("the record's own regular beats, unlabelled", self_reference),
     "self_causal": Score("the same, first 5 minutes as reference", self_reference, causal=True),
     "same_patient": Score("own normal training beats", same_patient),
     "combined": Score("combined"),
     "combined_causal": Score("combined, causal", causal=True),
-    "combined_same_patient": Score("combined, own normal training beats", instead={"nearest": "same_patient"})}
+    "combined_same_patient": Score(
+        "combined, own normal training beats", instead={"nearest": "same_patient"})}
 
 
 def check_names(names, where):
     """Raise UserError for a name that is no score; `where`: the setting it stands in."""
     unknown = sorted(set(names) - set(SCORES))
     if unknown:
-        raise UserError(f"config.py: {where} names {', '.join(unknown)}; expected names of {', '.join(SCORES)}. "
-                        f"Edit {where}, or add the score to SCORES in scoring/scores.py: docs/extending.md.")
+        raise UserError(
+            f"config.py: {where} names {', '.join(unknown)}; expected some of "
+            f"{', '.join(SCORES)}. "
+            f"Edit {where}, or add the score to SCORES in scoring/scores.py: docs/extending.md.")
