@@ -256,7 +256,7 @@ def scores_up_to_date(found, paths):
     return same
 
 
-def stopped_run(path, stamp, command):
+def stopped_run(path, stamp, command, needs=STOPPED):
     """(model, stored) of a stopped run to go on with; None where there is none.
 
     Raises UserError where it belongs to other segments or settings.
@@ -264,7 +264,7 @@ def stopped_run(path, stamp, command):
     if not path.exists():
         print("no stopped run to go on with: starting from the beginning")
         return None
-    model, stored = load_checkpoint(path, f"{command} --force", STOPPED)
+    model, stored = load_checkpoint(path, f"{command} --force", needs)
     why = stale(stored, stamp)
     if why:
         raise UserError(f"{path}: the stopped run had other settings ({'; '.join(why)}). "

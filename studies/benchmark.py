@@ -1,155 +1,147 @@
-"""How fast, against what a user would write or take instead, and against what the machine can do at all.
+"""How fast, against what a user would write or take instead, and what the machine can do at all.
 
-reads   data/mitdb, data/segments.npz   python dataset.py --download; python dataset.py
-        checkpoints/beat.pt, patient.pt python train_mitbih.py --protocol beat (and patient)
-        results/*/recipe.json, full.json    python benchmark_training.py: the long runs beside ours
-writes  results/benchmark.json          every timing; the tables are printed
-        evaluation_plots/benchmark.png  quality against training time
+reads   data/mitdb, data/segments.npz       python dataset.py --download; python dataset.py
+        checkpoints/beat.pt, patient.pt     python train_mitbih.py --protocol beat (and patient)
+        results/*/recipe.json, full.json    python -m studies.benchmark_training: the long runs
+writes  results/benchmark.json              every timing
 
-Candidates of a group take turns, each in a process of its own, because a machine's speed drifts and
-because memory kept by one would help the other. The stages run in a copy of the project, so that
-nothing of yours is made anew; their memory is the largest sum over their processes. Run nothing beside it.
+Candidates of a group take turns, each in a process of its own: a machine's speed drifts, and memory
+kept by one would help the other. The commands run in a copy of the project, so that nothing of
+yours is made anew; their memory is the largest sum over their processes. Run nothing beside it.
+Next: python -m studies.report --write
 """
 
-import copy
-import multiprocessing
-import statistics
-import time
+import shutil
+import tempfile
+from pathlib import Path
 
 import joblib
 import numpy as np
 import torch
-import torch.nn.functional as F
 import wfdb
 from scipy.signal import butter, filtfilt
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from studies import benchmark_peers
-from studies import benchmark_report
-from studies import benchmark_training
 import config
-from pipeline import errors
 import dataset
-from scoring import detector
 import train_mitbih
-from studies.benchmark_stages import stages
-from pipeline.figures import save
 from evaluate import load_detector
+from models import ConvAutoencoder, load_checkpoint, reconstruct
+from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
-from models import ENCODER_KERNELS, load_checkpoint, reconstruct
 from preprocess import bandpass
-from pipeline.runtime import machine_parser, parsed, prepare, use_threads
-from pipeline.tables import aligned
+from scoring import detector
+from scoring.features import BATCH, BeatFeatures
+from studies import benchmark_peers, benchmark_report, benchmark_training, report
+from studies.stopwatch import time_command, time_group
 
 REPEATS = 9
-JOIN_S = 10           # for a candidate's process to end by itself
 PEER_REPEATS = 3      # of other detectors, some of which take a minute
 STEPS = 20            # training steps a timing
 SEGMENTS = 4096       # a timing of inference
 MATRIX = 2048         # side of the large matrix product: the machine's limit
 BATCHES = (64, 128, 256, 512, 1024)
+ROOMS = ("pipeline", "scoring", "recording", "scaling")
 
 
-class PlainAutoencoder(nn.Module):
-    """The same network as everybody would write it: layers of nn.Conv1d in eager mode, same weights."""
+class PlainAutoencoder(ConvAutoencoder):
+    """The same network as everybody would write it: torch's own layers in eager mode."""
 
-    def __init__(self, model):
-        super().__init__()
-        model = copy.deepcopy(model)
-        down = [layer for pair in zip(model.down, model.down_norm) for layer in (*pair, nn.ReLU())]
-        up = [model.up[0]]
-        for norm, conv in zip(model.up_norm, model.up[1:]):
-            up += [norm, nn.ReLU(), conv]
-        self.encoder = nn.Sequential(*down, nn.Flatten(), model.to_latent)
-        self.decoder = nn.Sequential(model.from_latent, nn.Unflatten(1, (-1, model.length)), *up)
+    def __init__(self, window_size, latent_dim, taper_samples=None):
+        super().__init__(window_size, latent_dim, taper_samples)
+        self.decoder[-1] = nn.ConvTranspose1d(32, 1, 4, stride=2, padding=1)
 
-    def forward(self, x):
-        """x (n, 1, w), already tapered -> recon (n, 1, w)"""
-        return self.decoder(self.encoder(x))
+    @staticmethod
+    def conv(inputs, outputs, kernel):
+        convolution = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
+        return [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
+
+    @staticmethod
+    def conv_transpose(inputs, outputs):
+        convolution = nn.ConvTranspose1d(inputs, outputs, 4, stride=2, padding=1)
+        return [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
+
+
+def plain_of(model):
+    """A PlainAutoencoder with the weights of a ConvAutoencoder."""
+    plain = PlainAutoencoder(**model.model_args)
+    plain.load_state_dict(model.state_dict())
+    return plain
 
 
 def flop_per_segment(model):
-    """Multiplications and additions of one forward pass, from the layers' shapes."""
-    length, total = model.model_args["window_size"], 0
-    for conv, kernel in zip(model.down, ENCODER_KERNELS):
-        length //= 2
-        total += 2 * length * conv.in_channels * conv.out_channels * kernel
-    total += 2 * 2 * model.to_latent.in_features * model.to_latent.out_features
-    for conv in model.up:
-        total += 2 * length * conv.in_channels * conv.out_channels * conv.kernel_size[0]
-        length *= 2
-    return total
+    """Multiplications and additions of one forward pass, as torch counts them."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.eval()(torch.zeros(1, 1, model.model_args["window_size"]))
+    return counter.get_total_flops()
 
 
 # --- candidates: each gives the work that is timed, made in its own process -----------------------
 
-def training_batches(x, record):
-    """(x, record, number of records) of STEPS batches of normal training beats."""
-    names, record = np.unique(record, return_inverse=True)
-    return torch.from_numpy(x), torch.from_numpy(record), len(names)
+def our_step(n_records):
+    """A function (x, record) that takes one training step, from batch to updated weights."""
+    model = benchmark_training.new_model()
+    head = nn.Linear(config.LATENT_DIM, n_records)
+    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], fused=True)
 
-
-def batches():
-    return [slice(k * config.BATCH_SIZE, (k + 1) * config.BATCH_SIZE) for k in range(STEPS)]
+    def step(x, record):
+        optimizer.zero_grad()
+        train_mitbih.batch_loss(model, head, x, record).backward()
+        optimizer.step()
+    return step
 
 
 def our_training(threads, x, record):
-    """STEPS training steps, from batch to updated weights, with the part of the loss that the plain form lacks."""
-    use_threads(threads)
-    x, record, n = training_batches(x, record)
-    run = train_mitbih.Run(0, len(x), n, torch.device("cpu"))
-
-    def work():
-        run.model.train()
-        for part in batches():
-            run.optimizer.zero_grad()
-            train_mitbih.batch_loss(run.model, run.head, x[part], record[part]).backward()
-            run.optimizer.step()
-    return work
+    """One training step for each batch of x."""
+    runtime.use_threads(threads)
+    names, record = np.unique(record, return_inverse=True)
+    step = our_step(len(names))
+    batches = list(zip(torch.from_numpy(x).split(config.BATCH_SIZE),
+                       torch.from_numpy(record).split(config.BATCH_SIZE)))
+    return lambda: [step(*batch) for batch in batches]
 
 
-def plain_training(threads, x, record, size=None):
-    """The same steps of the plain form, as PyTorch comes; with `size`, in batches of so many."""
+def plain_training(threads, x, size):
+    """The same steps of the plain form, as PyTorch comes, without the loss on the records."""
     torch.set_num_threads(threads)
-    x, record, n = training_batches(x, record)
-    model = train_mitbih.Run(0, len(x), n, torch.device("cpu")).model
-    plain, taper = PlainAutoencoder(model).train(), model.taper
-    optimizer = torch.optim.AdamW(plain.parameters(), config.LEARNING_RATE, weight_decay=config.WEIGHT_DECAY)
+    plain = plain_of(benchmark_training.new_model())
+    optimizer = torch.optim.AdamW(plain.parameters())
 
     def work():
-        for rows in torch.arange(len(x)).split(size or config.BATCH_SIZE):
+        for batch in torch.from_numpy(x).split(size):
             optimizer.zero_grad()
-            tapered = (x[rows] * taper).unsqueeze(1)
-            F.mse_loss(plain(tapered), tapered).backward()
+            train_mitbih.reconstruction_loss(plain, batch)[0].backward()
             optimizer.step()
     return work
 
 
 def our_inference(threads, checkpoint, x, batch):
     """Forward passes of all of x."""
-    use_threads(threads)
-    model, _ = load_checkpoint(checkpoint)
+    runtime.use_threads(threads)
+    model, _ = load_checkpoint(checkpoint, "")
     return lambda: reconstruct(model, x, batch, "cpu")
 
 
 def plain_inference(threads, checkpoint, x, batch):
     """The same by the plain form."""
     torch.set_num_threads(threads)
-    model, _ = load_checkpoint(checkpoint)
-    plain, parts = PlainAutoencoder(model).eval(), torch.from_numpy(x).split(batch)
+    plain = plain_of(load_checkpoint(checkpoint, "")[0]).eval()
+    batches = torch.from_numpy(x).unsqueeze(1).split(batch)
 
     @torch.inference_mode()
     def work():
-        for part in parts:
-            plain((part * model.taper).unsqueeze(1))
+        for part in batches:
+            plain(part)
     return work
 
 
 def matrix_product(threads, times):
     """So many products of two large matrices."""
-    use_threads(threads)
-    a, out = torch.randn(MATRIX, MATRIX), torch.empty(MATRIX, MATRIX)
+    runtime.use_threads(threads)
+    a = torch.randn(MATRIX, MATRIX)
+    out = torch.empty(MATRIX, MATRIX)
     return lambda: [torch.mm(a, a, out=out) for _ in range(times)]
 
 
@@ -162,15 +154,17 @@ def our_building(threads, database):
 def plain_building(threads, database):
     """The same in one loop over records and beats, as everybody would write it."""
     def work():
+        half = config.WINDOW_SIZE // 2
         x, labels = [], []
         for name in database.records:
             path = str(database.records_dir() / name)
-            record, notes = wfdb.rdrecord(path), wfdb.rdann(path, "atr")
-            lead = next(record.sig_name.index(lead) for lead in config.LEADS if lead in record.sig_name)
+            record = wfdb.rdrecord(path)
+            notes = wfdb.rdann(path, "atr")
+            lead = next(lead for lead in database.leads if lead in record.sig_name)
             b, a = butter(config.FILTER_ORDER, config.BAND_HZ, "bandpass", fs=record.fs)
-            signal, half = filtfilt(b, a, record.p_signal[:, lead]), config.WINDOW_SIZE // 2
+            signal = filtfilt(b, a, record.p_signal[:, record.sig_name.index(lead)])
             for sample, symbol in zip(notes.sample, notes.symbol):
-                if symbol in dataset.AAMI_OF and half <= sample <= len(signal) - half:
+                if symbol in settings.AAMI_OF and half <= sample <= len(signal) - half:
                     segment = signal[sample - half:sample + half]
                     x.append((segment - segment.mean()) / segment.std())
                     labels.append(symbol)
@@ -179,117 +173,108 @@ def plain_building(threads, database):
 
 
 def decoding_and_filtering(threads, database):
-    """What building cannot do without: signals and annotations decoded by wfdb, signals filtered, over the cores."""
+    """What building cannot do without: signals and annotations decoded, signals filtered."""
     def one(path):
-        signal, fs_hz, _ = dataset.read_lead(path, config.LEADS)
+        signal, fs_hz, _ = dataset.read_lead(path, database.leads, "")
         wfdb.rdann(str(path), "atr")
         return bandpass(signal, fs_hz, config.BAND_HZ, config.FILTER_ORDER)
+
     paths = [database.records_dir() / name for name in database.records]
-    return lambda: joblib.Parallel(n_jobs=threads, prefer="threads")(joblib.delayed(one)(path) for path in paths)
+    work = joblib.Parallel(n_jobs=threads, prefer="threads")
+    return lambda: work(joblib.delayed(one)(path) for path in paths)
 
 
 def our_scoring(threads, database, what):
-    """Scores of the test beats of the patient protocol: the network alone, or what comes after it."""
-    use_threads(threads)
+    """Scores of the patient protocol's test beats: the network alone, or what comes after it."""
+    runtime.use_threads(threads)
     segments = dataset.load_segments(database)
     model, stored = load_detector(database, "patient", config.SEED, segments)
-    test, fitted = segments.part("patient", "test"), stored["fitted"]
+    test = segments.part("patient", "test")
     x = segments.x[test]
     if what == "network":
-        return lambda: reconstruct(model, x, detector.BATCH, "cpu")
-    view = detector.BeatFeatures.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
+        return lambda: reconstruct(model, x, BATCH, "cpu")
+
+    fitted = stored["fitted"]
+    features = BeatFeatures.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
+    names = (config.DEFAULT_SCORE,) if what == "default" else config.SCORES["patient"]
 
     def work():
-        view.set_rhythm(segments.rows, test, fitted["settings"], config.FS_HZ)
-        detector.scores_of(view, fitted, (config.DEFAULT_SCORE,) if what == "default" else config.SCORES["patient"])
+        features.set_rhythm(segments.rows, test, fitted["settings"], config.FS_HZ)
+        detector.scores_of(features, fitted, names)
     return work
 
 
-# --- taking turns -----------------------------------------------------------------------------------
+# --- the groups -----------------------------------------------------------------------------------
 
-def serve(pipe, make, args):
-    """Body of a candidate's process: once before the clock runs, then a timing for each word from the pipe."""
-    work = make(*args)
-    work()
-    pipe.send(None)
-    while pipe.recv():
-        start = time.perf_counter()
-        work()
-        pipe.send(time.perf_counter() - start)
+def measure(database, segments, threads, repeats):
+    """Rows of all groups of candidates."""
+    checkpoint = database.checkpoint_path("patient", config.SEED)
+    gflop = flop_per_segment(plain_of(load_checkpoint(checkpoint, "")[0])) / 1e9
+    gflop_of_product = 2 * MATRIX ** 3 / 1e9
+
+    chosen = segments.part("patient", "train")[:STEPS * config.BATCH_SIZE]
+    x = segments.x[chosen]
+    products = round(3 * gflop * len(x) / gflop_of_product)  # gradients are twice a forward pass
+    rows = time_group("training step", {
+        "ours": (our_training, (threads, x, segments.rows["record"][chosen])),
+        "plain": (plain_training, (threads, x, config.BATCH_SIZE)),
+        "plain, recipe": (plain_training, (threads, x, benchmark_training.BATCH_SIZE)),
+        "as much in matrix products": (matrix_product, (threads, products))},
+        (len(x), "segments"), "plain", repeats)
+
+    x = segments.x[:SEGMENTS]
+    products = round(gflop * len(x) / gflop_of_product)
+    candidates = {}
+    for size in BATCHES:
+        used = " (used)" if size == BATCH else ""
+        candidates[f"ours, batch {size}{used}"] = (our_inference, (threads, checkpoint, x, size))
+    candidates["plain"] = (plain_inference, (threads, checkpoint, x, BATCH))
+    candidates["matrix product"] = (matrix_product, (threads, products))
+    amount = dict.fromkeys(candidates, gflop * len(x))
+    amount["matrix product"] = products * gflop_of_product
+    rows += time_group("inference", candidates, (amount, "GFLOP"), "plain", repeats)
+
+    rows += time_group("building the segments", {
+        "ours": (our_building, (threads, database)),
+        "one loop": (plain_building, (threads, database)),
+        "decoding and filtering alone": (decoding_and_filtering, (threads, database))},
+        (len(segments.x), "segments"), "one loop", min(repeats, 5))
+
+    return rows + time_group("scoring the test beats", {
+        "network": (our_scoring, (threads, database, "network")),
+        "default score after it": (our_scoring, (threads, database, "default")),
+        "all scores after it": (our_scoring, (threads, database, "all"))},
+        (len(segments.part("patient", "test")), "beats"), "network", min(repeats, 3))
 
 
-def alternating(candidates, repeats):
-    """{name: [seconds]} of {name: (function that makes the work, its arguments)}, in turn, each in its own process."""
-    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
-    try:
-        for name, (make, args) in candidates.items():
-            pipes[name], other = context.Pipe()
-            processes.append(context.Process(target=serve, args=(other, make, args), daemon=True))
-            processes[-1].start()
-            other.close()       # a candidate that dies ends the run with EOFError, not by waiting
-            pipes[name].recv()
-        times = {name: [] for name in candidates}
-        for _ in tqdm(range(repeats), desc=" / ".join(candidates), disable=None):
-            for name, pipe in pipes.items():
-                pipe.send(True)
-                times[name].append(pipe.recv())
-        for pipe, process in zip(pipes.values(), processes):
-            pipe.send(False)
-            process.join(JOIN_S)  # what is killed leaves warnings behind
-    finally:
-        for process in processes:
-            process.kill()
-    return times
+# --- whole commands -------------------------------------------------------------------------------
 
+def time_commands(database):
+    """Each command of the pipeline in a copy of the project: its code, its records by a link."""
+    records = database.records_dir()
+    commands = ["dataset.py"]
+    for protocol in config.PROTOCOLS:
+        for script in ("train_mitbih.py", "evaluate.py", "visualize.py"):
+            commands.append(f"{script} --protocol {protocol}")
+    commands.append(f"detect.py data/{records.name}/{database.records[0]}.hea --out found")
 
-def rows_of(what, times, amount, against):
-    """A row a candidate: median, rate, and the median of the ratios to `against`, turn by turn.
-
-    amount: {name: (what is done in a timing, its unit)}
-    """
-    return [{"what": what, "name": name, "times_s": seconds, "median_s": statistics.median(seconds),
-             "rate": amount[name][0] / statistics.median(seconds), "unit": f"{amount[name][1]}/s", "against": against,
-             "times_as_fast": statistics.median(b / a for a, b in zip(seconds, times[against]))}
-            for name, seconds in times.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for path in settings.ROOT.glob("*.py"):
+            shutil.copy(path, folder)
+        for room in ROOMS:
+            shutil.copytree(settings.ROOT / room, folder / room)
+        (folder / "data").mkdir()
+        (folder / "data" / records.name).symlink_to(records)
+        return [time_command(folder, *command.split()) for command in tqdm(commands, disable=None)]
 
 
 # --- the script -----------------------------------------------------------------------------------
 
-def measure(database, segments, model, threads, repeats):
-    """Rows of all groups of candidates."""
-    checkpoint = database.checkpoint_path("patient", config.SEED)
-    chosen = segments.part("patient", "train")[:STEPS * config.BATCH_SIZE]
-    x, record, flop = segments.x[chosen], segments.rows["record"][chosen], flop_per_segment(model) / 1e9
-    product = 2 * MATRIX ** 3 / 1e9
-    times = round(3 * flop * len(x) / product)  # as much work as the steps: gradients are twice a forward pass
-    rows = rows_of("training step", alternating(
-        {"ours": (our_training, (threads, x, record)), "plain": (plain_training, (threads, x, record)),
-         "plain, recipe": (plain_training, (threads, x, record, benchmark_training.BATCH_SIZE)),
-         "as much in matrix products": (matrix_product, (threads, times))}, repeats),
-        dict.fromkeys(("ours", "plain", "plain, recipe", "as much in matrix products"), (len(x), "segments")), "plain")
-    x = segments.x[:SEGMENTS]
-    times = round(flop * len(x) / product)
-    names = {f"ours, batch {n}" + " (used)" * (n == detector.BATCH): n for n in BATCHES}
-    candidates = {name: (our_inference, (threads, checkpoint, x, n)) for name, n in names.items()}
-    candidates |= {"plain": (plain_inference, (threads, checkpoint, x, detector.BATCH)),
-                   "matrix product": (matrix_product, (threads, times))}
-    work = dict.fromkeys(candidates, (flop * len(x), "GFLOP")) | {"matrix product": (times * product, "GFLOP")}
-    rows += rows_of("inference", alternating(candidates, repeats), work, "plain")
-    candidates = {"ours": (our_building, (threads, database)), "one loop": (plain_building, (threads, database)),
-                  "decoding and filtering alone": (decoding_and_filtering, (threads, database))}
-    rows += rows_of("building the segments", alternating(candidates, 5), dict.fromkeys(
-        candidates, (len(segments.x), "segments")), "one loop")
-    candidates = {"network": (our_scoring, (threads, database, "network")),
-                  "default score after it": (our_scoring, (threads, database, "default")),
-                  "all scores after it": (our_scoring, (threads, database, "all"))}
-    return rows + rows_of("scoring the test beats", alternating(candidates, 3), dict.fromkeys(
-        candidates, (len(segments.part("patient", "test")), "beats")), "network")
-
-
 def parse_args(argv=None):
-    parser = machine_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    args = parsed(parser, argv)
+    parser = runtime.machine_parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="turns, at most [%(default)s]")
+    args = runtime.parse(parser, argv)
     if args.repeats < 1:
         parser.error("--repeats is a whole number from 1")
     return args
@@ -297,27 +282,30 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    database, _, segments = prepare(args)
+    database, _ = runtime.prepare(args)
     benchmark_report.long_runs(database)  # missing ones are told of before half an hour has gone
+    segments = dataset.load_segments(database)
+    for protocol in config.PROTOCOLS:
+        load_detector(database, protocol, config.SEED, segments)
     if not benchmark_peers.of_pyod():
-        print(f"PyOD is not installed and stays out of the table. Install it with: {benchmark_peers.INSTALL}")
-    model, _ = load_detector(database, "patient", config.SEED, segments)
-    rows = measure(database, segments, model, torch.get_num_threads(), args.repeats)
-    print("\n".join(aligned(benchmark_report.speed_rows(rows))))
-    detectors = [row for protocol in config.PROTOCOLS
-                 for row in benchmark_peers.detectors(database, protocol, segments, PEER_REPEATS)]
-    print("\n".join(aligned(benchmark_report.detector_rows(detectors))))
-    qrs = benchmark_peers.qrs_detectors(database, PEER_REPEATS)
-    print("\n".join(aligned(benchmark_report.qrs_rows(qrs))))
-    found = stages(database)
-    print("\n".join(aligned(benchmark_report.stage_rows(found))))
-    path = database.root / "results" / "benchmark.json"
-    saved = {"threads": torch.get_num_threads(), "rows": rows, "stages": found, "batch": config.BATCH_SIZE,
-             "recipe_batch": benchmark_training.BATCH_SIZE, "n_test": len(segments.part("patient", "test")),
-             "detectors": detectors, "qrs": qrs}
+        print("PyOD is not installed and stays out of the table. "
+              f"Install it with: {benchmark_peers.INSTALL}")
+
+    threads = torch.get_num_threads()
+    saved = {"threads": threads, "rows": measure(database, segments, threads, args.repeats)}
+    saved["detectors"] = []
+    for protocol in config.PROTOCOLS:
+        saved["detectors"] += benchmark_peers.time_detectors(database, protocol, segments,
+                                                             PEER_REPEATS)
+    saved["qrs"] = benchmark_peers.time_qrs_detectors(database, PEER_REPEATS)
+    saved["stages"] = time_commands(database)
+    saved |= {"batch": config.BATCH_SIZE, "recipe_batch": benchmark_training.BATCH_SIZE,
+              "n_test": len(segments.part("patient", "test"))}
+
+    path = database.out / "results" / "benchmark.json"
     write_json(path, saved)
-    print("\n".join(aligned(benchmark_report.training_rows(benchmark_report.trainings(saved, database)))))
-    save(database.root / "evaluation_plots" / "benchmark.png", lambda: benchmark_report.figure(saved, database))
+    print(report.render("speed.md", **report.speed_values(database)))
+    print(f"wrote {path}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

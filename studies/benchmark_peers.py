@@ -1,8 +1,9 @@
-"""What a user would take instead: detectors of scikit-learn and PyOD, and wfdb's QRS detector. Part of benchmark.py.
+"""What a user would take instead: detectors of scikit-learn and PyOD, wfdb's QRS detector.
 
-Each detector gets what the baselines get (baselines.py): 32 principal components of the windowed beat, fitted on
-normal training beats. Fit and score are timed in turn, a round of all of them after the other; quality is that of the
-validation beats, so that nothing of the test split is looked at for a comparison of speed.
+A part of studies/benchmark.py. Each detector gets what the baselines get (scoring/baselines.py): 32
+principal components of the windowed beat, fitted on normal training beats. Fit and score are timed
+in turn, a round of all of them after the other. Quality is that of the validation beats: nothing of
+the test split is looked at for a comparison of speed.
 """
 
 import time
@@ -14,12 +15,11 @@ from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 from wfdb.processing import XQRS, compare_annotations
 
-from scoring import baselines
-from recording import scan
 import config
-from scoring import detector
 from dataset import read_beats, read_lead
 from evaluate import load_detector
+from recording import scan
+from scoring import baselines, detector
 
 INSTALL = "pip install -r requirements/benchmark.txt"
 MATCH_S = 0.15    # a detection so near an annotated beat is that beat (EC57)
@@ -30,7 +30,6 @@ class Neighbours:
 
     def fit(self, x):
         self.index = NearestNeighbors(n_neighbors=baselines.NEIGHBOURS, algorithm="brute").fit(x)
-        return self
 
     def score_samples(self, x):
         """x (n, 32) -> (n,), lower is more abnormal"""
@@ -38,11 +37,10 @@ class Neighbours:
 
 
 class Reconstruction:
-    """Squared error of the windowed beat drawn from its principal components, as baselines.pca_error."""
+    """Squared error of the windowed beat drawn from its components, as baselines.pca_error."""
 
     def fit(self, x):
         self.pca = PCA(baselines.COMPONENTS, random_state=0).fit(x)
-        return self
 
     def score_samples(self, x):
         """x (n, w) -> (n,), lower is more abnormal"""
@@ -50,98 +48,114 @@ class Reconstruction:
 
 
 def of_sklearn():
-    """{title: (what makes the detector, whether it sees the windowed beat itself, whether it sees every training beat)}"""
-    found = {"PCA reconstruction error": (Reconstruction, True, True), "kNN": (Neighbours, False, True)}
-    return found | {baselines.BASELINES[name]: (make, False, False) for name, make in baselines.DETECTORS.items()}
+    """{title: function that makes the detector}"""
+    made = {baselines.BASELINES[name]: make for name, make in baselines.DETECTORS.items()}
+    return {"PCA reconstruction error": Reconstruction, "kNN": Neighbours, **made}
 
 
 def of_pyod():
-    """The same of PyOD with its own settings; {} where it is not installed."""
+    """The same of PyOD with its own settings; {} where it is not installed.
+
+    Without OCSVM: its cost is quadratic, and the baselines have its linear form.
+    """
     try:
         from pyod.models import cblof, copod, ecod, gmm, hbos, iforest, inne, knn, loda, lof, pca
     except ImportError:
         return {}
-    made = {"ECOD": ecod.ECOD, "COPOD": copod.COPOD, "HBOS": hbos.HBOS, "LODA": loda.LODA, "PCA": pca.PCA,
-            "KNN": knn.KNN, "LOF": lof.LOF}  # OCSVM: minutes, as its cost is quadratic; baselines has its linear form
-    made |= {name: lambda kind=kind: kind(random_state=0) for name, kind in
-             {"IForest": iforest.IForest, "GMM": gmm.GMM, "CBLOF": cblof.CBLOF, "INNE": inne.INNE}.items()}
-    return {name: (make, False, False) for name, make in made.items()}
+    made = {"ECOD": ecod.ECOD, "COPOD": copod.COPOD, "HBOS": hbos.HBOS, "LODA": loda.LODA,
+            "PCA": pca.PCA, "KNN": knn.KNN, "LOF": lof.LOF}
+    random = {"IForest": iforest.IForest, "GMM": gmm.GMM, "CBLOF": cblof.CBLOF, "INNE": inne.INNE}
+    return made | {name: lambda kind=kind: kind(random_state=0) for name, kind in random.items()}
 
 
-def scores_of(detector, x):
+def scores_of(fitted, x):
     """(n,) scores, higher is more abnormal, of either library's detector."""
-    return detector.decision_function(x) if hasattr(detector, "decision_scores_") else -detector.score_samples(x)
+    if hasattr(fitted, "decision_scores_"):
+        return fitted.decision_function(x)
+    return -fitted.score_samples(x)
 
 
-def timed(work):
+def time_work(work):
+    """(seconds, what the work returns)"""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
 
 
-def quality(scores, y):
-    """{"auroc", "auprc"}"""
-    return {"auroc": roc_auc_score(y, scores), "auprc": average_precision_score(y, scores)}
+def time_detectors(database, protocol, segments, repeats):
+    """A row a detector: library, name, fit_s and score_s [s of each turn], auroc, auprc, n_fit, n.
 
-
-def detectors(database, protocol, segments, repeats):
-    """[{"library", "name", "fit_s": [...], "score_s": [...], "auroc", "auprc", "n_fit", "n"}] on validation beats.
-
-    The first row is this project's default score of the shipped network, without the time of its training.
+    Of validation beats. The first row is this project's default score of the shipped network,
+    without the time of its training.
     """
-    train, rows = segments.part(protocol, "train"), segments.part(protocol, "validation")
+    train = segments.part(protocol, "train")
+    rows = segments.part(protocol, "validation")
     y = segments.rows["y"][rows]
     features = baselines.Features(segments, train, config.QRS_SIGMA_S * config.FS_HZ)
     model, stored = load_detector(database, protocol, config.SEED, segments)
-    score = lambda: detector.score(model, stored["fitted"], segments, rows, (config.DEFAULT_SCORE,), config.FS_HZ, "cpu")
-    peers = [("scikit-learn", *item) for item in of_sklearn().items()] + [("PyOD", *item) for item in of_pyod().items()]
+    peers = [("scikit-learn", *peer) for peer in of_sklearn().items()]
+    peers += [("PyOD", *peer) for peer in of_pyod().items()]
     found = {}
+
+    def note(library, name, fit_s, score_s, scores, **more):
+        quality = {"auroc": roc_auc_score(y, scores), "auprc": average_precision_score(y, scores)}
+        row = found.setdefault((library, name), {
+            "library": library, "name": name, "fit_s": [], "score_s": [], "protocol": protocol,
+            "n": len(y), **quality, **more})
+        row["fit_s"] += fit_s
+        row["score_s"] += score_s
+
     for _ in tqdm(range(repeats), desc=f"detectors, {protocol} protocol", disable=None):
-        seconds, (scores, _) = timed(score)
-        row = found.setdefault("ours", {"library": "this project", "name": config.DEFAULT_SCORE, "fit_s": [],
-                                        "score_s": [], **quality(scores[config.DEFAULT_SCORE], y)})
-        row["score_s"].append(seconds)
-        for library, name, (make, whole, every) in peers:
-            x, fitted_on = features.windowed if whole else features.components, train if every else baselines.thinned(train)
-            fit_s, detector = timed(lambda: _fitted(make(), x[fitted_on]))
-            score_s, scores = timed(lambda: scores_of(detector, x[rows]))
-            row = found.setdefault((library, name), {"library": library, "name": name, "fit_s": [], "score_s": [],
-                                                     "n_fit": len(fitted_on), **quality(scores, y)})
-            row["fit_s"].append(fit_s)
-            row["score_s"].append(score_s)
-    return [row | {"protocol": protocol, "n": len(y)} for row in found.values()]
+        name = config.DEFAULT_SCORE
+        seconds, (scores, _) = time_work(lambda: detector.score(
+            model, stored["fitted"], segments, rows, (name,), config.FS_HZ, "cpu"))
+        note("this project", name, [], [seconds], scores[name])
 
-
-def _fitted(detector, x):
-    detector.fit(x)
-    return detector
+        for library, name, make in peers:
+            x = features.windowed if make is Reconstruction else features.components
+            # those whose cost grows no faster than linear see every training beat
+            linear = make in (Reconstruction, Neighbours)
+            fitted_on = train if linear else baselines.thinned(train)
+            peer = make()
+            fit_s, _ = time_work(lambda: peer.fit(x[fitted_on]))
+            score_s, scores = time_work(lambda: scores_of(peer, x[rows]))
+            note(library, name, [fit_s], [score_s], scores, n_fit=len(fitted_on))
+    return list(found.values())
 
 
 # --- QRS detectors --------------------------------------------------------------------------------
 
-def by_xqrs(signal, fs_hz):
-    detector = XQRS(signal, fs_hz)
-    detector.detect(verbose=False)
-    return detector.qrs_inds
+def find_by_xqrs(signal, fs_hz):
+    """(k,) R peaks as wfdb's XQRS finds them."""
+    xqrs = XQRS(signal, fs_hz)
+    xqrs.detect(verbose=False)
+    return xqrs.qrs_inds
 
 
-QRS = {"sleepecg (used)": scan.detections, "wfdb XQRS": by_xqrs}
+QRS = {"sleepecg (used)": scan.detections, "wfdb XQRS": find_by_xqrs}
 
 
-def qrs_detectors(database, repeats):
-    """[{"name", "seconds": [...], "hours", "sensitivity", "ppv"}] over the validation patients, in turn."""
-    found = {name: {"name": name, "seconds": [0.0] * repeats, "hours": 0.0} for name in QRS}
-    hits = {name: np.zeros(3, int) for name in QRS}
+def time_qrs_detectors(database, repeats):
+    """A row a QRS detector on the validation patients: name, seconds, hours, sensitivity, ppv."""
+    seconds = {name: np.zeros(repeats) for name in QRS}
+    counts = {name: np.zeros(3, int) for name in QRS}   # detected, missed, extra
+    hours = 0.0
     for record in tqdm(database.validation, desc="QRS detectors", disable=None):
         path = database.records_dir() / record
-        (signal, fs_hz, _), (annotated, _) = read_lead(path, config.LEADS), read_beats(path)
+        signal, fs_hz, _ = read_lead(path, database.leads, "")
+        annotated, _ = read_beats(path, "")
+        hours += len(signal) / fs_hz / 3600
         for k in range(repeats):
-            for name, detect in QRS.items():
-                seconds, peaks = timed(lambda: detect(signal, fs_hz))
-                found[name]["seconds"][k] += seconds
+            for name, find in QRS.items():
+                taken_s, peaks = time_work(lambda: find(signal, fs_hz))
+                seconds[name][k] += taken_s
                 if k == 0:
-                    pairs = compare_annotations(annotated, np.asarray(peaks), round(MATCH_S * fs_hz))
-                    hits[name] += pairs.tp, pairs.fn, pairs.fp
-                    found[name]["hours"] += len(signal) / fs_hz / 3600
-    return [row | {"sensitivity": float(tp / (tp + fn)), "ppv": float(tp / (tp + fp))}
-            for row, (tp, fn, fp) in zip(found.values(), hits.values())]
+                    pairs = compare_annotations(annotated, np.asarray(peaks),
+                                                round(MATCH_S * fs_hz))
+                    counts[name] += pairs.tp, pairs.fn, pairs.fp
+
+    rows = []
+    for name, (tp, fn, fp) in counts.items():
+        rows.append({"name": name, "seconds": seconds[name].tolist(), "hours": hours,
+                     "sensitivity": float(tp / (tp + fn)), "ppv": float(tp / (tp + fp))})
+    return rows

@@ -22,7 +22,10 @@ DAYS_HOURS = 24e6    # a million recordings of a day
 # --- speed ----------------------------------------------------------------------------------------
 
 def summary(rows):
-    """[(what, our row, name of the other, its row, how many times as fast ours is, median over the turns)]."""
+    """[(what, our row, name of the other, its row, how many times as fast ours is)].
+
+    The last is a median over the turns.
+    """
     found = {}
     for row in rows:
         name = row["name"].split(",")[0] if "(used)" in row["name"] else row["name"]
@@ -44,15 +47,16 @@ def long_runs(database):
     for protocol in config.PROTOCOLS:
         folder = database.results_dir(protocol, config.SEED)
         command = database.command("-m studies.benchmark_training", "--protocol", protocol)
-        runs[protocol] = [load_json(folder / f"{name}.json", command) for name in ("recipe", "full")]
+        runs[protocol] = [load_json(folder / f"{run}.json", command) for run in ("recipe", "full")]
     return runs
 
 
 def trainings(rows, database):
-    """Whole trainings, one dict each: protocol, library, name, segments, seconds, validation_loss, auroc, auprc, n.
+    """A row a whole training: its protocol, name, segments, seconds, validation loss and quality.
 
-    Seconds are segments over the rates in `rows` of benchmark.json: ours for this project, the plain network's
-    at the recipe's batch for the recipe. Epochs, losses and quality are those of studies.benchmark_training.
+    Seconds are segments over the rates in `rows` of benchmark.json: ours for this project, the
+    plain network's at the recipe's batch for the recipe. Epochs, losses and quality are those of
+    studies.benchmark_training.
     """
     rate = {row["name"]: row["rate"] for row in rows if row["what"] == "training step"}
     found = []
@@ -61,8 +65,9 @@ def trainings(rows, database):
         seconds = segments / rate["plain, recipe" if library == "recipe" else "ours"]
         first = next((r for r in found if r["protocol"] == protocol), {"seconds": seconds})
         found.append({"protocol": protocol, "library": library, "name": name, "segments": segments,
-                      "seconds": seconds, "times_as_long": seconds / first["seconds"], "validation_loss": loss,
-                      "auroc": quality["auroc"], "auprc": quality["auprc"], "n": shipped["n"]})
+                      "seconds": seconds, "times_as_long": seconds / first["seconds"],
+                      "validation_loss": loss, "auroc": quality["auroc"],
+                      "auprc": quality["auprc"], "n": shipped["n"]})
 
     for protocol, (recipe, full) in long_runs(database).items():
         shipped = recipe["shipped"]
@@ -77,12 +82,12 @@ def trainings(rows, database):
         losses = [row["validation_loss"] for row in recipe["history"]]
         equal = recipe["equal_epoch"]
         if equal:
-            add("recipe", f"to the loss of shipped: {equal} epochs", equal * n, recipe["quality"]["equal"],
-                losses[equal - 1])
+            add("recipe", f"to the loss of shipped: {equal} epochs", equal * n,
+                recipe["quality"]["equal"], losses[equal - 1])
         end = "its end" if recipe["finished"] else "not its end"
         best = losses.index(min(losses)) + 1
-        add("recipe", f"{len(losses)} epochs ({end}), best {best}", len(losses) * n, recipe["quality"]["best"],
-            min(losses))
+        add("recipe", f"{len(losses)} epochs ({end}), best {best}", len(losses) * n,
+            recipe["quality"]["best"], min(losses))
         if not recipe["finished"]:
             add("recipe", f"all its {recipe['epochs']} epochs (extrapolated)", recipe["epochs"] * n,
                 {"auroc": None, "auprc": None}, None)
@@ -90,7 +95,7 @@ def trainings(rows, database):
 
 
 def quality_figure(speed, database):
-    """What is missing to a ROC-AUC of 100 % against the time of training or fit, a numbered point a method."""
+    """What is missing to a ROC-AUC of 100 % against the time of training: a point a method."""
     points = [row for row in trainings(speed["rows"], database) if row["auroc"]]
     for row in speed["detectors"]:
         if row["fit_s"]:
@@ -107,8 +112,9 @@ def quality_figure(speed, database):
                     label=f"{number}  {point['library']}: {point['name'].split(' (')[0]}")
             ax.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=7)
 
-        ax.set(title=f"{protocol} protocol, {shown[0]['n']:,d} validation beats", xscale="log", yscale="log",
-               xlabel="time of training or fit (s)", ylabel="100 - ROC-AUC (%)")
+        ax.set(title=f"{protocol} protocol, {shown[0]['n']:,d} validation beats",
+               xscale="log", xlabel="time of training or fit (s)",
+               yscale="log", ylabel="100 - ROC-AUC (%)")
         ax.invert_yaxis()  # the best on top
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter("{x:g}")
@@ -121,7 +127,7 @@ def quality_figure(speed, database):
 # --- scaling --------------------------------------------------------------------------------------
 
 def straight_line(rows):
-    """(fixed seconds, seconds a unit) of the line through the medians, each weighing by its share."""
+    """(fixed seconds, seconds a unit) of the line through the medians, by relative error."""
     sizes = [row["size"] for row in rows]
     seconds = np.array([statistics.median(row["seconds"]) for row in rows])
     slope, fixed = np.polyfit(sizes, seconds, 1, w=1 / seconds)
@@ -129,7 +135,7 @@ def straight_line(rows):
 
 
 def stages_of(size):
-    """{stage: {"rows", "fixed", "slope"}} of size.json, and what a million recordings of a day need of it."""
+    """{stage: its rows and straight line} of size.json, and what a million days need of it."""
     stages = {}
     for name in dict.fromkeys(row["stage"] for row in size["rows"]):
         rows = [row for row in size["rows"] if row["stage"] == name]
@@ -138,9 +144,11 @@ def stages_of(size):
         if rows[-1]["bytes"]:
             core_s = slope * size["cores"]  # of one core, for an hour of ECG
             written = rows[-1]["bytes"] / rows[-1]["size"]
-            stages[name] |= {"core_hours": core_s * DAYS_HOURS / 3600, "terabytes": written * DAYS_HOURS / 1e12,
+            stages[name] |= {"core_hours": core_s * DAYS_HOURS / 3600,
+                             "terabytes": written * DAYS_HOURS / 1e12,
                              "read_mb_per_s": size["read_bytes_per_hour"] / core_s / 1e6,
-                             "written_mb_per_s": written / core_s / 1e6, "hours_an_hour": 3600 / core_s}
+                             "written_mb_per_s": written / core_s / 1e6,
+                             "hours_an_hour": 3600 / core_s}
     return stages
 
 
@@ -157,10 +165,12 @@ def needs_of(size, stages):
 def scaling_figure(stages):
     """Seconds against size, a panel a stage, every timing and the line."""
     figure = Figure(figsize=(10, 3.4), dpi=150, layout="constrained")
-    for ax, (name, stage), (colour, _) in zip(figure.subplots(1, len(stages)), stages.items(), CURVES):
+    axes = figure.subplots(1, len(stages))
+    for ax, (name, stage), (colour, _) in zip(axes, stages.items(), CURVES):
         rows = stage["rows"]
         for row in rows:
-            ax.plot([row["size"]] * len(row["seconds"]), row["seconds"], "o", color=colour, markersize=4)
+            sizes = [row["size"]] * len(row["seconds"])
+            ax.plot(sizes, row["seconds"], "o", color=colour, markersize=4)
 
         unit = rows[0]["unit"]
         slope = stage["slope"]
@@ -168,7 +178,8 @@ def scaling_figure(stages):
         ends = np.array([0, rows[-1]["size"]])
         ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1,
                 label=f"{stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}")
-        ax.set(title=name, xlabel=f"data ({unit})", ylabel="time (s)", xlim=(0, None), ylim=(0, None))
+        ax.set(title=name, xlabel=f"data ({unit})", ylabel="time (s)",
+               xlim=(0, None), ylim=(0, None))
         ax.legend(loc="upper left")
         ax.grid(True)
     return figure

@@ -1,22 +1,31 @@
-"""How training from shards keeps up with training from memory, and with archives of growing size; alternating.
+"""Time against the amount of data: of each stage, and of training from an archive of shards.
 
-reads   data/segments.npz        python dataset.py
-writes  results/scaling.json     every timing; the table is printed
-        FOLDER                   shards: the records again and again with a little noise; deleted at the end
+reads   data/mitdb/, data/segments.npz   python dataset.py
+        checkpoints/patient.pt           shipped
+writes  results/size.json                time of 1, 2, 4 and 8 times as much data
+        results/scaling.json             with --folder: training from shards, and from memory
+        FOLDER                           with --folder: the shards, deleted at the end
 
-Archives of 1, 2, 4 and 8 times COPIES copies of the database. Each timing is a process of its own, so
-that its peak memory is its own, and the shards are dropped from the page cache before it: they come
-from the disk. It starts with the first block and goes on while the next one is read, a larger share of
-reading than a whole epoch has. Run nothing beside it.
+Build: scaling.build_shards; score: detect.py, whole processes over records of half an hour. Epoch:
+so many training steps. Run nothing beside it.
+
+Archives are of 1, 2, 4 and 8 times --copies copies of the database. There each timing is a process
+of its own, so that its peak memory is its own, and the shards are dropped from the page cache
+before it: they come from the disk. It starts with the first block and goes on while the next one
+is read, a larger share of reading than a whole epoch has.
+
+Next: python -m studies.report --write
 """
 
-import json
+import itertools
 import multiprocessing
 import os
 import shutil
 import statistics
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,132 +33,174 @@ import torch
 from tqdm import tqdm
 
 import config
-from pipeline import errors, settings
-from scaling import shards
-import train_mitbih
-from pipeline.errors import UserError
 from dataset import load_segments
-from pipeline.artefacts import write_json
-from pipeline.runtime import machine_parser, parsed, prepare, use_threads
-from pipeline.tables import aligned
+from pipeline import errors, runtime, settings
+from pipeline.artefacts import load_json, write_json
+from pipeline.errors import UserError
+from scaling import shards
+from studies.benchmark import our_step
+from studies.stopwatch import time_command
+from train_mitbih import BeatsInMemory
 
 TIMES = (1, 2, 4, 8)
+RECORDS = 3          # of half an hour, in the smallest build and score: 24 in the largest, 12 hours
+STEPS_OF_SIZE = 20   # training steps of the smallest epoch
+STEPS = 60           # training steps a timing of shards
 REPEATS = 3
-STEPS = 60           # training steps a timing
-NOISE = 0.02         # of a segment's deviation: no two copies are the same
+
+
+def time_steps(beats, steps):
+    """(s of the first training step, which waits for a block of shards, s of `steps` more)."""
+    step = our_step(len(beats.names))
+    size = (steps + 1) * config.BATCH_SIZE
+    with closing(beats.batches(config.SEED, 0, steps + 1, size)) as batches:
+        start = time.perf_counter()
+        step(*next(batches))
+        first = time.perf_counter()
+        for batch in itertools.islice(batches, steps):
+            step(*batch)
+    return first - start, time.perf_counter() - first
+
+
+# --- each stage -----------------------------------------------------------------------------------
+
+def time_sizes(database, segments, repeats):
+    """A row a stage and size: stage, times, size, unit, seconds [of each repeat], bytes written."""
+    records = [database.records_dir() / f"{name}.hea" for name in database.records]
+    train = segments.part("beat", "train")
+    commands = {"build": ("-m", "scaling.build_shards"), "score": ("detect.py", "--force")}
+    rows = {}
+
+    def note(stage, times, size, unit, seconds, size_bytes):
+        row = rows.setdefault((stage, times), {"stage": stage, "times": times, "size": size,
+                                               "unit": unit, "seconds": [], "bytes": size_bytes})
+        row["seconds"].append(seconds)
+
+    for _ in tqdm(range(repeats), desc="repeats", disable=None):
+        for times in TIMES:
+            chosen = records[:RECORDS * times]
+            for stage, command in commands.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    out = Path(folder) / stage
+                    timing = time_command(settings.ROOT, *command, *chosen, "--out", out)
+                    written = sum(path.stat().st_size for path in out.iterdir())
+                note(stage, times, len(chosen) / 2, "hours", timing["seconds"], written)
+
+            steps = STEPS_OF_SIZE * times
+            n = steps * config.BATCH_SIZE
+            beats = BeatsInMemory(segments, train[:n], torch.device("cpu"))
+            note("epoch", times, n, "segments", time_steps(beats, steps)[1], None)
+    return list(rows.values())
+
+
+def measure_sizes(database, segments, repeats):
+    """What size.json holds."""
+    hours = len(database.records) / 2
+    read = sum((database.records_dir() / f"{name}.dat").stat().st_size for name in database.records)
+    return {"cores": torch.get_num_threads(), "rows": time_sizes(database, segments, repeats),
+            "read_bytes_per_hour": read / hours, "beats_per_hour": len(segments.x) / hours}
 
 
 # --- an archive to train on -----------------------------------------------------------------------
 
 def write_copies(folder, database, copies):
-    """Shards and index of `copies` copies of the database's records, one shard a record and copy."""
-    segments, entries = load_segments(database), []
-    settings = settings.snapshot(settings.SEGMENT_SETTINGS)
-    meta = np.array(json.dumps({"format": shards.SHARD, "settings": settings, "origin": "benchmark"}))
-    records = {name: segments.rows["record"] == name for name in database.records}
-    folder.mkdir(parents=True)
+    """Shards of the database's records, `copies` times, and their index."""
+    paths = [database.records_dir() / f"{name}.hea" for name in database.records]
+    time_command(settings.ROOT, "-m", "scaling.build_shards", *paths, "--out", folder)
+    index = load_json(folder / "index.json", "")
+    entries = []
     for copy in tqdm(range(copies), desc="copies", disable=None):
-        rng = np.random.default_rng(copy)
-        for name, here in records.items():
-            columns = {column: segments.rows[column][here] for column in shards.COLUMNS}
-            columns["record"], x = np.full(int(here.sum()), f"{name}-{copy}"), segments.x[here]
-            x += np.float32(NOISE) * rng.standard_normal(x.shape, np.float32)
-            path = folder / f"{name}-{copy}-000.npz"
-            with open(path, "wb") as file:
-                np.savez(file, x=x, meta=meta, **columns)
-                os.fsync(file.fileno())  # only what is on the disk can be dropped from the page cache
-            part = "validation" if name in database.validation else "train"
-            entries.append({"file": path.name, "record": f"{name}-{copy}", "beats": len(x),
-                            "normal": int((columns["y"] == 0).sum()), "part": part})
-    write_json(folder / "index.json", {"format": shards.INDEX, "settings": settings, "shards": entries, "failed": []})
+        for entry in index["shards"]:
+            path = folder / f"{copy}-{entry['file']}"
+            shutil.copyfile(folder / entry["file"], path)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())  # only what is on the disk can leave the page cache
+            entries.append(entry | {"file": path.name, "record": f"{copy}-{entry['record']}"})
+    write_json(folder / "index.json", index | {"shards": entries})
 
 
 def first_copies(folder, copies):
     """The Archive of the first so many copies."""
     archive = shards.load_archive(folder, config.BATCH_SIZE, "benchmark", False)
-    archive.entries = [e for e in archive.entries if int(e["record"].rsplit("-", 1)[1]) < copies]
+    archive.entries = [e for e in archive.entries if int(e["file"].split("-")[0]) < copies]
     return archive
 
 
-def drop_from_cache(folder):
-    """Have the next read of each file come from the disk."""
-    for path in folder.glob("*.npz"):
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-# --- what is timed --------------------------------------------------------------------------------
-
-def peak_mb():
-    """Most memory of this process so far, mapped files included (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def from_memory(database):
-    """(Run, its batches): the training beats of all records in memory."""
-    segments = load_segments(database)
-    rows = np.flatnonzero((segments.rows["y"] == 0) & ~np.isin(segments.rows["record"], database.validation))
-    names, record = np.unique(segments.rows["record"][rows], return_inverse=True)
-    x = torch.from_numpy(segments.x[rows])
-    run = train_mitbih.Run(0, len(x), len(names), torch.device("cpu"))
-    return run, train_mitbih.memory_batches(run, x, torch.from_numpy(record))
-
-
-def from_shards(folder, copies):
-    """The same of the first `copies` copies, left on the disk."""
-    stream = shards.Stream(first_copies(folder, copies), 0, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
-    run = train_mitbih.Run(0, stream.rows, len(stream.names), torch.device("cpu"))
-    return run, train_mitbih.shard_batches(run, stream)
-
-
-def timing(database, folder, copies, threads):
+def time_training(database, folder, copies, threads):
     """{"first_s", "segments_per_s", "peak_mb"} of STEPS training steps; copies 0: from memory."""
-    use_threads(threads)
+    runtime.use_threads(threads)
     start = time.perf_counter()
-    run, batches = from_shards(folder, copies) if copies else from_memory(database)
-    with tqdm(disable=True) as bar:
-        for steps in (1, STEPS):  # the first batch waits for the first block
-            first, run.steps, run.segments = time.perf_counter(), steps, steps * config.BATCH_SIZE
-            train_mitbih.train_epoch(run, batches, bar)
-    seconds = time.perf_counter() - first
-    batches.close()
-    return {"first_s": first - start, "segments_per_s": STEPS * config.BATCH_SIZE / seconds, "peak_mb": peak_mb()}
+    if copies:
+        beats = shards.Stream(first_copies(folder, copies))
+    else:
+        segments = load_segments(database)
+        rows = segments.rows
+        train = np.flatnonzero((rows["y"] == 0) & ~np.isin(rows["record"], database.validation))
+        beats = BeatsInMemory(segments, train, torch.device("cpu"))
+    loaded_s = time.perf_counter() - start
+    first_s, seconds = time_steps(beats, STEPS)
+
+    # the peak of this process, mapped files included (Linux)
+    status = Path("/proc/self/status").read_text()
+    return {"first_s": loaded_s + first_s, "segments_per_s": STEPS * config.BATCH_SIZE / seconds,
+            "peak_mb": int(status.split("VmHWM:")[1].split()[0]) / 1024}
 
 
-def alternating(database, folder, copies, threads, repeats):
-    """{number of copies (0: memory): [timing]}, each in a fresh process, in turn."""
+def time_archives(database, folder, copies, threads, repeats):
+    """A row an archive, memory first: timings, their medians, and of their ratios to memory's."""
     found = {n: [] for n in (0, *copies)}
     for _ in tqdm(range(repeats), desc="timings", disable=None):
-        for n, results in found.items():
-            drop_from_cache(folder)
+        for n, timings in found.items():
+            for path in folder.glob("*.npz"):
+                with open(path, "rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-                results.append(alone.submit(timing, database, folder, n, threads).result())
-    return found
+                timings.append(alone.submit(time_training, database, folder, n, threads).result())
 
-
-def table_of(found, folder):
-    """One row an archive: medians, and the median of the ratios to memory of the same turn."""
     rows = []
-    for n, results in found.items():
-        ratios = [r["segments_per_s"] / m["segments_per_s"] for r, m in zip(results, found[0])]
-        files = [folder / e["file"] for e in first_copies(folder, n).entries] if n else []
-        rows.append({"source": f"{len(files)} shards" if n else "memory", "copies": n, "timings": results,
+    for n, timings in found.items():
+        ratios = [a["segments_per_s"] / b["segments_per_s"] for a, b in zip(timings, found[0])]
+        files = [folder / entry["file"] for entry in first_copies(folder, n).entries] if n else []
+        medians = {}
+        for name in timings[0]:
+            medians[name] = statistics.median(timing[name] for timing in timings)
+        rows.append({"source": f"{len(files)} shards" if n else "memory", "copies": n,
+                     "timings": timings,
                      "gigabytes": sum(path.stat().st_size for path in files) / 1e9,
-                     "share_of_memory": statistics.median(ratios)}
-                    | {name: statistics.median(r[name] for r in results) for name in results[0]})
+                     "share_of_memory": statistics.median(ratios), **medians})
     return rows
+
+
+def measure_archives(database, segments, folder, copies, repeats):
+    """What scaling.json holds; UserError where the folder exists, or the disk is too small."""
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; expected a new folder, since it is deleted "
+                        "at the end. Name another one.")
+    needed = (TIMES[-1] * copies + 1) * segments.x.nbytes
+    free = shutil.disk_usage(folder.resolve().parent).free
+    if needed > free:
+        raise UserError(f"{folder}: {needed / 1e9:.1f} GB of shards, {free / 1e9:.1f} GB free. "
+                        "Choose fewer --copies or another disk.")
+    threads = torch.get_num_threads()
+    try:
+        write_copies(folder, database, TIMES[-1] * copies)
+        sizes = [copies * times for times in TIMES]
+        rows = time_archives(database, folder, sizes, threads, repeats)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"threads": threads, "steps": STEPS, "batch": config.BATCH_SIZE, "rows": rows}
 
 
 # --- the script -----------------------------------------------------------------------------------
 
 def parse_args(argv=None):
-    parser = machine_parser(__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="a new folder, on the disk to measure")
-    parser.add_argument("--copies", type=int, default=1, help="of the database in the smallest archive; 8: 20 GB in "
-                        "the largest")
+    parser = runtime.machine_parser(__doc__)
+    parser.add_argument("--folder", type=Path,
+                        help="time training from shards: a new folder, on the disk to measure")
+    parser.add_argument("--copies", type=int, default=1,
+                        help="of the database in the smallest archive; 8: 20 GB in the largest")
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    args = parsed(parser, argv)
+    args = runtime.parse(parser, argv)
     if args.copies < 1 or args.repeats < 1:
         parser.error("--copies and --repeats are whole numbers from 1")
     return args
@@ -157,27 +208,15 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.folder.exists():
-        raise UserError(f"{args.folder}: exists already; expected a new folder, since it is deleted at the end.")
-    database, _, segments = prepare(args)
-    needed, free = TIMES[-1] * args.copies * segments.x.nbytes, shutil.disk_usage(args.folder.resolve().parent).free
-    if needed > free:
-        raise UserError(f"{args.folder}: {needed / 1e9:.1f} GB of shards, {free / 1e9:.1f} GB free. "
-                        "Choose fewer --copies or another disk.")
-    del segments
-    try:
-        write_copies(args.folder, database, TIMES[-1] * args.copies)
-        copies = [args.copies * times for times in TIMES]
-        found = alternating(database, args.folder, copies, torch.get_num_threads(), args.repeats)
-        rows = table_of(found, args.folder)
-    finally:
-        shutil.rmtree(args.folder, ignore_errors=True)
-    print("\n".join(aligned([["source", "GB", "s to first batch", "segments/s", "of memory's", "peak MB"], *(
-        [r["source"], f"{r['gigabytes']:.1f}", f"{r['first_s']:.1f}", f"{r['segments_per_s']:,.0f}",
-         f"{r['share_of_memory']:.2f}", f"{r['peak_mb']:,.0f}"] for r in rows)])))
-    path = database.root / "results" / "scaling.json"
-    write_json(path, {"threads": torch.get_num_threads(), "steps": STEPS, "batch": config.BATCH_SIZE, "rows": rows})
-    print(f"wrote {path}")
+    database, _ = runtime.prepare(args)
+    segments = load_segments(database)
+    path = database.out / "results" / ("scaling.json" if args.folder else "size.json")
+    if args.folder:
+        saved = measure_archives(database, segments, args.folder, args.copies, args.repeats)
+    else:
+        saved = measure_sizes(database, segments, args.repeats)
+    write_json(path, saved)
+    print(f"wrote {path}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""What training less costs: the shipped networks beside the published recipe and a run many times as long.
+"""What training less costs: the shipped networks beside the published recipe and a far longer run.
 
 reads   data/segments.npz                    python dataset.py
         checkpoints/beat.pt, patient.pt      shipped
-writes  results/PROTOCOL/recipe.json         the recipe, epoch by epoch, and where its loss meets the shipped network's
-        results/PROTOCOL/full.json           this project's training with FULL_EPOCHS passes over all normal beats
-        checkpoints/recipe-*.pt, full-*.pt   their networks, not shipped; a stopped run goes on by itself
+writes  results/PROTOCOL/recipe.json         the recipe, and where it meets the shipped loss
+        results/PROTOCOL/full.json           our training, FULL_EPOCHS passes over all normal beats
+        checkpoints/recipe-*.pt, full-*.pt   their networks, not shipped
 
-Hours on two cores. The recipe: up to 100 epochs over all normal training beats, batches of 256, AdamW at 1e-3, lower on
-a plateau, stopped after 15 epochs without a better validation loss, reconstruction alone. It draws the same tapered
-beat, so that its validation loss and the shipped network's are of the same thing. What an epoch of it takes is
-timed by benchmark.py, with the plain form of the network in turn with ours: the steps here are ours, with the same losses.
+Hours on two cores; a stopped run goes on by itself. The recipe: up to 100 epochs over all normal
+training beats, batches of 256, AdamW at 1e-3, lower on a plateau, stopped after 15 epochs without a
+better validation loss, reconstruction alone. It draws the same tapered beat, so that its validation
+loss and the shipped network's are of the same thing. What an epoch of it takes is timed by
+studies/benchmark.py: the steps here are ours.
 
-Quality is on validation beats: the default score, fitted as train_mitbih.py fits it. The test split stays shut.
+Quality is on validation beats: the default score, fitted as train_mitbih.py fits it. The test split
+stays shut. Next: python -m studies.benchmark
 """
 
 import time
@@ -22,169 +24,194 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
 import config
-from pipeline import errors, settings
-from scoring import detector
 import train_mitbih
-from studies.ablation import settings
-from pipeline.errors import UserError
+from dataset import load_segments
+from models import load_checkpoint, new_network, save_checkpoint, stamp_of
+from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
-from models import ConvAutoencoder, save_checkpoint
-from pipeline.runtime import (FINISHED, normal_validation, parsed, prepare, read_checkpoint, run_command, stage_parser, stale,
-                    stamp_of)
+from pipeline.errors import UserError
+from scoring import detector
+from studies.other_settings import other_settings
 
 BATCH_SIZE, LEARNING_RATE, EPOCHS, PATIENCE = 256, 1e-3, 100, 15    # as published
-FACTOR, PLATEAU = 0.5, 5     # of ReduceLROnPlateau, which the publication names without them: a usual choice
-FULL_EPOCHS = 20             # passes over all normal beats: 11 (beat) and 6 times (patient) the shipped networks' segments
-AGAIN = "python benchmark_training.py --force"
-RECIPE_STATE = ("optimizer", "schedule", "history", "best", "best_state", "equal_state")
+FACTOR, PLATEAU = 0.5, 5     # of ReduceLROnPlateau, published without them: a usual choice
+STOPPED = (*train_mitbih.STAMP, "kept", "target", "optimizer", "schedule")
+FULL_EPOCHS = 20             # 11 (beat) and 6 times (patient) the shipped networks' segments
 
 
-class Recipe:
-    """A run of the recipe: network, optimiser, schedule and history; `file` holds it after every epoch."""
+# --- the recipe -----------------------------------------------------------------------------------
 
-    def __init__(self, x, x_validation, target, file, stamp):
-        torch.manual_seed(config.SEED)
-        taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
-        self.model = ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, taper).to(x.device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE)
-        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=FACTOR, patience=PLATEAU)
-        self.x, self.x_validation, self.target, self.device = x, x_validation, target, x.device
-        self.file, self.stamp = file, stamp
-        self.history, self.best, self.best_state, self.equal_state = [], float("inf"), {}, {}
+def new_model():
+    """An untrained network of config.py."""
+    taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
+    return new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, taper)
 
-    @property
-    def finished(self):
-        """PATIENCE epochs without a better validation loss, or EPOCHS."""
-        best = min(self.history, key=lambda r: r["validation_loss"], default={"epoch": 0})["epoch"]
-        return len(self.history) >= EPOCHS or len(self.history) - best >= PATIENCE
 
-    def epoch(self):
-        """One pass over all rows; a row of the history."""
-        self.model.train()
-        start, total = time.perf_counter(), 0.0
-        order = np.random.default_rng([config.SEED, len(self.history)]).permutation(len(self.x))
-        for rows in tqdm(torch.from_numpy(order).split(BATCH_SIZE), desc=f"epoch {len(self.history)}", disable=None):
-            self.optimizer.zero_grad()
-            loss, _ = train_mitbih.reconstruction_loss(self.model, self.x[rows])
+def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
+    """(model, history, {"best": weights, "equal": weights}) of at most so many epochs.
+
+    "equal" are the weights of the first epoch whose validation loss is at most `target`. `path`
+    holds the run after every epoch; resume: (model, stored) of a stopped run to go on with.
+    """
+    # --- network, optimiser, schedule
+    torch.manual_seed(config.SEED)
+    model = new_model().to(x.device)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=FACTOR,
+                                                          patience=PLATEAU)
+
+    # --- where it begins
+    history = []
+    kept = {}
+    if resume:
+        stopped, stored = resume
+        if stored["target"] != target:
+            raise UserError(f"{path}: the stopped run had another shipped network to meet. "
+                            "Start anew with --force.")
+        model.load_state_dict(stopped.state_dict())
+        optimizer.load_state_dict(stored["optimizer"])
+        schedule.load_state_dict(stored["schedule"])
+        history, kept = stored["history"], stored["kept"]
+        print(f"going on after epoch {len(history)}")
+
+    # --- epochs
+    while len(history) < epochs and not is_finished(history):
+        model.train()
+        start = time.perf_counter()
+        total = 0.0
+        order = np.random.default_rng([config.SEED, len(history)]).permutation(len(x))
+        batches = torch.from_numpy(order).split(BATCH_SIZE)
+        for rows in tqdm(batches, desc=f"epoch {len(history)}", disable=None):
+            optimizer.zero_grad()
+            loss, _ = train_mitbih.reconstruction_loss(model, x[rows])
             loss.backward()
-            self.optimizer.step()
+            optimizer.step()
             total += loss.item() * len(rows)
         seconds = time.perf_counter() - start
-        loss = train_mitbih.validation_loss(self, self.x_validation)
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.schedule.step(loss)
-        return {"epoch": len(self.history) + 1, "train_loss": total / len(self.x), "validation_loss": loss,
-                "learning_rate": rate, "seconds": round(seconds, 2)}
 
-    def train(self, epochs):
-        """Epochs until the recipe stops, or so many."""
-        while not self.finished and len(self.history) < epochs:
-            row = self.epoch()
-            self.history.append(row)
-            weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-            if row["validation_loss"] < self.best:
-                self.best, self.best_state = row["validation_loss"], weights
-            if row["validation_loss"] <= self.target and not self.equal_state:
-                self.equal_state = weights
-            save_checkpoint(self.file, self.model, **self.stamp, **{k: getattr(self, k) for k in RECIPE_STATE[2:]},
-                            target=self.target, optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict())
-            print(f"epoch {row['epoch']}: train {row['train_loss']:.5f}, validation {row['validation_loss']:.5f} "
-                  f"(shipped {self.target:.5f}), learning rate {row['learning_rate']:.2g}", flush=True)
+        loss = train_mitbih.validation_loss(model, x_validation, x.device)
+        rate = optimizer.param_groups[0]["lr"]
+        schedule.step(loss)
+        weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        if loss < min((row["validation_loss"] for row in history), default=np.inf):
+            kept["best"] = weights
+        if loss <= target:
+            kept.setdefault("equal", weights)
+        history.append({"epoch": len(history) + 1, "train_loss": total / len(x),
+                        "validation_loss": loss, "learning_rate": rate,
+                        "seconds": round(seconds, 2)})
+        save_checkpoint(path, model, **stamp, history=history, kept=kept, target=target,
+                        optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
+        print(f"epoch {len(history)}: train {total / len(x):.5f}, validation {loss:.5f} "
+              f"(shipped {target:.5f}), learning rate {rate:.2g}", flush=True)
+    return model, history, kept
 
-    def resume(self):
-        """Go on with what `file` holds, if anything; UserError where that is of other settings, data or target."""
-        if not self.file.exists():
-            return
-        model, stored = read_checkpoint(self.file, AGAIN, ("target", *self.stamp, *RECIPE_STATE))
-        why = stale(stored, self.stamp) + ["another shipped network"] * (stored["target"] != self.target)
-        if why:
-            raise UserError(f"{self.file}: the stopped run had other settings ({'; '.join(why)}). "
-                            f"Set them back, or start anew with: {AGAIN}")
-        self.model.load_state_dict(model.state_dict())
-        self.optimizer.load_state_dict(stored["optimizer"])
-        self.schedule.load_state_dict(stored["schedule"])
-        for name in RECIPE_STATE[2:]:
-            setattr(self, name, stored[name])
-        print(f"going on after epoch {len(self.history)}")
 
+def is_finished(history):
+    """Whether the recipe stops: PATIENCE epochs without a better validation loss, or EPOCHS."""
+    losses = [row["validation_loss"] for row in history]
+    waited = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+    return len(losses) >= EPOCHS or waited >= PATIENCE
+
+
+# --- what a network is worth ----------------------------------------------------------------------
 
 def quality(model, segments, protocol, device):
-    """{"auroc", "auprc"} of the default score, and "mse_auroc" of the published one, on the validation beats."""
-    rows, names = segments.part(protocol, "validation"), (config.DEFAULT_SCORE, "mse")
-    fitted = detector.fit(model.eval(), segments, segments.part(protocol, "train"), rows, config.WEIGHTS[protocol],
-                         settings.snapshot(settings.SCORE_SETTINGS), config.FS_HZ, device)
+    """Areas of the default score and of the published one on the validation beats."""
+    rows = segments.part(protocol, "validation")
+    names = (config.DEFAULT_SCORE, "mse")
+    fitted = detector.fit(model.eval(), segments, segments.part(protocol, "train"), rows,
+                          config.WEIGHTS[protocol], settings.snapshot(settings.SCORE_SETTINGS),
+                          config.FS_HZ, device)
     scores, _ = detector.score(model, fitted, segments, rows, names, config.FS_HZ, device)
+    default, mse = (scores[name] for name in names)
     y = segments.rows["y"][rows]
-    return {"auroc": roc_auc_score(y, scores[config.DEFAULT_SCORE]),
-            "auprc": average_precision_score(y, scores[config.DEFAULT_SCORE]),
-            "mse_auroc": roc_auc_score(y, scores["mse"]), "n": len(y), "abnormal": int(y.sum())}
+    return {"auroc": roc_auc_score(y, default), "auprc": average_precision_score(y, default),
+            "mse_auroc": roc_auc_score(y, mse), "n": len(y), "abnormal": int(y.sum())}
 
 
 def shipped(database, segments, protocol, device):
-    """(quality, validation loss, segments trained on) of the shipped network."""
-    path = database.checkpoint_path(protocol, config.SEED)
-    model, stored = read_checkpoint(path, run_command(database, "train_mitbih.py", protocol, config.SEED), FINISHED)
-    history, asked = stored["history"], stored["training_settings"]
-    n = min(asked["EPOCH_SEGMENTS"], len(segments.part(protocol, "train")))
-    return {**quality(model.to(device), segments, protocol, device), "segments": n * len(history),
-            "validation_loss": min(r["validation_loss"] for r in history)}
+    """Quality, validation loss and segments trained on of the shipped network."""
+    command = database.stage_command("train_mitbih.py", protocol, config.SEED)
+    model, stored = load_checkpoint(database.checkpoint_path(protocol, config.SEED), command)
+    history = stored["history"]
+    n = len(segments.part(protocol, "train"))
+    epoch = min(stored["training_settings"]["EPOCH_SEGMENTS"], n)
+    return {**quality(model.to(device), segments, protocol, device),
+            "segments": epoch * len(history),
+            "validation_loss": min(row["validation_loss"] for row in history)}
 
 
-def run_recipe(database, protocol, segments, device, args):
+# --- the two runs ---------------------------------------------------------------------------------
+
+def run_recipe(database, protocol, segments, device, epochs, stopped_run):
     """The recipe of one protocol, to results/PROTOCOL/recipe.json."""
     ours = shipped(database, segments, protocol, device)
-    to_device = lambda rows: torch.from_numpy(segments.x[rows]).to(device)
-    recipe = Recipe(to_device(segments.part(protocol, "train")), to_device(normal_validation(segments, protocol)),
-                    ours["validation_loss"], database.root / "checkpoints" / f"recipe-{protocol}.pt",
-                    stamp_of(segments, protocol, config.SEED))
-    if not args.force:
-        recipe.resume()
-    recipe.train(args.epochs)
+    target = ours["validation_loss"]
+    x = torch.from_numpy(segments.x[segments.part(protocol, "train")]).to(device)
+    x_validation = torch.from_numpy(segments.x[segments.normal_validation(protocol)]).to(device)
+    path = database.out / "checkpoints" / f"recipe-{protocol}.pt"
+    stamp = stamp_of(segments, protocol, config.SEED)
+    model, history, kept = train_recipe(x, x_validation, target, path, stamp, epochs,
+                                        stopped_run(path, stamp, STOPPED))
+
     qualities = {}
-    for name, state in (("best", recipe.best_state), ("equal", recipe.equal_state)):
-        if state:
-            recipe.model.load_state_dict(state)
-            qualities[name] = quality(recipe.model, segments, protocol, device)
-    reached = [r["epoch"] for r in recipe.history if r["validation_loss"] <= recipe.target]
+    for name, weights in kept.items():
+        model.load_state_dict(weights)
+        qualities[name] = quality(model, segments, protocol, device)
+    reached = [row["epoch"] for row in history if row["validation_loss"] <= target]
     write_json(database.results_dir(protocol, config.SEED) / "recipe.json",
-               {"shipped": ours, "history": recipe.history, "n_train": len(recipe.x), "finished": recipe.finished,
-                "equal_epoch": min(reached, default=None), "quality": qualities, "epochs": EPOCHS})
+               {"shipped": ours, "history": history, "n_train": len(x), "epochs": EPOCHS,
+                "finished": is_finished(history), "equal_epoch": min(reached, default=None),
+                "quality": qualities})
 
 
-def run_full(database, protocol, segments, device, args):
-    """FULL_EPOCHS passes over all normal beats by this project's training, to results/PROTOCOL/full.json."""
-    train, normal = segments.part(protocol, "train"), normal_validation(segments, protocol)
-    path = database.root / "checkpoints" / f"full-{protocol}.pt"
+def run_full(database, protocol, segments, device, epochs, stopped_run):
+    """FULL_EPOCHS passes over all normal beats by our training, to results/PROTOCOL/full.json."""
+    path = database.out / "checkpoints" / f"full-{protocol}.pt"
     paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
-    with settings(EPOCH_SEGMENTS=len(train), MAX_EPOCHS=FULL_EPOCHS, PATIENCE=FULL_EPOCHS):
+    beats = train_mitbih.BeatsInMemory(segments, segments.part(protocol, "train"), device)
+    x_validation = torch.from_numpy(segments.x[segments.normal_validation(protocol)]).to(device)
+    with other_settings(EPOCH_SEGMENTS=beats.n, MAX_EPOCHS=FULL_EPOCHS, PATIENCE=FULL_EPOCHS):
         stamp = stamp_of(segments, protocol, config.SEED)
-        resume = lambda run: args.force or train_mitbih.resumed(run, paths["resume"], stamp, AGAIN.removesuffix(" --force"))
-        model, history = train_mitbih.fresh_weights(segments, train, normal, config.SEED, device, paths, stamp, resume)
+        model, history = train_mitbih.train(beats, x_validation, config.SEED, device, paths, stamp,
+                                            stopped_run(paths["resume"], stamp))
     save_checkpoint(path, model, **stamp, history=history)
     write_json(database.results_dir(protocol, config.SEED) / "full.json",
-               {"shipped": shipped(database, segments, protocol, device), "history": history, "n_train": len(train),
-                "quality": quality(model, segments, protocol, device)})
+               {"shipped": shipped(database, segments, protocol, device), "history": history,
+                "n_train": beats.n, "quality": quality(model, segments, protocol, device)})
 
 
 RUNS = {"recipe": run_recipe, "full": run_full}
 
 
+# --- the script -----------------------------------------------------------------------------------
+
 def parse_args(argv=None):
-    parser = stage_parser(__doc__)
-    parser.set_defaults(protocol=None)
-    parser.add_argument("--run", choices=RUNS, help="one of the two; default: both")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the recipe, at most")
-    parser.add_argument("--force", action="store_true", help="start anew even if there is a stopped run to go on with")
-    return parsed(parser, argv)
+    parser = runtime.machine_parser(__doc__)
+    parser.add_argument("--protocol", choices=config.PROTOCOLS, help="default: all")
+    parser.add_argument("--only", choices=RUNS, help="one of the two; default: both")
+    parser.add_argument("--epochs", type=int, default=EPOCHS,
+                        help="of the recipe, at most [%(default)s]")
+    parser.add_argument("--force", action="store_true",
+                        help="start anew even if there is a stopped run")
+    return runtime.parse(parser, argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    database, device, segments = prepare(args)
+    database, device = runtime.prepare(args)
+    segments = load_segments(database)
+    command = database.command("-m studies.benchmark_training")
+
+    def stopped_run(path, stamp, *needs):
+        return None if args.force else train_mitbih.stopped_run(path, stamp, command, *needs)
+
     for protocol in [args.protocol] if args.protocol else config.PROTOCOLS:
-        for name in [args.run] if args.run else RUNS:
+        for name in [args.only] if args.only else RUNS:
             print(f"{name}, {protocol} protocol", flush=True)
-            RUNS[name](database, protocol, segments, device, args)
+            RUNS[name](database, protocol, segments, device, args.epochs, stopped_run)
+    print(f"next: {database.command('-m studies.benchmark')}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import jinja2
 
 import config
 from evaluate import load_metrics, load_seeds
-from pipeline import errors, figures, settings, tables
-from pipeline.artefacts import digest_of, load_json, refuse_stale, whole_file
+from pipeline import errors, settings, tables
+from pipeline.artefacts import load_json, refuse_stale, whole_file
 from pipeline.errors import UserError
+from pipeline.figures import save
 from studies import benchmark_report
 
 BEGIN = "<!-- results: python -m studies.report --write -->"
@@ -52,12 +53,14 @@ def bounds(figure):
 
 
 def render(template, **values):
-    """A file of studies/templates with these values in it. A value that is not there is an error."""
+    """A file of studies/templates with these values in it; one that is not there is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(settings.ROOT / "studies" / "templates"), undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"percent": tables.percent, "interval": tables.interval, "median": median,
-                            "spread": spread, "bounds": bounds, "thousands": "{:,.0f}".format}
+        loader=jinja2.FileSystemLoader(settings.ROOT / "studies" / "templates"),
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+        trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": tables.percent, "interval": tables.interval,
+                            "median": median, "spread": spread, "bounds": bounds,
+                            "thousands": "{:,.0f}".format}
     environment.globals |= {"counts_line": tables.counts_line, "warning": tables.warning}
     return environment.get_template(template).render(values)
 
@@ -66,7 +69,7 @@ def render(template, **values):
 
 @dataclass
 class Protocol:
-    """One protocol's results: SEED's and those of all seeds, with its part of ablation and selection."""
+    """Results of one protocol: of SEED, of all seeds, and its part of ablation and selection."""
 
     name: str
     result: dict
@@ -102,7 +105,10 @@ class Protocol:
 
 
 def saved(database, name, study):
-    """A study's file in results/; UserError naming the command if it is missing, damaged or of other settings."""
+    """A study's file in results/.
+
+    Raises UserError naming the command if it is missing, damaged or of other settings.
+    """
     path = database.out / "results" / name
     command = database.command(f"-m studies.{study}")
     stored = load_json(path, command)
@@ -120,18 +126,21 @@ def protocols_of(database):
         folder = database.results_dir(name, config.SEED)
         result = load_metrics(folder, database.stage_command("evaluate.py", name, config.SEED))
         candidates = [selection[name]["settings"], selection[name]["weights"][:BEST_WEIGHTS]]
-        found.append(Protocol(name, result, load_seeds(database, name), candidates=candidates, **ablation[name]))
+        found.append(Protocol(name, result, load_seeds(database, name), candidates=candidates,
+                              **ablation[name]))
     return found
 
 
 def with_and_without_rule(recordings, noise):
-    """[(signal, figures with the rule of unreadable stretches, figures without)] of what was measured both ways."""
+    """[(signal, figures with the rule of unreadable stretches, figures without it)]."""
     pairs = []
     if {"test", "test-all"} <= recordings.keys():
         pairs.append(("test records", recordings["test"], recordings["test-all"]))
     for row in noise["rows"] if noise else []:
         if row["snr_db"] in (None, 24, 12, 0):
-            name = f"{row['noise']}, {row['snr_db']} dB" if row["noise"] else "the stress test's records, no noise"
+            name = "the stress test's records, no noise"
+            if row["noise"]:
+                name = f"{row['noise']}, {row['snr_db']} dB"
             pairs.append((name, row, row["without_rule"]))
     return pairs
 
@@ -146,16 +155,20 @@ def speed_values(database):
 def results_document(database):
     """docs/results.md."""
     folder = database.out / "results"
-    recordings = {path.stem.removeprefix("recordings-"): load_json(path, "python -m studies.expert_labels")
-                  for path in sorted(folder.glob("recordings-*.json"))}
+    recordings = {}
+    for path in sorted(folder.glob("recordings-*.json")):
+        name = path.stem.removeprefix("recordings-")
+        recordings[name] = load_json(path, "python -m studies.expert_labels")
     noise = None
     if (folder / "noise_stress.json").exists():
         noise = saved(database, "noise_stress.json", "noise_stress")
+    selection = saved(database, "selection.json", "select_score")
     return render("results.md", protocols=protocols_of(database), areas=AREAS, rates=RATES,
                   ablation=saved(database, "ablation.json", "ablation"),
-                  operating_points=saved(database, "selection.json", "select_score")["operating_points"],
+                  operating_points=selection["operating_points"],
                   recordings=recordings, noise=noise,
-                  with_and_without_rule=with_and_without_rule(recordings, noise), **speed_values(database))
+                  with_and_without_rule=with_and_without_rule(recordings, noise),
+                  **speed_values(database))
 
 
 def scaling_document(database):
@@ -176,7 +189,8 @@ def readme_block(database):
 def insert_block(text, block):
     """README text with the block in place of what stands between the markers."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UserError(f"README.md: expected one line {BEGIN!r} and one {END!r} after it. Put them back.")
+        raise UserError(f"README.md: expected one line {BEGIN!r} and one {END!r} after it. "
+                        "Put them back.")
     return text[:text.index(BEGIN)] + block + text[text.index(END) + len(END):]
 
 
@@ -184,7 +198,8 @@ def insert_block(text, block):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="write docs/, README.md and the two pictures")
+    parser.add_argument("--write", action="store_true",
+                        help="write docs/, README.md and the two pictures")
     return parser.parse_args(argv)
 
 
@@ -192,7 +207,8 @@ def main(argv=None):
     args = parse_args(argv)
     settings.check()
     database = settings.database()
-    documents = {"docs/results.md": results_document(database), "docs/scaling.md": scaling_document(database)}
+    documents = {"docs/results.md": results_document(database),
+                 "docs/scaling.md": scaling_document(database)}
     block = readme_block(database)
     if not args.write:
         return print(block, *documents.values(), sep="\n\n")
@@ -207,14 +223,11 @@ def main(argv=None):
 
 def draw(database):
     """The two pictures of the documents."""
-    folder = database.out / "results"
-    plots = database.out / "evaluation_plots"
     speed = saved(database, "benchmark.json", "benchmark")
     stages = benchmark_report.stages_of(saved(database, "size.json", "benchmark_scaling"))
-    figures.save(plots / "benchmark.png", lambda: benchmark_report.quality_figure(speed, database),
-                 digest_of(folder / "benchmark.json"))
-    figures.save(plots / "scaling.png", lambda: benchmark_report.scaling_figure(stages),
-                 digest_of(folder / "size.json"))
+    plots = database.out / "evaluation_plots"
+    save(plots / "benchmark.png", lambda: benchmark_report.quality_figure(speed, database))
+    save(plots / "scaling.png", lambda: benchmark_report.scaling_figure(stages))
 
 
 if __name__ == "__main__":
