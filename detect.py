@@ -1,17 +1,17 @@
 """The trained detector on any recording of the user's own: no training, no annotations needed.
 
-reads   RECORDING ...               WFDB, EDF, BDF, CSV, TSV or NumPy files, folders, glob patterns, addresses
-        checkpoints/patient.pt      shipped; python train_mitbih.py --protocol patient
+reads   RECORDING ...            WFDB, EDF, BDF, CSV, TSV, NumPy files, folders, patterns, addresses
+        checkpoints/patient.pt   shipped; python train_mitbih.py --protocol patient
 writes  beside each recording, or in --out:
-        NAME.ecgad                  WFDB annotations: N, or Q where flagged, robust z-score in aux; ~ unreadable
-        NAME.ecgad.csv              a row a beat: time, sample, RR, score, robust z-score, flag, lead
-        NAME.ecgad.png              the recording at a glance, and its most abnormal beats
-        NAME.ecgad.html             with --html: all of it as one page, to zoom and to look at each flagged beat
-        NAME.ecgad.json             summary, written last: it says that the others are there
+        NAME.ecgad               WFDB annotations: N, or Q where flagged; ~ unreadable
+        NAME.ecgad.csv           a row a beat: time, sample, RR, score, robust z-score, flag, lead
+        NAME.ecgad.png           the recording at a glance, and its most abnormal beats
+        NAME.ecgad.html          with --html: a page to zoom and look at each flagged beat
+        NAME.ecgad.json          summary, written last: it says that the others are there
 
 How the signal is prepared and scored is the checkpoint's to say, whatever config.py says today. The
-robust z-score of a beat is its score against those of the recording's own regular beats, in units of
-their spread; from a line on it is flagged. Research code, not a medical device.
+robust z-score of a beat is its score against those of the recording's own regular beats, in units
+of their spread; from a line on it is flagged. Research code, not a medical device.
 """
 
 import functools
@@ -28,38 +28,41 @@ from pipeline import errors, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import cores, device_of, machine_parser, parse, use_threads
-from recording import output, places, quality, reader, scan
+from recording import cluster, output, places, quality, reader, scan
 from recording.output import EXTENSION, ScoredBeats
 from scoring.detector import robust_z_at
 from scoring.scores import SCORES
 
-OUTPUT = 3           # raise it with every change that changes what is found: earlier output is then stale
+OUTPUT = 3           # raise it with every change of what is found: earlier output is then stale
 LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
 DEMO_S = 1800
 
 
 # --- one recording --------------------------------------------------------------------------------
 
-def score_recording(recording, model, stored, *, lead=None, given_s=None, causal=False, score_all=False,
-                    robust_z=None, alarms_per_hour=None, sensitivity=None, device="cpu", progress=iter):
+def score_recording(recording, model, stored, *, lead=None, given_s=None, causal=False,
+                    score_all=False, robust_z=None, alarms_per_hour=None, sensitivity=None,
+                    device="cpu", progress=iter):
     """(summary dict, ScoredBeats) of an open Recording.
 
-    model, stored: of models.load_checkpoint. lead: a name or number, else the best. given_s (k,): its R
-    peaks in s where they are known. score_all: nothing is unreadable. The line to flag is one of
-    robust_z, alarms_per_hour and sensitivity, else config's ROBUST_Z_SPECIFICITY.
-    progress: wraps what is gone over, tqdm for example.
+    model, stored: of models.load_checkpoint. lead: a name or number, else the best. given_s (k,):
+    its R peaks in s where they are known. score_all: nothing is unreadable. The line to flag is one
+    of robust_z, alarms_per_hour and sensitivity, else config's ROBUST_Z_SPECIFICITY. progress:
+    wraps what is gone over, tqdm for example.
     """
     signal = stored["segment_settings"]
     fitted = stored["fitted"]
     model = model.to(device)
     lead, why = scan.choose_lead(recording, lead, signal)
-    beats = scan.scan(recording, lead, model, signal, fitted["settings"], device, given_s, score_all, progress)
+    beats = scan.scan(recording, lead, model, signal, fitted["settings"], device, given_s,
+                      score_all, progress)
     scores, z = scan.score(beats, fitted, score_name(stored, causal), causal, signal["FS_HZ"])
 
-    line, rule = line_to_flag(z, beats.duration_s, stored["robust_z"], robust_z, alarms_per_hour, sensitivity)
+    line, rule = line_to_flag(z, beats.duration_s, stored["robust_z"], robust_z, alarms_per_hour,
+                              sensitivity)
     unit = "mV" if recording.calibrated[lead] else "file's unit"
-    scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz, recording.start, unit,
-                         beats, scores, z, z >= line, line)
+    scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
+                         recording.start, unit, beats, scores, z, z >= line, line)
     scored.examples = output.most_abnormal(scored, model, signal["FS_HZ"], device)
     summary = summary_of(scored, recording) | {
         "lead_chosen": why, "robust_z_rule": rule, "simulated_training": stored["simulated"],
@@ -68,19 +71,23 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
 
 
 def score_name(stored, causal):
-    """The checkpoint's DEFAULT_SCORE, or the same from the past alone; UserError where there is none."""
+    """The checkpoint's DEFAULT_SCORE, or the same from the past alone; UserError where there is
+    none.
+    """
     name = stored["score_settings"]["DEFAULT_SCORE"]
     if not causal:
         return name
     for other, score in SCORES.items():
         if score.causal and score.values is SCORES[name].values:
             return other
-    raise UserError(f"--causal: the checkpoint's score {name} is not known from the past alone. Leave --causal "
-                    "out, or take a checkpoint whose DEFAULT_SCORE is combined.")
+    raise UserError(f"--causal: the checkpoint's score {name} is not known from the past alone. "
+                    "Leave --causal out, or take a checkpoint whose DEFAULT_SCORE is combined.")
 
 
 def line_to_flag(z, duration_s, curve, robust_z=None, alarms_per_hour=None, sensitivity=None):
-    """(line, where it is from): z (n,) NaN where not scored, curve of the checkpoint's validation patients."""
+    """(line, where it is from): z (n,) NaN where not scored, curve of the checkpoint's validation
+    patients.
+    """
     if robust_z is not None:
         return robust_z, "asked for"
     if alarms_per_hour is not None:
@@ -89,7 +96,8 @@ def line_to_flag(z, duration_s, curve, robust_z=None, alarms_per_hour=None, sens
         line = np.nextafter(known[allowed], np.inf) if allowed < len(known) else -np.inf
         return float(line), f"at most {alarms_per_hour:g} flags an hour"
     if sensitivity is not None:
-        return robust_z_at(curve, "sensitivity", sensitivity), f"sensitivity {sensitivity:g} on validation patients"
+        return (robust_z_at(curve, "sensitivity", sensitivity),
+                f"sensitivity {sensitivity:g} on validation patients")
     specificity = config.ROBUST_Z_SPECIFICITY
     return (robust_z_at(curve, "specificity", specificity),
             f"specificity {specificity:g}, mean over validation patients")
@@ -100,14 +108,16 @@ def summary_of(scored, recording):
     beats = scored.beats
     n_scored = int(beats.scored.sum())
     n_flagged = int(scored.flagged.sum())
+    shares = {name: float((beats.unreadable == k).mean()) for k, name in enumerate(quality.REASONS)}
+    readable = shares.pop("")
     return {"recording": scored.name, "duration_s": beats.duration_s, "fs_hz": scored.fs_hz,
             "leads": list(recording.leads), "lead": scored.lead,
             "calibrated": bool(recording.calibrated[scored.lead_index]),
-            "beats": len(beats.time_s), "scored": n_scored, "flagged": n_flagged, "robust_z": scored.line,
+            "beats": len(beats.time_s), "scored": n_scored, "flagged": n_flagged,
+            "robust_z": scored.line,
             "flagged_share": n_flagged / n_scored if n_scored else None,
             "flagged_per_hour": n_flagged / beats.duration_s * 3600,
-            "unreadable_share": float((beats.unreadable > 0).mean()),
-            "unreadable": {name: float((beats.unreadable == k).mean()) for k, name in enumerate(quality.REASONS) if k},
+            "unreadable_share": 1 - readable, "unreadable": shares,
             "too_few_beats": n_scored < LEAST_BEATS,
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
 
@@ -122,18 +132,18 @@ def checkpoint_of(args):
 
 def load(args):
     """(model, stored) of the checkpoint."""
-    from recording import cluster  # here: only what runs needs it, not what imports this file
     described = settings.database(args.database, args.run)
     return load_checkpoint(cluster.local(checkpoint_of(args)),
                            described.stage_command("train_mitbih.py", "patient", config.SEED))
 
 
 def origin_of(files, args, stored):
-    """What makes a recording's output stale when it changes: its files, the checkpoint, the flags."""
-    asked = [args.fs, args.lead, args.beats, args.robust_z, args.alarms_per_hour, args.sensitivity, args.causal,
-             args.score_all]
-    what = repr((OUTPUT, sorted(files.items()), asked, stored["weights"], stored["segment_settings"],
-                 stored["score_settings"], config.ROBUST_Z_SPECIFICITY))
+    """What makes a recording's output stale when it changes: its files, the checkpoint, the flags.
+    """
+    asked = [args.fs, args.lead, args.beats, args.robust_z, args.alarms_per_hour, args.sensitivity,
+             args.causal, args.score_all]
+    what = repr((OUTPUT, sorted(files.items()), asked, stored["weights"],
+                 stored["segment_settings"], stored["score_settings"], config.ROBUST_Z_SPECIFICITY))
     return hashlib.sha256(what.encode()).hexdigest()
 
 
@@ -166,13 +176,15 @@ def process(args, place):
             given_s, _ = reader.annotated_beats(path, args.beats, recording.fs_hz, settings.AAMI_OF,
                                                 "Leave --beats out to have them detected.")
         summary, scored = score_recording(
-            recording, model, stored, lead=args.lead, given_s=given_s, causal=args.causal, score_all=args.score_all,
-            robust_z=args.robust_z, alarms_per_hour=args.alarms_per_hour, sensitivity=args.sensitivity,
+            recording, model, stored, lead=args.lead, given_s=given_s, causal=args.causal,
+            score_all=args.score_all, robust_z=args.robust_z,
+            alarms_per_hour=args.alarms_per_hour, sensitivity=args.sensitivity,
             device=device_of(args.device), progress=progress)
 
         summary_path = Path(f"{here}.{EXTENSION}.json")
         page_path = Path(f"{here}.{EXTENSION}.html")
-        for path in (summary_path, page_path):  # of other flags: neither outlives what it was made from
+        # of other flags: neither outlives what it was made from
+        for path in (summary_path, page_path):
             path.unlink(missing_ok=True)
         output.write_all(here, scored)
         if args.html:
@@ -186,25 +198,28 @@ def check_places(found, out):
     """UserError where two recordings would write the same files, or nothing can be written."""
     for target in [out] if out else found:
         if str(target).startswith("http"):
-            raise UserError("nothing can be written to http(s) addresses: give --out FOLDER or s3://BUCKET/FOLDER.")
+            raise UserError("nothing can be written to http(s) addresses: give --out FOLDER or "
+                            "s3://BUCKET/FOLDER.")
     stems = {}
     for place in found:
         other = stems.setdefault(output_stem(place, out), place)
         if other != place:
-            raise UserError(f"{place} and {other} would both write {output_stem(place, out)}.{EXTENSION}.*: "
-                            "give them different names, or run them with different --out folders.")
+            raise UserError(f"{place} and {other} would both write "
+                            f"{output_stem(place, out)}.{EXTENSION}.*: give them different names, "
+                            "or run them with different --out folders.")
 
 
 def one_line(place, summary):
     """What the terminal's list says of a recording."""
     if summary["scored"] == 0:
-        return f"{place}: no readable beat in {summary['duration_s'] / 60:.1f} min of {summary['lead']}"
+        return (f"{place}: no readable beat in {summary['duration_s'] / 60:.1f} min of "
+                f"{summary['lead']}")
     few = ", FEW BEATS: no rhythm to compare with" if summary["too_few_beats"] else ""
     earlier = " (done before)" if "earlier" in summary else ""
-    return (f"{place}: {summary['lead']}, {summary['duration_s'] / 3600:.2f} h, {summary['scored']:,d} beats, "
-            f"{summary['flagged']:,d} flagged ({100 * summary['flagged_share']:.1f} %, "
-            f"{summary['flagged_per_hour']:.0f} an hour), {100 * summary['unreadable_share']:.1f} % unreadable"
-            f"{few}{earlier}")
+    return (f"{place}: {summary['lead']}, {summary['duration_s'] / 3600:.2f} h, "
+            f"{summary['scored']:,d} beats, {summary['flagged']:,d} flagged "
+            f"({100 * summary['flagged_share']:.1f} %, {summary['flagged_per_hour']:.0f} an hour), "
+            f"{100 * summary['unreadable_share']:.1f} % unreadable{few}{earlier}")
 
 
 def write_demo():
@@ -220,29 +235,41 @@ def write_demo():
 
 def parse_args(argv=None):
     parser = machine_parser(__doc__)
-    parser.add_argument("recordings", nargs="*", metavar="RECORDING", help="file, folder, pattern, s3:// or http(s)://")
-    parser.add_argument("--list", metavar="FILE", action="append", help="a text file with such a RECORDING a line")
-    parser.add_argument("--out", help="folder or s3:// address for the output; default: beside each recording")
+    parser.add_argument("recordings", nargs="*", metavar="RECORDING",
+                        help="file, folder, pattern, s3:// or http(s)://")
+    parser.add_argument("--list", metavar="FILE", action="append",
+                        help="a text file with such a RECORDING a line")
+    parser.add_argument("--out", help="folder or s3:// address; default: beside each recording")
     parser.add_argument("--fs", type=float, help="sampling rate in Hz of CSV, TSV and NumPy files")
-    parser.add_argument("--lead", help="name or number (from 1); default: MLII, V5 or II, else the most readable")
-    parser.add_argument("--beats", metavar="ANNOTATOR", help="R peaks from this annotation file, atr for example")
+    parser.add_argument("--lead", help="name or number (from 1); default: one named as in "
+                                       "training, else the most readable")
+    parser.add_argument("--beats", metavar="ANNOTATOR",
+                        help="R peaks from this annotation file, atr for example")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--robust-z", type=float, help="flag from this robust z-score on")
-    which.add_argument("--alarms-per-hour", type=float, help="flag the highest scores, at most so many an hour")
-    which.add_argument("--sensitivity", type=float, help="flag from where validation patients have this sensitivity")
-    parser.add_argument("--score-all", action="store_true", help="nothing is unreadable: noise is scored too")
-    parser.add_argument("--causal", action="store_true", help="from the past alone, one beat behind")
-    parser.add_argument("--html", action="store_true", help="also one page to zoom and look at each flagged beat")
-    parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt, or that of --database")
-    parser.add_argument("--demo", action="store_true", help="a simulated recording, to see the output")
+    which.add_argument("--alarms-per-hour", type=float,
+                       help="flag the highest scores, at most so many an hour")
+    which.add_argument("--sensitivity", type=float,
+                       help="flag from where validation patients have this sensitivity")
+    parser.add_argument("--score-all", action="store_true",
+                        help="nothing is unreadable: noise is scored too")
+    parser.add_argument("--causal", action="store_true",
+                        help="from the past alone, one beat behind")
+    parser.add_argument("--html", action="store_true",
+                        help="also one page to zoom and look at each flagged beat")
+    parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt of --database")
+    parser.add_argument("--demo", action="store_true",
+                        help="a simulated recording, to see the output")
     parser.add_argument("--jobs", type=int, default=1, help="recordings at a time")
-    parser.add_argument("--cluster", metavar="ADDRESS", help="of a dask scheduler, whose workers do it")
+    parser.add_argument("--cluster", metavar="ADDRESS",
+                        help="of a dask scheduler, whose workers do it")
     parser.add_argument("--force", action="store_true", help="also what is done already")
     args = parse(parser, argv)
     if bool(args.recordings or args.list) == args.demo:
         parser.error("give recordings, or --demo")
     if args.cluster and args.jobs != 1:
-        parser.error("--jobs or --cluster: the workers of a cluster take as many at a time as they have threads")
+        parser.error("--jobs or --cluster: the workers of a cluster take as many at a time as they "
+                     "have threads")
     if args.jobs < 1:
         parser.error("--jobs is a whole number from 1")
     if args.sensitivity is not None and not 0 < args.sensitivity < 1:
@@ -267,8 +294,8 @@ def main(argv=None):
     found = [place for place in found if f".{EXTENSION}" not in places.name_of(place)]
     check_places(found, args.out)
 
-    from recording import cluster
-    done = cluster.each(functools.partial(process, args), found, args.jobs, args.cluster, [checkpoint_of(args)])
+    done = cluster.each(functools.partial(process, args), found, args.jobs, args.cluster,
+                        [checkpoint_of(args)])
     failed = []
     for place, summary, error in tqdm(done, total=len(found), desc="recordings",
                                       disable=None if len(found) > 1 else True):
@@ -280,7 +307,8 @@ def main(argv=None):
             if not args.out:
                 tqdm.write(f"  wrote {output_stem(place, args.out)}.{EXTENSION}.*")
     if failed:
-        raise UserError(f"{len(failed)} of {len(found)} recordings failed:\n  " + "\n  ".join(failed))
+        raise UserError(f"{len(failed)} of {len(found)} recordings failed:\n  "
+                        + "\n  ".join(failed))
 
 
 if __name__ == "__main__":

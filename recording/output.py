@@ -16,14 +16,13 @@ from models import reconstruct
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 from pipeline.figures import ABNORMAL, GREY, NORMAL, save
-from preprocess import normalise
 from recording import places
 from recording.quality import VERDICT_S
 from recording.scan import DetectedBeats
 from scoring.features import BATCH
 
 EXTENSION = "ecgad"
-FLAG_SYMBOL = "Q"      # WFDB: unclassifiable beat; N where not flagged. The detector names no arrhythmia.
+FLAG_SYMBOL = "Q"      # WFDB: unclassifiable beat; N where not flagged: it names no arrhythmia
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again
 EXAMPLES = 8           # most abnormal beats drawn
 APART_S = 10           # two of them are at least this far apart
@@ -34,7 +33,9 @@ USUAL_RR_S = (0.2, 5)  # intervals that a heart rate is taken from
 
 @dataclass
 class ScoredBeats:
-    """One recording's beats with scores, robust z-scores and flags (n,); NaN and False where not scored."""
+    """One recording's beats with scores, robust z-scores and flags (n,); NaN and False where not
+    scored.
+    """
 
     name: str
     lead: str
@@ -74,27 +75,30 @@ def clock(time_s):
 
 
 def most_abnormal(scored, model, fs_hz, device):
-    """[{"time_s", "robust_z", "offset_s" (w,), "signal" (w,), "recon" (w,)}] of the highest beats, well apart.
+    """[{"time_s", "robust_z", "offset_s" (w,), "signal" (w,), "recon" (w,)}] of the highest beats,
+    well apart.
 
     offset_s: time from the R peak of each sample at the network's rate, fs_hz.
     """
-    time_s = scored.beats.time_s
-    known = np.flatnonzero(np.isfinite(scored.robust_z))
-    rows = []      # of the scored beats, as in the segments
+    beats = scored.beats
+    known = np.flatnonzero(beats.scored)   # a row of the segments each
+    chosen = []
     for row in np.argsort(-scored.robust_z[known], kind="stable"):
-        if len(rows) == EXAMPLES:
+        away_s = np.abs(beats.time_s[known[chosen]] - beats.time_s[known[row]])
+        if away_s.min(initial=APART_S) >= APART_S:
+            chosen.append(row)
+        if len(chosen) == EXAMPLES:
             break
-        if all(abs(time_s[known[row]] - time_s[known[other]]) >= APART_S for other in rows):
-            rows.append(row)
 
-    x, offset, scale = normalise(scored.beats.segments_mv[rows].astype(float))
+    segments = beats.segments[chosen]
+    x = segments[:, :-2]
     recon, _ = reconstruct(model, x, BATCH, device)
-    width = x.shape[1]
+    offset_s = (np.arange(x.shape[1]) - x.shape[1] // 2) / fs_hz
     examples = []
-    for i, row in enumerate(rows):
-        signal, drawn = (values * scale[i] + offset[i] for values in (x[i], recon[i].numpy()))
-        examples.append({"time_s": float(time_s[known[row]]), "robust_z": float(scored.robust_z[known[row]]),
-                         "offset_s": (np.arange(width) - width // 2) / fs_hz, "signal": signal, "recon": drawn})
+    for beat, seen, drawn, (mean, scale) in zip(known[chosen], x, recon.numpy(), segments[:, -2:]):
+        examples.append({"time_s": beats.time_s[beat], "robust_z": scored.robust_z[beat],
+                         "offset_s": offset_s, "signal": seen * scale + mean,
+                         "recon": drawn * scale + mean})
     return examples
 
 
@@ -103,31 +107,35 @@ def most_abnormal(scored, model, fs_hz, device):
 def write_csv(path, scored):
     """A row a beat, in order of time."""
     beats = scored.beats
-    score = pd.Series(scored.scores).map("{:.5f}".format, na_action="ignore")  # one digit more than the others
     state = np.where(beats.whole, "scored", "cut")
     table = pd.DataFrame({
-        "time_s": beats.time_s, "sample": scored.samples, "lead": scored.lead, "rr_before_s": scored.rr_before_s,
-        "score": score, "robust_z": scored.robust_z, "flag": scored.flagged.astype(int),
+        "time_s": beats.time_s, "sample": scored.samples, "lead": scored.lead,
+        "rr_before_s": scored.rr_before_s, "score": scored.scores, "robust_z": scored.robust_z,
+        "flag": scored.flagged.astype(int),
         "state": np.where(beats.readable, state, "unreadable")})
     with whole_file(path) as part:
-        table.to_csv(part, index=False, float_format="%.4f")
+        table.to_csv(part, index=False, float_format="%.5f")
 
 
 def annotations_of(scored):
-    """(sample, symbol, aux, subtype) of every scored beat and change of signal quality, in order of time."""
+    """(sample, symbol, aux, subtype) of every scored beat and change of signal quality, in order of
+    time.
+    """
     rows = np.flatnonzero(scored.beats.scored)
     beats = zip(scored.samples[rows], np.where(scored.flagged[rows], FLAG_SYMBOL, "N"),
                 map("{:.2f}".format, scored.robust_z[rows]), itertools.repeat(0))
     edges = (scored.unreadable_s.ravel() * scored.fs_hz).round().astype(int)
-    noise = zip(edges, itertools.repeat(NOISE_SYMBOL), itertools.repeat(""), itertools.cycle((-1, 0)))
+    noise = zip(edges, itertools.repeat(NOISE_SYMBOL), itertools.repeat(""),
+                itertools.cycle((-1, 0)))
     return heapq.merge(beats, noise, key=lambda row: row[0])
 
 
 def write_annotations(path, scored):
-    """WFDB annotation file, some thousand annotations at a time, so that memory does not grow with the recording.
+    """WFDB annotation file, some thousand annotations at a time, so that memory does not grow with
+    the recording.
 
-    Each has its distance from the one before it: a file is the pieces one after the other, of all but
-    the last without the end mark, two bytes of 0.
+    Each has its distance from the one before it: a file is the pieces one after the other, of all
+    but the last without the end mark, two bytes of 0.
     """
     rows = annotations_of(scored)
     last = 0
@@ -137,7 +145,8 @@ def write_annotations(path, scored):
             sample, symbol, aux, subtype = zip(*piece)
             # wfdb takes no path and refuses many names: written as r.ecgad
             wfdb.wrann("r", EXTENSION, np.array(sample) - last, list(symbol), aux_note=list(aux),
-                       subtype=np.array(subtype), fs=None if last else scored.fs_hz, write_dir=folder)
+                       subtype=np.array(subtype), fs=None if last else scored.fs_hz,
+                       write_dir=folder)
             file.write((Path(folder) / f"r.{EXTENSION}").read_bytes()[:-2])
             last = sample[-1]
         file.write(b"\0\0")
@@ -146,11 +155,15 @@ def write_annotations(path, scored):
 # --- picture --------------------------------------------------------------------------------------
 
 def draw_overview(scored):
-    """Figure of the whole recording: robust z-scores, flagged share, heart rate; below, the most abnormal beats."""
+    """Figure of the whole recording: robust z-scores, flagged share, heart rate; below, the most
+    abnormal beats.
+    """
     beats = scored.beats
-    figure = Figure(figsize=(11, 9), dpi=150)  # margins by hand: to find them doubles the time of drawing
-    figure.suptitle(f"{scored.name}  ·  lead {scored.lead}  ·  {beats.scored.sum():,} beats scored, "
-                    f"{scored.flagged.sum():,} at or above robust z-score {scored.line:.2f}  ·  "
+    # margins by hand: to find them doubles the time of drawing
+    figure = Figure(figsize=(11, 9), dpi=150)
+    figure.suptitle(f"{scored.name}  ·  lead {scored.lead}  ·  "
+                    f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} at or above "
+                    f"robust z-score {scored.line:.2f}  ·  "
                     f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9, y=0.99)
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     axes = above.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1), gridspec_kw={
@@ -175,10 +188,12 @@ def draw_beats(ax, scored, unit_s):
     time = scored.beats.time_s / unit_s
     flagged = scored.flagged
     usual = scored.beats.scored & ~flagged
-    ax.plot(time[usual], scored.robust_z[usual], ".", markersize=1.5, color=NORMAL, label="not flagged",
-            rasterized=True)
-    ax.plot(time[flagged], scored.robust_z[flagged], "^", markersize=3, color=ABNORMAL, label="flagged")
-    ax.axhline(scored.line, color="black", linestyle="--", linewidth=1, label="flagged from here on")
+    ax.plot(time[usual], scored.robust_z[usual], ".", markersize=1.5, color=NORMAL,
+            label="not flagged", rasterized=True)
+    ax.plot(time[flagged], scored.robust_z[flagged], "^", markersize=3, color=ABNORMAL,
+            label="flagged")
+    ax.axhline(scored.line, color="black", linestyle="--", linewidth=1,
+               label="flagged from here on")
     low, high = np.nanquantile(scored.robust_z, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
     ax.set(ylabel="robust z-score\n(spreads of regular beats)",
            ylim=(min(low, 0) - 0.5, max(high, scored.line) * 1.08))
@@ -188,14 +203,16 @@ def draw_rates(flag_ax, rate_ax, scored, unit_s):
     """Flagged share and heart rate of each of BINS stretches."""
     edges = np.linspace(0, scored.beats.duration_s, BINS + 1)
     rows = rates(scored, edges)
-    flag_ax.fill_between(edges[:-1] / unit_s, np.nan_to_num(rows["flagged"]), step="post", color=ABNORMAL, linewidth=0)
+    flag_ax.fill_between(edges[:-1] / unit_s, np.nan_to_num(rows["flagged"]), step="post",
+                         color=ABNORMAL, linewidth=0)
     flag_ax.set(ylabel="flagged\n(% of beats)", ylim=(0, 100))
     rate_ax.plot((edges[:-1] + edges[1:]) / 2 / unit_s, rows["rate"], color="black", linewidth=0.8)
     rate_ax.set(ylabel="heart rate\n(beats/min)")
 
 
 def rates(scored, edges):
-    """{"rate" in beats/min, "flagged" in % of the scored beats}: (m,) of the stretches between edges (m + 1,) in s.
+    """{"rate" in beats/min, "flagged" in % of the scored beats}: (m,) of the stretches between
+    edges (m + 1,) in s.
 
     NaN where there is no beat to know it from.
     """
@@ -208,7 +225,8 @@ def rates(scored, edges):
         count, _ = np.histogram(time_s[rows], edges)
         return np.where(count, total / np.maximum(count, 1), np.nan)
 
-    return {"rate": mean(usual, 60 / rr_s), "flagged": mean(scored.beats.scored, 100 * scored.flagged)}
+    return {"rate": mean(usual, 60 / rr_s),
+            "flagged": mean(scored.beats.scored, 100 * scored.flagged)}
 
 
 def draw_examples(figure, scored):
@@ -222,7 +240,8 @@ def draw_examples(figure, scored):
         ax.plot(example["offset_s"], example["signal"], color=GREY, linewidth=0.8, label="signal")
         ax.plot(example["offset_s"], example["recon"], color=ABNORMAL, linewidth=1.1,
                 label="the network's drawing of the beat, tapered as it sees it")
-        ax.set_title(f"{clock(example['time_s'])[:-2]}, robust z-score {example['robust_z']:.1f}", fontsize=8)
+        ax.set_title(f"{clock(example['time_s'])[:-2]}, robust z-score {example['robust_z']:.1f}",
+                     fontsize=8)
     for ax in grid[-1]:
         ax.set_xlabel("time from the R peak (s)")
     for ax in grid[:, 0]:
@@ -241,7 +260,8 @@ def write_all(stem, scored):
 
 
 def stored_summary(stem, origin, html=False):
-    """The summary of an earlier run with the same origin and all its files, or None; stem: Path or address.
+    """The summary of an earlier run with the same origin and all its files, or None; stem: Path or
+    address.
 
     html: the page is one of them.
     """

@@ -1,8 +1,9 @@
-"""NAME.ecgad.html: one page that opens without network, drawn from a recording's ScoredBeats and its signal.
+"""NAME.ecgad.html: one page that opens without network, drawn from a recording's ScoredBeats and
+its signal.
 
-It is a template (page.html), bokeh's models with the data, and what moves them in the browser (page.js).
-Names and units come from untrusted files: they stand in the template alone, which escapes them, never
-in a bokeh model, where `$$` would be taken for mathematics.
+It is a template (page.html), bokeh's models with the data, and what moves them in the browser
+(page.js). Names and units come from untrusted files: they stand in the template alone, which
+escapes them, never in a bokeh model, where `$$` would be taken for mathematics.
 """
 
 import pkgutil
@@ -40,8 +41,8 @@ CLOCK = """
 
 def time_plot(name, x_range, y_label, height, **more):
     """Empty figure as wide as the page; time in ms from the beginning, told as a clock."""
-    plot = figure(name=name, height=height, sizing_mode="stretch_width", x_range=x_range, y_axis_label=y_label,
-                  min_border_left=75, tools="", **more)
+    plot = figure(name=name, height=height, sizing_mode="stretch_width", x_range=x_range,
+                  y_axis_label=y_label, min_border_left=75, tools="", **more)
     plot.xaxis.ticker = DatetimeTicker()
     plot.xaxis.formatter = CustomJSTickFormatter(code=CLOCK)
     plot.toolbar.logo = None
@@ -73,7 +74,9 @@ def score_plot(sources, x_range, scored):
 
 
 def timeline(sources, x_range, scored):
-    """Scores, heart rate and signal over one range; below, the whole recording with the stretch they show."""
+    """Scores, heart rate and signal over one range; below, the whole recording with the stretch
+    they show.
+    """
     known = sources["bins"].data["rate"]
     known = known[np.isfinite(known)]
     rate = time_plot("rate", x_range, "beats/min", 130,
@@ -89,7 +92,8 @@ def timeline(sources, x_range, scored):
         plot.vspan("x", source=sources["chosen"], color="black", alpha=0.5, line_dash="dotted")
 
     whole = time_plot("whole", Range1d(0, x_range.end), "flagged (%)", 120, y_range=Range1d(0, 100),
-                      x_axis_label="whole recording (h:min:s); the shaded box is what the plots above show")
+                      x_axis_label="whole recording (h:min:s); the shaded box is what the plots "
+                                   "above show")
     whole.quad("left", "right", "flagged", 0, source=sources["bins"], color=ABNORMAL, line_width=0)
     whole.add_tools(RangeTool(x_range=x_range))
     whole.toolbar_location = None
@@ -98,22 +102,25 @@ def timeline(sources, x_range, scored):
 
 def strip(sources, unit):
     """The chosen beat in its STRIP_S, the beats marked with their robust z-scores."""
-    plot = figure(name="strip", height=300, sizing_mode="stretch_width", tools="save", min_border_left=75,
-                  x_range=Range1d(-STRIP_S / 2, STRIP_S / 2), y_range=Range1d(-1, 1),
+    plot = figure(name="strip", height=300, sizing_mode="stretch_width", tools="save",
+                  min_border_left=75, y_range=Range1d(-1, 1),
+                  x_range=Range1d(-STRIP_S / 2, STRIP_S / 2),
                   x_axis_label="time from the chosen beat (s)", y_axis_label=f"signal ({unit})")
     plot.toolbar.logo = None
     plot.grid.grid_line_alpha = 0.4
     plot.line("x", "y", source=sources["strip"], color="black", line_width=1)
-    for name, colour, marker in (("strip_normal", NORMAL, "circle"), ("strip_flagged", ABNORMAL, "triangle"),
-                                 ("strip_unscored", GREY, "x")):
-        plot.scatter("x", "y", source=sources[name], color=colour, marker=marker, size=9)
-        plot.text("x", "top", "text", source=sources[name], color=colour, text_font_size="11px",
+    for name, colour, marker in (("normal", NORMAL, "circle"), ("flagged", ABNORMAL, "triangle"),
+                                 ("unscored", GREY, "x")):
+        source = sources[f"strip_{name}"]
+        plot.scatter("x", "y", source=source, color=colour, marker=marker, size=9)
+        plot.text("x", "top", "text", source=source, color=colour, text_font_size="11px",
                   text_align="center", y_offset=-8)
     return plot
 
 
 def flagged_table(scored, listed):
-    """DataTable of the listed beats (row numbers), sortable; its source carries their samples too."""
+    """DataTable of the listed beats (row numbers), sortable; its source carries their samples too.
+    """
     time_s = scored.samples[listed] / scored.fs_hz
     data = {"rank": np.arange(1, len(listed) + 1), "time": [clock(t) for t in time_s],
             "robust_z": scored.robust_z[listed], "rate": 60 / scored.rr_before_s[listed],
@@ -125,18 +132,22 @@ def flagged_table(scored, listed):
                TableColumn(field="rate", title="60/RR before", width=90,
                            formatter=NumberFormatter(format="0", nan_format="-"))]
     if scored.start is not None:
-        data["day"] = [(scored.start + timedelta(seconds=t)).strftime("%d. %H:%M:%S") for t in time_s]
+        times = [scored.start + timedelta(seconds=t) for t in time_s]
+        data["day"] = [time.strftime("%d. %H:%M:%S") for time in times]
         columns.insert(2, TableColumn(field="day", title="day and time", width=95))
-    return DataTable(name="beats", source=ColumnDataSource(data), columns=columns, index_position=None, height=360,
-                     width=sum(c.width for c in columns) + 25, autosize_mode="none", reorderable=False)
+    return DataTable(name="beats", source=ColumnDataSource(data), columns=columns, height=360,
+                     width=sum(c.width for c in columns) + 25, index_position=None,
+                     autosize_mode="none", reorderable=False)
 
 
 # --- page -----------------------------------------------------------------------------------------
 
 def sources_of(scored):
     """{name: ColumnDataSource} of what is drawn; most are filled by page.js."""
-    names = "normal", "flagged", "signal", "strip", "strip_normal", "strip_flagged", "strip_unscored"
-    sources = {name: ColumnDataSource({"x": [], "y": [], "top": [], "text": []}) for name in names}
+    sources = {}
+    for name in ("normal", "flagged", "signal", "strip", "strip_normal", "strip_flagged",
+                 "strip_unscored"):
+        sources[name] = ColumnDataSource({"x": [], "y": [], "top": [], "text": []})
     sources["chosen"] = ColumnDataSource({"x": []})
 
     duration_s = scored.beats.duration_s
@@ -146,7 +157,8 @@ def sources_of(scored):
     sources["unreadable"] = ColumnDataSource({"x0": 1000 * bad[:, 0], "x1": 1000 * bad[:, 1]})
 
     edges = np.linspace(0, duration_s, int(np.clip(duration_s / BIN_S, 1, BINS)) + 1)
-    bins = {"left": 1000 * edges[:-1], "right": 1000 * edges[1:], "middle": 500 * (edges[:-1] + edges[1:])}
+    bins = {"left": 1000 * edges[:-1], "right": 1000 * edges[1:],
+            "middle": 500 * (edges[:-1] + edges[1:])}
     sources["bins"] = ColumnDataSource(bins | rates(scored, edges))
     return sources
 
@@ -155,9 +167,11 @@ def store_of(scored, content):
     """{name: ColumnDataSource} of what page.js draws from: typed arrays."""
     drawn = content.drawn
     store = {"full": {"v": content.full}, "envelope": {"low": content.low, "high": content.high},
-             "kept": {"start": content.kept[:, 0].astype(float), "stop": content.kept[:, 1].astype(float)},
+             "kept": {"start": content.kept[:, 0].astype(float),
+                      "stop": content.kept[:, 1].astype(float)},
              "beats": {"sample": scored.samples[drawn].astype(float),
-                       "robust_z": scored.robust_z[drawn].astype(np.float32), "state": states(scored)[drawn]}}
+                       "robust_z": scored.robust_z[drawn].astype(np.float32),
+                       "state": states(scored)[drawn]}}
     return {name: ColumnDataSource(columns, name=name) for name, columns in store.items()}
 
 
@@ -177,7 +191,8 @@ def document_of(scored, content, n_samples):
         "fs": scored.fs_hz, "n": n_samples, "step": content.step, "offset": content.offset,
         "scale": content.scale, "strip_s": STRIP_S, "x_range": x_range, "rows": table.source,
         "signal_y": over_time.select_one({"name": "signal"}).y_range, "strip_y": chosen.y_range}
-    document.js_on_event(DocumentReady, CustomJS(args=args, code=pkgutil.get_data(__name__, "page.js").decode()))
+    code = pkgutil.get_data(__name__, "page.js").decode()
+    document.js_on_event(DocumentReady, CustomJS(args=args, code=code))
     return document
 
 
@@ -187,10 +202,13 @@ def write_page(path, scored, summary, recording):
     Whole or not at all. Raises UserError where the recording is damaged.
     """
     content = content_of(scored, recording)
-    shown = {"content": content, "summary": summary, "recording": recording, "unit": recording.units[scored.lead_index],
-             "duration": clock(scored.beats.duration_s), "strip_s": STRIP_S,
+    shown = {"content": content, "summary": summary, "recording": recording,
+             "unit": recording.units[scored.lead_index], "strip_s": STRIP_S,
+             "duration": clock(scored.beats.duration_s),
              "colours": {"normal": NORMAL, "abnormal": ABNORMAL, "grey": GREY}}
-    html = file_html(document_of(scored, content, recording.n_samples), INLINE, f"{scored.name}: flagged beats",
-                     template=pkgutil.get_data(__name__, "page.html").decode(), template_variables=shown)
+    html = file_html(document_of(scored, content, recording.n_samples), INLINE,
+                     f"{scored.name}: flagged beats", template_variables=shown,
+                     template=pkgutil.get_data(__name__, "page.html").decode())
     with whole_file(path) as part:
-        part.write_text(html, encoding="utf-8", errors="replace")  # a file's name may hold what is no character
+        # replaced: a file's name may hold what is no character
+        part.write_text(html, encoding="utf-8", errors="replace")

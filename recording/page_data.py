@@ -1,7 +1,7 @@
 """What a page of recording/page.py holds of a recording, bounded whatever its length.
 
-All of a recording up to FULL_SAMPLES is kept at full rate; of a longer one STRIP_S about as many of its
-highest flagged beats, and the lowest and highest sample of each of ENVELOPE stretches.
+All of a recording up to FULL_SAMPLES is kept at full rate; of a longer one STRIP_S about as many of
+its highest flagged beats, and the lowest and highest sample of each of ENVELOPE stretches.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,22 @@ LISTED = 2000              # beats in the table
 STRIP_S = 10
 CHUNK = 1 << 18            # samples read at a time
 MISSING = -32768           # int16 of a sample that is missing; page.js knows it too
-OUTLIER = 100              # times the central 99.8 % of the signal: what lies farther off is drawn there,
-                           # so that a spike leaves the beats their share of the 16 bits
+OUTLIER = 100              # times the central 99.8 % of the signal: what lies farther off is drawn
+                           # there, so that a spike leaves the beats their share of the 16 bits
 USUAL, FLAGGED, UNSCORED = range(3)   # states of a beat; page.js knows them too
 
 
 @dataclass
 class Content:
-    """What the page draws of the signal and which beats it holds; positions in samples of the recording."""
+    """What the page draws of the signal and which beats it holds; positions in samples of the
+    recording.
+    """
 
     listed: np.ndarray         # row numbers of the flagged beats in the table, highest first
     drawn: np.ndarray          # (n,) bool: which beats the page holds
     kept: np.ndarray           # (k, 2) from, to: at full rate
     full: np.ndarray           # int16: the samples of `kept` one after another
-    low: np.ndarray            # (m,) int16: extremes of each `step` samples; empty where everything is kept
+    low: np.ndarray            # (m,) int16: extremes of each `step` samples; empty for a step of 1
     high: np.ndarray
     step: int
     offset: float              # value = offset + scale * int16
@@ -52,7 +54,8 @@ def content_of(scored, recording):
 
 def states(scored):
     """(n,) uint8 of USUAL, FLAGGED and UNSCORED."""
-    return np.select([scored.flagged, scored.beats.scored], [FLAGGED, USUAL], UNSCORED).astype(np.uint8)
+    state = np.select([scored.flagged, scored.beats.scored], [FLAGGED, USUAL], UNSCORED)
+    return state.astype(np.uint8)
 
 
 def highest_flagged(scored, n_samples):
@@ -64,7 +67,9 @@ def highest_flagged(scored, n_samples):
 
 
 def full_rate(samples, n_samples, fs_hz):
-    """(k, 2) from, to, ascending and apart, kept at full rate: everything, or STRIP_S about these R peaks."""
+    """(k, 2) from, to, ascending and apart, kept at full rate: everything, or STRIP_S about these R
+    peaks.
+    """
     if n_samples <= FULL_SAMPLES:
         return np.array([[0, n_samples]])
     half = int(STRIP_S * fs_hz / 2)
@@ -81,9 +86,11 @@ def join_spans(spans, gap=0):
 
 
 def read_signal(recording, lead, kept, step):
-    """(full, low, high) float32: samples of `kept` (k, 2) one after another; extremes of each `step` samples.
+    """(full, low, high) float32: samples of `kept` (k, 2) one after another; extremes of each
+    `step` samples.
 
-    One pass, CHUNK samples at a time. Missing samples are NaN; low and high are empty for a step of 1.
+    One pass, CHUNK samples at a time. Missing samples are NaN; low and high are empty for a step of
+    1.
     """
     n = recording.n_samples
     chunk = CHUNK // step * step or step
@@ -92,9 +99,11 @@ def read_signal(recording, lead, kept, step):
     low = [nothing]
     high = [nothing]
     for first in range(0, n, chunk):
-        signal = recording.read(lead, first, min(first + chunk, n)).clip(-1e35, 1e35).astype(np.float32)
+        signal = recording.read(lead, first, min(first + chunk, n))
+        signal = signal.clip(-1e35, 1e35).astype(np.float32)
         for start, stop in kept[(kept[:, 0] < first + chunk) & (kept[:, 1] > first)]:
-            full.append(signal[max(start - first, 0):stop - first].copy())  # a view would keep the chunk
+            # a copy: a view would keep the whole chunk
+            full.append(signal[max(start - first, 0):stop - first].copy())
         if step > 1:
             begin = np.arange(0, len(signal), step)
             low.append(np.fmin.reduceat(signal, begin))
@@ -105,18 +114,23 @@ def read_signal(recording, lead, kept, step):
 def quantise(*arrays):
     """([int16 arrays], offset, scale): value = offset + scale * int16; MISSING where it is NaN."""
     known = np.concatenate([a[np.isfinite(a)] for a in arrays])
-    low, middle, high = np.percentile(known, [0.1, 50, 99.9]).astype(float) if len(known) else np.zeros(3)
+    low, middle, high = np.zeros(3)
+    if len(known):
+        low, middle, high = np.percentile(known, [0.1, 50, 99.9]).astype(float)
     reach = np.abs(known - middle).max(initial=0)
     if high > low:
         reach = min(reach, OUTLIER * (high - low))
     scale = float(reach / 32767) or 1.0
 
     steps = [np.clip((a - middle) / scale, -32767, 32767).round() for a in arrays]
-    return [np.where(np.isfinite(s), s, MISSING).astype(np.int16) for s in steps], float(middle), scale
+    stored = [np.where(np.isfinite(s), s, MISSING).astype(np.int16) for s in steps]
+    return stored, float(middle), scale
 
 
 def thin_out(scored, kept):
-    """(n,) bool, which beats the page holds: all, or the lowest and highest of neighbours, and those in `kept`."""
+    """(n,) bool, which beats the page holds: all, or the lowest and highest of neighbours, and
+    those in `kept`.
+    """
     n = len(scored.robust_z)
     if n <= DRAWN:
         return np.ones(n, bool)

@@ -1,8 +1,9 @@
-"""From one lead of a recording to its beats as the network sees them: memory does not grow with the recording.
+"""From one lead of a recording to its beats as the network sees them: memory does not grow with the
+recording.
 
-The recording is cut into pieces of PIECE_S on a fixed grid, each read with a margin, so that nothing
-depends on how much is read at a time. A piece is resampled, filtered, its R peaks are found and its
-segments are put into a temporary file, from which the network takes them.
+The recording is cut into pieces of PIECE_S on a fixed grid, each read with a margin, so that
+nothing depends on how much is read at a time. A piece is resampled, filtered, its R peaks are found
+and its segments are put into a temporary file, from which the network takes them.
 """
 
 import tempfile
@@ -19,20 +20,21 @@ from recording.stretch import read_stretch
 from scoring import detector
 from scoring.features import BATCH, BeatFeatures, observe, slices
 
-PIECE_S = 1800      # a multiple of VERDICT_S; the QRS detector learns anew in each: in pieces of 300 s
-                    # it takes T waves of record 119 for beats
+PIECE_S = 1800      # a multiple of VERDICT_S; the QRS detector learns anew in each: in pieces of
+                    # 300 s it takes T waves of record 119 for beats
 SEAM_S = 0.06       # a beat on a seam is taken from both pieces ...
 REFRACTORY_S = 0.2  # ... and of two beats nearer than this the first is kept
 GIVEN_APART_S = 1e-4  # the same where R peaks are given: only a beat taken twice is dropped
-ALIGN_S = 0.07      # the R peak is the largest deviation this near to the detection: on DS1 2.3 samples
-                    # (median over records 1.5) of scatter about the annotated peaks, 3.4 for the
-                    # highest value, 2.8 for none
+ALIGN_S = 0.07      # the R peak is the largest deviation this near to the detection: on DS1 2.3
+                    # samples (median over records 1.5) of scatter about the annotated peaks, 3.4
+                    # for the highest value, 2.8 for none
 SEARCH_S = 0.36     # a beat the detector passed over is looked for this far from its neighbours
                     # (a T wave comes sooner: Pan and Tompkins 1985) ...
-SEARCH_SIZE = 0.5   # ... and has this share of their steepness: on DS1 97.5 % of V beats are then found
-                    # instead of 86.3 %, at a positive predictivity of all beats of 98.3 instead of 98.4 %
-SLOPE_S = 0.022     # steepness: rise over twice this time, which T waves lack and broad QRS complexes
-                    # do not ...
+SEARCH_SIZE = 0.5   # ... and has this share of their steepness: on DS1 97.5 % of V beats are then
+                    # found instead of 86.3 %, at a positive predictivity of all beats of 98.3
+                    # instead of 98.4 %
+SLOPE_S = 0.022     # steepness: rise over twice this time, which T waves lack and broad QRS
+                    # complexes do not ...
 STEEP_S = 0.1       # ... from lowest to highest, this near to the beat ...
 STEEP_BEATS = 41    # ... and the usual one is the median of so many beats'
 
@@ -40,7 +42,9 @@ STEEP_BEATS = 41    # ... and the usual one is the median of so many beats'
 # --- what is kept ---------------------------------------------------------------------------------
 
 class Spool:
-    """float32 rows in a temporary file, indexed like an array; what is not asked for takes no memory."""
+    """float32 rows in a temporary file, indexed like an array; what is not asked for takes no
+    memory.
+    """
 
     def __init__(self, width):
         self.file = tempfile.TemporaryFile()
@@ -58,21 +62,23 @@ class Spool:
     def __getitem__(self, rows):
         if not len(self):
             return np.empty(self.shape, np.float32)[rows]
-        return np.array(np.memmap(self.file, np.float32, "r", shape=self.shape)[rows])  # and unmapped again
+        mapped = np.memmap(self.file, np.float32, "r", shape=self.shape)
+        return np.array(mapped[rows])  # a copy: the file is unmapped again
 
 
 @dataclass
 class DetectedBeats:
     """The beats of one lead, a row each, and the verdict on each stretch of VERDICT_S.
 
-    The k beats that are readable and whole have a row in segments_mv, z, mse and qrs_error, in order of time.
+    The k beats that are readable and whole have a row in segments, z, mse and qrs_error, in
+    order of time.
     """
 
     time_s: np.ndarray         # (n,) of the R peak
     readable: np.ndarray       # (n,) bool
     whole: np.ndarray          # (n,) bool: its segment lies in the recording
     unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
-    segments_mv: Spool         # (k, window_size) filtered
+    segments: Spool            # (k, window_size + 2): x as the network sees it, its offset and scale
     z: Spool                   # (k, latent_dim)
     mse: np.ndarray            # (k,)
     qrs_error: np.ndarray      # (k,)
@@ -97,7 +103,9 @@ def window_index(time_s, n_windows):
 # --- R peaks --------------------------------------------------------------------------------------
 
 def detections(raw, fs_hz):
-    """QRS complexes (k,) in samples: modified Pan and Tompkins 1985 (sleepecg); none in a signal without any."""
+    """QRS complexes (k,) in samples: modified Pan and Tompkins 1985 (sleepecg); none in a signal
+    without any.
+    """
     if len(raw) < 2 * fs_hz or np.ptp(raw) == 0:
         return np.empty(0, int)
     return np.asarray(sleepecg.detect_heartbeats(raw, fs_hz), int)
@@ -110,9 +118,11 @@ def steepness(slope, at, fs_hz):
 
 
 def search_back(filtered, found, fs_hz):
-    """Detections (k,) and, where two are far apart, the largest deflection between them if it is about as steep.
+    """Detections (k,) and, where two are far apart, the largest deflection between them if it is
+    about as steep.
 
-    The detector squares slopes, and broad ventricular beats among steep normal ones escape it (208: 323 of 992).
+    The detector squares slopes, and broad ventricular beats among steep normal ones escape it (208:
+    323 of 992).
     """
     if len(found) < 2:
         return found
@@ -142,7 +152,9 @@ def align_to_extreme(filtered, found, reach):
 
 
 def apart(time_s, refractory_s, last_s=-np.inf):
-    """(n,) bool: which beats come at least refractory_s after the one kept before; time_s (n,) ascending."""
+    """(n,) bool: which beats come at least refractory_s after the one kept before; time_s (n,)
+    ascending.
+    """
     kept = np.zeros(len(time_s), bool)
     for k, t in enumerate(time_s):
         if t - last_s >= refractory_s:
@@ -154,16 +166,21 @@ def apart(time_s, refractory_s, last_s=-np.inf):
 # --- one recording --------------------------------------------------------------------------------
 
 def read_piece(recording, lead, start_s, signal):
-    """The Stretch that begins at start_s, with beats found; `signal`: segment settings of the checkpoint."""
-    return read_stretch(recording, lead, start_s, start_s + PIECE_S, signal["FS_HZ"], signal["BAND_HZ"],
-                        signal["FILTER_ORDER"], lambda raw, first_s: detections(raw, signal["FS_HZ"]))
+    """The Stretch that begins at start_s, with beats found; `signal`: segment settings of the
+    checkpoint.
+    """
+    fs_hz = signal["FS_HZ"]
+    return read_stretch(recording, lead, start_s, start_s + PIECE_S, fs_hz, signal["BAND_HZ"],
+                        signal["FILTER_ORDER"], lambda raw, first_s: detections(raw, fs_hz))
 
 
 def choose_lead(recording, wanted, signal):
-    """(index, why) of the lead to score: asked for; else named as in training; else the most readable.
+    """(index, why) of the lead to score: asked for; else named as in training; else the most
+    readable.
 
     The most readable has the largest share of readable stretches in the first piece; of equals the
-    first. `signal`: segment settings of the checkpoint. Raises UserError for a lead that is not there.
+    first. `signal`: segment settings of the checkpoint. Raises UserError for a lead that is not
+    there.
     """
     if wanted is not None:
         return lead_index(recording, wanted), "asked for"
@@ -182,7 +199,8 @@ def choose_lead(recording, wanted, signal):
     return int(np.argmax(shares)), f"most readable of {len(names)}"
 
 
-def scan(recording, lead, model, signal, score_settings, device, given_s=None, score_all=False, progress=iter):
+def scan(recording, lead, model, signal, score_settings, device, given_s=None, score_all=False,
+         progress=iter):
     """DetectedBeats of one lead (index) of a Recording.
 
     signal, score_settings: settings of the checkpoint. given_s (k,): R peaks known already, in s,
@@ -193,7 +211,7 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
     window = signal["WINDOW_SIZE"]
     duration_s = recording.n_samples / recording.fs_hz
     refractory_s = REFRACTORY_S if given_s is None else GIVEN_APART_S
-    segments_mv = Spool(window)
+    segments = Spool(window + 2)
     columns = []
     last_s = -np.inf
     for start_s in progress(np.arange(0, duration_s, PIECE_S)):
@@ -201,8 +219,8 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
         if score_all:
             piece.unreadable[:] = 0
         if given_s is None:
-            peaks = align_to_extreme(piece.filtered, search_back(piece.filtered, piece.found, fs_hz),
-                                     round(ALIGN_S * fs_hz))
+            peaks = search_back(piece.filtered, piece.found, fs_hz)
+            peaks = align_to_extreme(piece.filtered, peaks, round(ALIGN_S * fs_hz))
         else:
             peaks = np.round((given_s - piece.start_s) * fs_hz).astype(int)
             peaks = peaks[(peaks >= 0) & (peaks < len(piece.filtered))]
@@ -216,24 +234,26 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
         if len(time_s):
             last_s = time_s[-1]
 
-        readable = piece.unreadable[window_index(time_s - start_s, len(piece.unreadable))] == 0
+        window_of = window_index(time_s - start_s, len(piece.unreadable))
+        readable = piece.unreadable[window_of] == 0
         whole = inside(peaks, len(piece.filtered), window)
         columns.append((time_s, readable, whole, piece.unreadable))
         if (readable & whole).any():
-            segments_mv.append(cut_segments(piece.filtered, peaks[readable & whole], window))
+            cut = cut_segments(piece.filtered, peaks[readable & whole], window)
+            segments.append(np.column_stack(normalise(cut)))
+
     found = [np.concatenate(values) for values in zip(*columns)]
-    return DetectedBeats(*found, segments_mv, *see(model, segments_mv, score_settings, fs_hz, device, progress),
-                         duration_s)
+    seen = see(model, segments, score_settings, fs_hz, device, progress)
+    return DetectedBeats(*found, segments, *seen, duration_s)
 
 
-def see(model, segments_mv, score_settings, fs_hz, device, progress):
+def see(model, segments, score_settings, fs_hz, device, progress):
     """(z Spool, mse (k,), qrs_error (k,)) of a Spool of segments: what the network says of each."""
     z = Spool(model.model_args["latent_dim"])
     errors = [np.empty((2, 0))]
     # whole batches, whatever the pieces held: for each new size of a batch torch keeps buffers
-    for part in progress(slices(len(segments_mv), 4 * BATCH)):
-        x, _, _ = normalise(segments_mv[part].astype(float))
-        _, latents, *both = observe(model, x, score_settings, fs_hz, device)
+    for part in progress(slices(len(segments), 4 * BATCH)):
+        _, latents, *both = observe(model, segments[part][:, :-2], score_settings, fs_hz, device)
         z.append(latents)
         errors.append(both)
     return z, *np.concatenate(errors, axis=1)
@@ -242,7 +262,9 @@ def see(model, segments_mv, score_settings, fs_hz, device, progress):
 # --- scores ---------------------------------------------------------------------------------------
 
 def rhythm_table(beats, fs_hz):
-    """Columns for BeatFeatures.set_rhythm of the scored beats: intervals across unreadable stretches are NaN."""
+    """Columns for BeatFeatures.set_rhythm of the scored beats: intervals across unreadable
+    stretches are NaN.
+    """
     bad = np.append(0, np.cumsum(beats.unreadable > 0))
     window = beats.window_of
     broken = bad[window[1:] + 1] > bad[window[:-1]]
@@ -251,14 +273,17 @@ def rhythm_table(beats, fs_hz):
 
     n = len(beats.time_s)
     scored = beats.scored
-    return {"record": np.zeros(int(scored.sum()), np.int8),  # one record: its name on every beat would be memory
+    # one record: a number instead of its name on every beat
+    return {"record": np.zeros(int(scored.sum()), np.int8),
             "sample": np.round(beats.time_s[scored] * fs_hz).astype(np.int64),
             "rr_before_s": np.append(np.nan, gaps)[:n][scored],
             "rr_after_s": np.append(gaps, np.nan)[:n][scored]}
 
 
 def score(beats, fitted, name, causal, fs_hz):
-    """(scores, robust_z) (n,) float64 each, NaN where not scored, the recording as its own reference."""
+    """(scores, robust_z) (n,) float64 each, NaN where not scored, the recording as its own
+    reference.
+    """
     scored = beats.scored
     scores = np.full(len(scored), np.nan)
     robust_z = scores.copy()

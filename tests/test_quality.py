@@ -48,7 +48,7 @@ def verdicts(signal, beats):
 
 def window(k, offset_s=0.0):
     """First sample of window k, moved."""
-    return int((k * quality.WINDOW_S + offset_s) * FS)
+    return int((k * quality.VERDICT_S + offset_s) * FS)
 
 
 def noise(kind, n, seed=1):
@@ -264,7 +264,7 @@ def rare_twins():
 @pytest.mark.parametrize("block", [1, 7, 13])
 def test_blocks_with_margin_equal_the_whole(block, recording):
     signal, beats = recording()
-    smooth, margin = filtered(signal), int(quality.MARGIN_S / quality.WINDOW_S)
+    smooth, margin = filtered(signal), int(quality.MARGIN_S / quality.VERDICT_S)
     expected, result = quality.unreadable(signal, smooth, FS, beats), []
     for k in range(0, len(expected), block):
         first = max(k - margin, 0)
