@@ -241,11 +241,14 @@ def stored_weights(paths, stamp, resume):
     return None if stale(stored, stamp) else (model, stored["history"])
 
 
-def scores_up_to_date(found, paths):
-    """Whether the scores of the found checkpoint were fitted with today's settings; says so."""
+def scores_up_to_date(found, paths, also=()):
+    """Whether the scores of the found checkpoint were fitted with today's settings; says so.
+
+    also: names of settings beside SCORE_SETTINGS that the scores depend on.
+    """
     _, stored = load_checkpoint(paths["checkpoint"], "")
-    same = not settings.differences(stored["score_settings"],
-                                    settings.snapshot(settings.SCORE_SETTINGS))
+    today = settings.snapshot((*settings.SCORE_SETTINGS, *also))
+    same = not settings.differences(stored["score_settings"], today)
     if runtime.is_first() and same:
         write_history(paths["history"], found[1])
         print(f"{paths['checkpoint']}: up to date, trained with these settings on these segments "

@@ -1,6 +1,6 @@
 """An archive of shards, larger than memory, as training reads it: an endless stream of mixed normal beats.
 
-reads   FOLDER/index.json, FOLDER/*.npz    python dataset.py --records RECORDING ... --shards FOLDER
+reads   FOLDER/index.json, FOLDER/*.npz    python -m scaling.build_shards RECORD ... --out FOLDER
 
 A pass goes over every normal training beat once. The archive is cut into chunks of CHUNK
 neighbouring beats; the chunks of all records, in random order, are dealt out to blocks of about
@@ -16,28 +16,25 @@ import functools
 import hashlib
 import itertools
 import json
-import os
-import struct
 import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import config
-from pipeline import settings
-from pipeline.errors import UserError
 from dataset import ROW_COLUMNS, Segments
-from scaling.build_shards import FORMAT as SHARD
-from scaling.build_shards import INDEX_FORMAT as INDEX
+from pipeline import settings
+from pipeline.artefacts import UNREADABLE, load_json, refuse_stale
+from pipeline.errors import UserError
+from scaling.build_shards import FORMAT, INDEX_FORMAT
 
-CHUNK = 128       # neighbouring beats read at once: 370 kB, and below the 1024 buffers that one read may fill
+CHUNK = 128       # neighbouring beats read at once: 370 kB
 LONGEST = 1000    # first beats of a record in a sample held in memory: many records, each with its rhythm
 COLUMNS = tuple(name for name in ROW_COLUMNS if not name.startswith("split_"))
-COMMAND = "python dataset.py --records RECORDING ... --shards"
-DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, struct.error, zipfile.BadZipFile, zlib.error)
+COMMAND = "python -m scaling.build_shards RECORD ... --out"
 
 
 # --- the index ----------------------------------------------------------------------------------
@@ -62,25 +59,28 @@ class Archive:
 def load_archive(folder, least, title, simulated):
     """The Archive in `folder`, sure to be of today's settings and to hold `least` normal beats to train on
     and one to validate with; UserError naming the file and the command that makes it otherwise."""
-    path, command = Path(folder) / "index.json", f"{COMMAND} {folder}"
-    if not path.exists():
-        raise UserError(f"{path}: missing. Make it with: {command}")
+    path = Path(folder) / "index.json"
+    command = f"{COMMAND} {folder}"
+    index = load_json(path, command)
     try:
-        index = json.loads(path.read_text())
-        sound = index["format"] == INDEX and all(
-            isinstance(e["file"], str) and isinstance(e["record"], str) and 0 <= e["normal"] <= e["beats"]
-            and e["part"] in ("train", "validation", "test") for e in index["shards"])
-        settings = dict(index["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = dict(index["settings"])
+        shards = index["shards"]
+        sound = index["format"] == INDEX_FORMAT
+        for entry in shards:
+            sound &= isinstance(entry["file"], str) and isinstance(entry["record"], str)
+            sound &= 0 <= entry["normal"] <= entry["beats"] and entry["part"] in settings.PARTS
+    except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:
-        raise UserError(f"{path}: not an index of shards (format {INDEX}). Make it again with: {command}")
-    differ = settings.differences(settings, settings.SEGMENT_SETTINGS)
-    if differ:
-        raise UserError(f"{path}: made with other settings ({'; '.join(differ)}). Make it again with: {command}")
-    digest = hashlib.sha256(json.dumps([settings, index["shards"]], sort_keys=True).encode()).hexdigest()
-    archive = Archive(Path(folder), index["shards"], {
-        "database": title, "simulated": simulated, "id": digest, "settings": settings})
+        raise UserError(f"{path}: not an index of shards (format {INDEX_FORMAT}). Make it again with: {command}")
+    today = settings.snapshot(settings.SEGMENT_SETTINGS)
+    refuse_stale(path, settings.differences(stored, today), command)
+
+    # the leads are no condition: they tell detect.py which lead of a recording is like those
+    stored["LEADS"] = index.get("leads", list(settings.database().leads))
+    digest = hashlib.sha256(json.dumps([today, shards], sort_keys=True).encode()).hexdigest()
+    archive = Archive(path.parent, shards, {"database": title, "simulated": simulated, "id": digest,
+                                            "settings": stored})
     for part, needed in (("train", least), ("validation", 1)):
         if archive.normal(part) < needed:
             raise UserError(f"{path}: {archive.normal(part)} normal beats in the {part} part, expected at least "
@@ -90,65 +90,63 @@ def load_archive(folder, least, title, simulated):
 
 # --- one shard ----------------------------------------------------------------------------------
 
-def damaged(path, why):
-    """UserError that says how to mend a shard."""
-    state = "missing" if isinstance(why, FileNotFoundError) else f"damaged ({why})"
-    return UserError(f"{path}: {state}. Delete it and make it again with: {COMMAND} {path.parent}")
+def explain_damage(read):
+    """A function of a shard's path that raises a UserError saying how to mend the shard where it cannot be read."""
+    @functools.wraps(read)
+    def guarded(path, *rest):
+        try:
+            return read(path, *rest)
+        except UNREADABLE as error:
+            state = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+            raise UserError(f"{path}: {state}. Delete it and make it again with: {COMMAND} {path.parent}") from error
+    return guarded
 
 
+@explain_damage
 def read_columns(path, names):
     """{name: array} of some columns of a shard of today's settings, checked by their CRC."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            meta = json.loads(str(stored["meta"]))
-            if meta["format"] != SHARD or settings.differences(meta["settings"], settings.SEGMENT_SETTINGS):
-                raise ValueError(f"not of the format {SHARD} or made with other settings")
-            return {name: stored[name] for name in names}
-    except DAMAGED as error:
-        raise damaged(path, error) from error
+    with np.load(path, allow_pickle=False) as stored:
+        meta = json.loads(str(stored["meta"]))
+        today = settings.snapshot(settings.SEGMENT_SETTINGS)
+        if meta["format"] != FORMAT or settings.differences(meta["settings"], today):
+            raise ValueError(f"not of the format {FORMAT} or made with other settings")
+        return {name: stored[name] for name in names}
 
 
-def start_of_rows(path, beats):
-    """Byte of the file at which the first row of x begins; rows are float32, one after the other."""
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            member = archive.getinfo("x.npy")
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError("x is compressed, expected np.savez")
-            file.seek(member.header_offset)
-            lengths = struct.unpack("<26x2H", file.read(30))  # of name and extra field, then the data
-            file.seek(sum(lengths), os.SEEK_CUR)
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            if shape != (beats, config.WINDOW_SIZE) or fortran or dtype != np.dtype("<f4"):
-                raise ValueError(f"x is {dtype} {shape}, expected float32 {(beats, config.WINDOW_SIZE)}")
-            return file.tell()
-    except DAMAGED as error:
-        raise damaged(path, error) from error
-
-
-@functools.lru_cache(maxsize=4096)  # 16 kB each: most chunks find their shard known
+@functools.lru_cache(maxsize=8192)  # 8 kB each: most chunks find their shard known
+@explain_damage
 def layout(path, beats, normal):
-    """(start_of_rows, (normal,) row numbers of the normal beats) of a shard that should hold so many."""
-    rows = np.flatnonzero(read_columns(path, ("y",))["y"] == 0).astype(np.int16 if beats < 2**15 else np.int64)
-    if len(rows) != normal:
-        raise damaged(path, f"{len(rows)} normal beats, index.json says {normal}")
-    return start_of_rows(path, beats), rows
+    """(byte at which the first row of x begins, (beats,) bool: which are normal) of a shard that should hold so many.
+
+    x is stored as np.savez does it, not compressed: float32 rows, one after the other.
+    """
+    is_normal = read_columns(path, ("y",))["y"] == 0
+    if (len(is_normal), is_normal.sum()) != (beats, normal):
+        raise ValueError(f"{is_normal.sum()} normal beats of {len(is_normal)}, index.json says {normal} of {beats}")
+    with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        member = archive.getinfo("x.npy")
+        header_bytes = file.tell()
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("x is compressed, expected np.savez")
+    if shape != (beats, config.WINDOW_SIZE) or fortran or dtype != np.dtype("<f4"):
+        raise ValueError(f"x is {dtype} {shape}, expected float32 {(beats, config.WINDOW_SIZE)}")
+
+    # before the data: 30 bytes, the last four of them the lengths of a name and of a field that follow
+    lengths = np.fromfile(path, "<u2", 2, offset=member.header_offset + 26)
+    return member.header_offset + 30 + int(lengths.sum()) + header_bytes, is_normal
 
 
-def read_rows(path, start, rows, x, places):
-    """Rows (k,) of a shard, ascending, straight into x[places], one read a run of neighbours; at place -1: skipped."""
-    spare = np.empty(x.shape[1], x.dtype)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
-                into = [x[place] if place >= 0 else spare for place in places[run]]
-                got = os.preadv(file.fileno(), into, start + int(rows[run[0]]) * spare.nbytes)
-                if got != len(run) * spare.nbytes:
-                    raise EOFError(f"ends in the middle of row {rows[run[0]] + got // spare.nbytes}")
-    except (OSError, EOFError) as error:
-        raise damaged(path, error) from error
+@explain_damage
+def read_rows(path, start, rows):
+    """Rows (k,) of x, ascending: (k, w), by one read from the first to the last; start: see `layout`."""
+    width = config.WINDOW_SIZE
+    first, last = rows[0], rows[-1]
+    found = np.fromfile(path, "<f4", (last - first + 1) * width, offset=start + 4 * first * width)
+    if len(found) < (last - first + 1) * width:
+        raise EOFError(f"ends in the middle of row {first + len(found) // width}")
+    return found.reshape(-1, width)[rows - first]
 
 
 # --- the stream ---------------------------------------------------------------------------------
@@ -173,42 +171,52 @@ def blocks_from(chunks, seed, size, position):
             start += rows
 
 
-def places_of(key, rows, start, skip, batch, rank, count):
-    """((rows,) place of each row among the block's rows of this process or -1, number of those).
-
-    The block's rows are mixed; of every `batch` rows of the stream each process has its share.
-    """
-    place = np.random.default_rng(key).permutation(rows)
-    mine = ((start + np.arange(rows)) % batch // (batch // count) == rank) & (np.arange(rows) >= skip)
-    return np.where(mine, np.cumsum(mine) - 1, -1)[place], int(mine.sum())
-
-
 class Stream:
-    """Batches of an archive's normal training beats: x (b, w) float32 and the number of each one's record (b,)."""
+    """An archive's normal training beats, for train_mitbih.train: n of them, `names` of their records, batches.
 
-    def __init__(self, archive, seed, batch, size, rank=0, count=1):
-        self.folder, self.entries = archive.folder, [e for e in archive.part("train") if e["normal"]]
+    buffer: beats mixed at a time; rank, count: which of how many processes this is.
+    """
+
+    def __init__(self, archive, batch_size, buffer, rank=0, count=1):
+        self.folder = archive.folder
+        self.entries = [e for e in archive.part("train") if e["normal"]]
         self.names, self.record = np.unique([e["record"] for e in self.entries], return_inverse=True)
         self.chunks = chunks_of([e["normal"] for e in self.entries])
-        self.rows, self.seed, self.size = int(self.chunks[:, 2].sum()), seed, size
-        self.batch, self.rank, self.count = batch, rank, count
+        self.n = int(self.chunks[:, 2].sum())
+        self.batch_size, self.buffer, self.rank, self.count = batch_size, buffer, rank, count
+
+    def places(self, key, rows, start, skip):
+        """((rows,) place of each row among the block's rows of this process or -1, number of those).
+
+        The block's rows are mixed; of every batch of the stream each process has its share.
+        """
+        share = self.batch_size // self.count
+        mine = (start + np.arange(rows)) % self.batch_size // share == self.rank
+        mine[:skip] = False
+        mixed = np.random.default_rng(key).permutation(rows)
+        return np.where(mine, np.cumsum(mine) - 1, -1)[mixed], int(mine.sum())
 
     def read(self, key, block, start, skip):
-        """(x, record) of this process's rows of one block, in their mixed order; each row is copied once."""
-        where, n = places_of(key, self.chunks[block, 2].sum(), start, skip, self.batch, self.rank, self.count)
-        x, record, done = np.empty((n, config.WINDOW_SIZE), np.float32), np.empty(n, np.int64), 0
+        """(x (k, w), record (k,)) of this process's rows of one block, in their mixed order."""
+        where, n = self.places(key, self.chunks[block, 2].sum(), start, skip)
+        x = np.empty((n, config.WINDOW_SIZE), np.float32)
+        record = np.empty(n, np.int64)
+        done = 0
         for shard, first, length in self.chunks[block].tolist():
-            entry, places = self.entries[shard], where[done:done + length]
+            entry = self.entries[shard]
             path = self.folder / entry["file"]
-            begin, normal = layout(path, entry["beats"], entry["normal"])
-            read_rows(path, begin, normal[first:first + length], x, places)
-            record[places[places >= 0]] = self.record[shard]
+            begin, is_normal = layout(path, entry["beats"], entry["normal"])
+            rows = np.flatnonzero(is_normal)[first:first + length]
+            place = where[done:done + length]
+            mine = place >= 0
+            x[place[mine]] = read_rows(path, begin, rows)[mine]
+            record[place[mine]] = self.record[shard]
             done += length
         return x, record
 
-    def blocks(self, position):
+    def blocks(self, seed, position):
         """Endless blocks from a row of the stream on; a thread reads the next one meanwhile."""
-        plan = blocks_from(self.chunks, self.seed, self.size, position)
+        plan = blocks_from(self.chunks, seed, self.buffer, position)
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self.read, *next(plan))
             while True:
@@ -216,27 +224,29 @@ class Stream:
                 ahead = reader.submit(self.read, *next(plan))
                 yield block
 
-    def batches(self, position):
-        """Endless (x, record) of this process's share of the batches from `position` on, a multiple of `batch`."""
-        size, rest = self.batch // self.count, None
-        for x, record in self.blocks(position):
-            first = 0
-            if rest is not None:  # a batch that began in the last block
-                first = min(size - len(rest[0]), len(x))
-                rest = tuple(np.concatenate([a, b[:first]]) for a, b in zip(rest, (x, record)))
-                if len(rest[0]) < size:
-                    continue
-                yield rest
-            whole = first + (len(x) - first) // size * size
-            for at in range(first, whole, size):
-                yield x[at:at + size], record[at:at + size]
-            rest = (x[whole:].copy(), record[whole:].copy()) if whole < len(x) else None
+    def batches(self, seed, first_epoch, steps, size):
+        """Endless (x (b, w), record (b,)): this process's share of each batch, of epochs that follow without a gap.
+
+        An epoch is `steps` batches, whatever its `size`.
+        """
+        share = self.batch_size // self.count
+        parts = []       # of a batch that began in the block before
+        missing = share  # rows of the next batch
+        for x, record in self.blocks(seed, first_epoch * steps * self.batch_size):
+            cuts = np.arange(missing, len(x), share)
+            for part in zip(np.split(x, cuts), np.split(record, cuts)):
+                parts.append(part)
+                missing -= len(part[0])
+                if not missing:
+                    yield tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*parts))
+                    parts = []
+                    missing = share
 
 
 # --- what is held in memory ---------------------------------------------------------------------
 
-def chosen_records(entries, limit):
-    """{record: its entries} whose first beats make a sample of at most about `limit` beats, and how many of each.
+def choose_records(entries, limit):
+    """({record: its entries} whose first beats make a sample of at most about `limit` beats, how many of each).
 
     In order of a hash of the name: an archive that grows keeps most of its sample.
     """
@@ -244,7 +254,8 @@ def chosen_records(entries, limit):
     for entry in entries:
         records.setdefault(entry["record"], []).append(entry)
     longest = max(LONGEST, limit // len(records))
-    chosen, total = {}, 0
+    chosen = {}
+    total = 0
     for name in sorted(records, key=lambda name: hashlib.sha256(name.encode()).digest()):
         total += min(longest, sum(e["beats"] for e in records[name]))
         if chosen and total > limit:
@@ -257,17 +268,20 @@ def first_beats(folder, entries, limit):
     """Columns, x among them, of the first `limit` beats of a record whose shards are `entries`."""
     parts = []
     for entry in entries:
-        path, n = folder / entry["file"], min(limit, entry["beats"])
+        path = folder / entry["file"]
+        n = min(limit, entry["beats"])
+        start, _ = layout(path, entry["beats"], entry["normal"])
         columns = {name: values[:n] for name, values in read_columns(path, COLUMNS).items()}
-        start = start_of_rows(path, entry["beats"])
-        x = np.fromfile(path, "<f4", n * config.WINDOW_SIZE, offset=start)
-        if len(x) != n * config.WINDOW_SIZE or len(columns["y"]) != n:
-            raise damaged(path, f"fewer than {n} beats")
-        parts.append({"x": x.reshape(n, config.WINDOW_SIZE), **columns})
+        parts.append({"x": read_rows(path, start, np.arange(n)), **columns})
         limit -= n
         if not limit:
             break
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    return join(parts)
+
+
+def join(tables):
+    """Tables of the same columns, one after the other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def sample(archive, limits):
@@ -277,11 +291,11 @@ def sample(archive, limits):
     """
     tables = []
     for part, limit in limits.items():
-        records, longest = chosen_records(archive.part(part), limit)
+        records, longest = choose_records(archive.part(part), limit)
         for entries in records.values():
             table = first_beats(archive.folder, entries, longest)
             unused = (table["y"] != 0) & (part == "train")
             table["split_patient"] = table["split_beat"] = np.where(unused, "unused", part).astype("U10")
             tables.append(table)
-    columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    columns = join(tables)
     return Segments(columns.pop("x"), columns, archive.meta)

@@ -1,5 +1,6 @@
 """Shared fixtures: a small simulated database, a project folder of its own, the real database."""
 
+import json
 import os
 import re
 import shutil
@@ -121,6 +122,43 @@ class Project:
         process = self.start(*command)
         out, err = process.communicate(timeout=300)
         return process.returncode, out, err
+
+
+# --- archives of shards -------------------------------------------------------------------------
+
+ARCHIVE_PARTS = {"s01": "train", "s02": "train", "s10": "train", "s07": "validation", "s08": "validation", "s11": "test"}
+
+
+def write_shard(path, columns):
+    """As scaling.build_shards writes them: uncompressed, meta as JSON text."""
+    meta = {"format": "ecg-shard-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS)}
+    np.savez(path, meta=np.array(json.dumps(meta)), **columns)
+
+
+def write_archive(folder, tables, rows_a_shard):
+    """Shards and index of {record: (columns, part)}."""
+    folder.mkdir(parents=True)
+    entries = []
+    for name, (columns, part) in tables.items():
+        for k, first in enumerate(range(0, len(columns["y"]), rows_a_shard)):
+            piece = {column: values[first:first + rows_a_shard] for column, values in columns.items()}
+            entries.append({"file": f"{name}-{k:03d}.npz", "record": name, "beats": len(piece["y"]),
+                            "normal": int((piece["y"] == 0).sum()), "part": part})
+            write_shard(folder / entries[-1]["file"], piece)
+    index = {"format": "ecg-shards-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS), "shards": entries}
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
+
+
+def archive_of(table, folder):
+    """The small simulated database as shards in `folder`; table: the columns of its segments, x among them."""
+    tables = {}
+    for name, part in ARCHIVE_PARTS.items():
+        here = table["record"] == name
+        columns = {column: values[here] for column, values in table.items()
+                   if column != "meta" and not column.startswith("split_")}
+        tables[name] = columns, part
+    return write_archive(folder, tables, 50)
 
 
 @pytest.fixture

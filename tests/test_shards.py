@@ -1,3 +1,5 @@
+"""Training on an archive of shards: order, damage, what is held in memory, and against training from memory."""
+
 import itertools
 import json
 import time
@@ -6,38 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from scoring import ec57
 import config
-from pipeline import settings
 import detect
 import models
-from scaling import shards
 import train_mitbih
+from conftest import ARCHIVE_PARTS, ON_SIMULATED, archive_of, write_archive, write_shard
+from pipeline import settings
 from pipeline.errors import UserError
-
-PARTS = {"s01": "train", "s02": "train", "s10": "train", "s07": "validation", "s08": "validation", "s11": "test"}
-
-
-def write_shard(path, columns):
-    """As dataset.py --shards writes them: uncompressed, meta as JSON text."""
-    meta = {"format": "ecg-shard-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS), "origin": "0" * 64}
-    np.savez(path, meta=np.array(json.dumps(meta)), **columns)
-
-
-def write_archive(folder, tables, rows_a_shard):
-    """Shards and index of {record: (columns, part)}."""
-    folder.mkdir(parents=True)
-    entries = []
-    for name, (columns, part) in tables.items():
-        for k, first in enumerate(range(0, len(columns["y"]), rows_a_shard)):
-            piece = {c: v[first:first + rows_a_shard] for c, v in columns.items()}
-            write_shard(folder / f"{name}-{k:03d}.npz", piece)
-            entries.append({"file": f"{name}-{k:03d}.npz", "record": name, "beats": len(piece["y"]),
-                            "normal": int((piece["y"] == 0).sum()), "part": part})
-    (folder / "index.json").write_text(json.dumps({
-        "format": "ecg-shards-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS), "shards": entries,
-        "failed": []}))
-    return folder
+from scaling import shards, train_on_shards
+from scoring import detector
 
 
 def opened(folder, least=1):
@@ -46,27 +25,27 @@ def opened(folder, least=1):
 
 @pytest.fixture(scope="session")
 def numbered(tmp_path_factory):
-    """60 training records of 300 beats, every fifth abnormal; x of a beat holds its number in the archive."""
-    tables, number = {}, 0
+    """60 records of 300 beats, two for validation, every fifth beat abnormal; x holds a beat's number and record."""
+    tables = {}
     for r in range(60):
         x = np.zeros((300, config.WINDOW_SIZE), np.float32)
-        x[:, 0], x[:, -1] = np.arange(number, number + 300), r
+        x[:, 0] = np.arange(300 * r, 300 * (r + 1))
+        x[:, -1] = r
         columns = {"x": x, "y": (np.arange(300) % 5 == 3).astype(np.int8), "symbol": np.full(300, "N"),
-                   "aami": np.full(300, "N"), "record": np.full(300, f"r{r:02d}"), "sample": np.arange(300) * 300,
-                   "offset_mv": np.zeros(300, np.float32), "scale_mv": np.ones(300, np.float32),
-                   "rr_before_s": np.ones(300, np.float32), "rr_after_s": np.ones(300, np.float32)}
+                   "aami": np.full(300, "N"), "record": np.full(300, f"r{r:02d}"), "sample": np.arange(300) * 300}
+        columns |= {name: np.ones(300, np.float32) for name in ("offset_mv", "scale_mv", "rr_before_s", "rr_after_s")}
         tables[f"r{r:02d}"] = columns, "train" if r < 58 else "validation"
-        number += 300
     return write_archive(tmp_path_factory.mktemp("numbered") / "shards", tables, 130)
 
 
-def stream_of(folder, seed=0, size=4000, batch=64, rank=0, count=1):
-    return shards.Stream(opened(folder), seed, batch, size, rank, count)
+def stream_of(folder, rank=0, count=1):
+    return shards.Stream(opened(folder), 64, 4000, rank, count)
 
 
-def numbers(stream, position, n_batches):
-    """(b, batch) numbers of the beats of so many batches from a place of the stream on."""
-    return np.array([x[:, 0] for x, _ in itertools.islice(stream.batches(position), n_batches)]).astype(int)
+def numbers(stream, first_batch, n_batches, seed=0):
+    """(b, batch) numbers of the beats of so many batches from one of the stream on."""
+    batches = itertools.islice(stream.batches(seed, first_batch, 1, 64), n_batches)
+    return np.array([x[:, 0].numpy() for x, _ in batches]).astype(int)
 
 
 def normal_numbers(n_records):
@@ -77,15 +56,14 @@ def normal_numbers(n_records):
 
 def test_every_normal_training_beat_once_a_pass_whole_and_with_its_record(numbered):
     stream, expected = stream_of(numbered), normal_numbers(58)
-    assert stream.rows == len(expected) == 58 * 240
-    n_batches = 2 * stream.rows // 64
-    seen, records = [], []
-    for x, record in itertools.islice(stream.batches(0), n_batches):
-        assert x.shape == (64, 720) and x.dtype == np.float32 and not x[:, 1:-1].any()
-        np.testing.assert_array_equal(np.array(stream.names)[record], [f"r{int(r):02d}" for r in x[:, -1]])
+    assert stream.n == len(expected) == 58 * 240
+    seen = []
+    for x, record in itertools.islice(stream.batches(0, 0, 1, 64), 2 * stream.n // 64):
+        assert x.shape == (64, 720) and x.dtype == torch.float32 and not x[:, 1:-1].any()
+        assert [stream.names[r] for r in record] == [f"r{int(r):02d}" for r in x[:, -1]]
         np.testing.assert_array_equal(x[:, 0] // 300, x[:, -1])
-        seen.extend(x[:, 0].astype(int))
-    first, second = np.array(seen[:stream.rows]), np.array(seen[stream.rows:2 * stream.rows])
+        seen.extend(x[:, 0].int().tolist())
+    first, second = np.array(seen[:stream.n]), np.array(seen[stream.n:2 * stream.n])
     np.testing.assert_array_equal(np.sort(first), expected)
     assert len(np.unique(second)) == len(second) and np.isin(second, expected).all()
     assert not np.array_equal(first[:len(second)], second)
@@ -93,17 +71,17 @@ def test_every_normal_training_beat_once_a_pass_whole_and_with_its_record(number
 
 def test_order_is_set_by_the_seed_and_goes_on_in_the_middle(numbered):
     whole = numbers(stream_of(numbered), 0, 500)  # over two passes
-    np.testing.assert_array_equal(whole, numbers(stream_of(numbered), 0, 500))
-    assert not np.array_equal(whole[:50], numbers(stream_of(numbered, seed=1), 0, 50))
-    for batches_done in (1, 63, 217, 218, 300):
-        np.testing.assert_array_equal(numbers(stream_of(numbered), batches_done * 64, 100),
-                                      whole[batches_done:batches_done + 100])
+    assert not np.array_equal(whole[:50], numbers(stream_of(numbered), 0, 50, seed=1))
+    for done in (0, 1, 63, 217, 218, 300):
+        np.testing.assert_array_equal(numbers(stream_of(numbered), done, 100), whole[done:done + 100])
+    x, _ = next(stream_of(numbered).batches(0, 7, 10, 640))
+    np.testing.assert_array_equal(x[:, 0], whole[70])
 
 
 @pytest.mark.parametrize("count", (2, 4))
 def test_processes_share_each_batch_of_the_same_stream(numbered, count):
-    whole = numbers(stream_of(numbered), 64 * 10, 400)
-    parts = [numbers(stream_of(numbered, rank=rank, count=count), 64 * 10, 400) for rank in range(count)]
+    whole = numbers(stream_of(numbered), 10, 400)
+    parts = [numbers(stream_of(numbered, rank, count), 10, 400) for rank in range(count)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
@@ -112,22 +90,25 @@ def test_batches_are_nearly_as_mixed_as_a_permutation_of_all_makes_them(numbered
     assert config.ARCHIVE_BUFFER >= 4 * shards.CHUNK * config.BATCH_SIZE
     monkeypatch.setattr(shards, "CHUNK", 16)
     stream = stream_of(numbered)
-    ours = numbers(stream, 0, stream.rows // 64)
+    ours = numbers(stream, 0, stream.n // 64)
     full = np.random.default_rng(0).permutation(normal_numbers(58))[:ours.size].reshape(ours.shape)
-    blind = normal_numbers(58)[:ours.size].reshape(ours.shape)
     records = lambda batches: np.mean([len(np.unique(b // 300)) for b in batches])
     largest = lambda batches: np.mean([np.bincount(b // 300).max() for b in batches])
-    assert records(blind) < 2.5 and records(full) > 38
-    assert records(ours) > 0.9 * records(full)
+    assert records(full) > 38 and records(ours) > 0.9 * records(full)
     assert largest(ours) < 1.35 * largest(full)
 
 
 def test_memory_is_two_blocks_however_large_the_archive(numbered, monkeypatch):
     """The thread is one block ahead and no more, and stops with the stream."""
-    sizes, real = [], shards.Stream.read
-    monkeypatch.setattr(shards.Stream, "read",
-                        lambda self, *a: (lambda block: (sizes.append(len(block[0])), block)[1])(real(self, *a)))
-    batches = stream_of(numbered).batches(0)
+    sizes, read = [], shards.Stream.read
+
+    def counted(self, *plan):
+        block = read(self, *plan)
+        sizes.append(len(block[0]))
+        return block
+
+    monkeypatch.setattr(shards.Stream, "read", counted)
+    batches = stream_of(numbered).batches(0, 0, 1, 64)
     next(batches)
     time.sleep(0.3)
     assert len(sizes) == 2 and max(sizes) <= 4000 * 1.1
@@ -140,7 +121,7 @@ def test_memory_is_two_blocks_however_large_the_archive(numbered, monkeypatch):
 
 @pytest.fixture
 def archive(numbered, tmp_path):
-    """A private copy of six of the numbered records, to be spoilt."""
+    """A private copy of four of the numbered records, to be spoilt."""
     folder = tmp_path / "shards"
     folder.mkdir()
     index = json.loads((numbered / "index.json").read_text())
@@ -151,76 +132,53 @@ def archive(numbered, tmp_path):
     return folder
 
 
-def change_index(folder, **values):
-    path = folder / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def test_missing_and_foreign_index(archive):
-    with pytest.raises(UserError, match="nowhere/index.json: missing.*python dataset.py --records .*--shards"):
-        opened(archive / "nowhere")
-    change_index(archive, format="other")
-    with pytest.raises(UserError, match="index.json: not an index of shards.*--shards"):
-        opened(archive)
-    (archive / "index.json").write_text("[1, 2")
-    with pytest.raises(UserError, match="not an index of shards"):
-        opened(archive)
-
-
-def test_other_settings_and_too_few_beats(archive):
-    change_index(archive, settings=settings.snapshot(settings.SEGMENT_SETTINGS) | {"FS_HZ": 250})
-    with pytest.raises(UserError, match="FS_HZ: 250 then, 360 now.*dataset.py"):
-        opened(archive)
-    change_index(archive, settings=settings.snapshot(settings.SEGMENT_SETTINGS))
-    with pytest.raises(UserError, match="720 normal beats in the train part, expected at least 721"):
-        opened(archive, least=721)
-    entries = json.loads((archive / "index.json").read_text())["shards"]
-    change_index(archive, shards=[e for e in entries if e["part"] == "train"])
-    with pytest.raises(UserError, match="0 normal beats in the validation part"):
-        opened(archive)
-
-
-def spoil_missing(path):
+@pytest.mark.parametrize("change, least, words", [
+    ({"format": "other"}, 1, "not an index of shards"), ({"shards": [{"file": "x"}]}, 1, "not an index of shards"),
+    ({"settings": {}}, 1, "FS_HZ: None then, 360 now"), ({}, 721, "720 normal beats in the train part, expected at "
+                                                         "least 721"),
+    ({"shards": []}, 0, "0 normal beats in the validation part")])
+def test_an_archive_of_no_use_is_refused_with_the_command_that_makes_it(archive, change, least, words):
+    path = archive / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=f"index.json: .*{words}.*: python -m scaling.build_shards RECORD ... --out"):
+        opened(archive, least)
     path.unlink()
+    with pytest.raises(UserError, match="index.json: missing.*scaling.build_shards"):
+        opened(archive)
 
 
-def spoil_short(path):
+def cut(path):
     path.write_bytes(path.read_bytes()[:200_000])
 
 
-def spoil_compressed(path):
+def rewrite(path, save=np.savez, **changes):
     with np.load(path) as stored:
         columns = dict(stored)
-    np.savez_compressed(path, **columns)
+    save(path, **columns | changes)
 
 
-def spoil_counts(path):
+def without_abnormal(path):
     with np.load(path) as stored:
-        columns = {k: stored[k] for k in stored.files if k != "meta"}
+        columns = {name: stored[name] for name in stored.files if name != "meta"}
     write_shard(path, columns | {"y": np.zeros_like(columns["y"])})
 
 
-def spoil_settings(path):
-    with np.load(path) as stored:
-        columns = dict(stored)
-    meta = json.loads(str(columns["meta"])) | {"settings": {}}
-    np.savez(path, **columns | {"meta": np.array(json.dumps(meta))})
-
-
 @pytest.mark.parametrize("spoil, words", [
-    (spoil_missing, "r01-001.npz: missing"), (spoil_short, "r01-001.npz: damaged"),
-    (spoil_compressed, "r01-001.npz: damaged .x is compressed"), (spoil_settings, "r01-001.npz: damaged .*settings"),
-    (spoil_counts, "r01-001.npz: damaged .130 normal beats, index.json says 104")])
+    (lambda path: path.unlink(), "missing"), (cut, "damaged"),
+    (lambda path: rewrite(path, np.savez_compressed), "damaged .x is compressed"),
+    (lambda path: rewrite(path, x=np.zeros((130, 720))), "damaged .x is float64"),
+    (lambda path: rewrite(path, meta=np.array('{"format": "ecg-shard-1", "settings": {}}')), "damaged .*settings"),
+    (without_abnormal, "damaged .130 normal beats of 130, index.json says 104")])
 def test_a_spoilt_shard_ends_training_with_its_name(archive, spoil, words):
     spoil(archive / "r01-001.npz")
     shards.layout.cache_clear()
-    with pytest.raises(UserError, match=words + ".*Delete it and make it again with: python dataset.py"):
+    with pytest.raises(UserError, match=f"r01-001.npz: {words}.*Delete it and make it again with: python -m scaling"):
         numbers(stream_of(archive), 0, 11)
 
 
 def test_a_shard_cut_off_while_training_ends_it(archive):
     numbers(stream_of(archive), 0, 11)
-    spoil_short(archive / "r01-001.npz")  # its layout is known by now
+    cut(archive / "r01-001.npz")  # its layout is known by now
     with pytest.raises(UserError, match="r01-001.npz: damaged .ends in the middle of row"):
         numbers(stream_of(archive), 0, 11)
 
@@ -230,27 +188,19 @@ def test_a_shard_cut_off_while_training_ends_it(archive):
 def test_a_sample_is_of_first_beats_of_records_and_keeps_its_records(numbered, monkeypatch):
     monkeypatch.setattr(shards, "LONGEST", 200)
     segments = shards.sample(opened(numbered), {"train": 12000, "validation": 250})
-    names, counts = np.unique(segments.rows["record"], return_counts=True)
+    record = segments.rows["record"]
+    names, first, counts = np.unique(record, return_index=True, return_counts=True)
     train, validation = (segments.part("patient", part) for part in ("train", "validation"))
     assert set(counts) <= {200, 206, 250} and len(segments.x) == sum(counts) <= 12250
-    np.testing.assert_array_equal(segments.x[:, 0] % 300, np.concatenate([np.arange(n) for n in counts[
-        [names.tolist().index(r) for r in dict.fromkeys(segments.rows["record"])]]]))
+    for start, n in zip(first, counts):
+        np.testing.assert_array_equal(segments.x[start:start + n, 0] % 300, np.arange(n))
     assert not segments.rows["y"][train].any() and segments.rows["y"][validation].any()
-    assert set(segments.rows["record"][validation]) <= {"r58", "r59"}
+    assert set(record[validation]) <= {"r58", "r59"}
     fewer = shards.sample(opened(numbered), {"train": 2000})
     assert set(fewer.rows["record"]) < set(names) and len(fewer.x) <= 2000
 
 
 # --- training -------------------------------------------------------------------------------------
-
-def archive_of(table, folder):
-    """The small simulated database as shards in `folder`; table: the columns of its segments, x among them."""
-    tables = {}
-    for name, part in PARTS.items():
-        here = table["record"] == name
-        tables[name] = {column: table[column][here] for column in ("x", *shards.COLUMNS)}, part
-    return write_archive(folder, tables, 50)
-
 
 @pytest.fixture
 def simulated_archive(small, segments, tmp_path, monkeypatch):
@@ -259,29 +209,37 @@ def simulated_archive(small, segments, tmp_path, monkeypatch):
 
 
 def train(folder, *flags):
-    train_mitbih.main(["--simulated", "--shards", str(folder), *flags])
-    return models.load_checkpoint(settings.database("simulated").checkpoint_path("archive", config.SEED))
+    train_on_shards.main([str(folder), *ON_SIMULATED, *flags])
+    path = settings.database("simulated").checkpoint_path("archive", config.SEED)
+    return models.load_checkpoint(path, "")
 
 
-def test_training_from_shards_is_training_from_memory_in_that_order(simulated_archive, segments, monkeypatch):
-    monkeypatch.setattr(config, "MAX_EPOCHS", 1)
-    _, stored = train(simulated_archive)
-    stream = shards.Stream(opened(simulated_archive), config.SEED, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
-    run = train_mitbih.Run(config.SEED, stream.rows, 3, torch.device("cpu"))
-    where = {row.tobytes(): (k, segments.rows["record"][k]) for k, row in enumerate(segments.x)}
-    loss = 0.0
-    run.model.train()
-    for x, _ in itertools.islice(stream.batches(0), run.steps):
-        rows, names = zip(*(where[row.tobytes()] for row in x))
-        assert not segments.rows["y"][list(rows)].any() and {PARTS[name] for name in names} == {"train"}
-        record = torch.tensor([("s01", "s02", "s10").index(name) for name in names])
-        run.optimizer.zero_grad()
-        value = train_mitbih.batch_loss(run.model, run.head, torch.from_numpy(segments.x[list(rows)]), record)
-        value.backward()
-        run.optimizer.step()
-        run.schedule.step()
-        loss += value.item() / run.steps
-    assert stored["history"][0]["train_loss"] == pytest.approx(loss, rel=1e-5)
+class FromMemory(shards.Stream):
+    """The rows of a Stream, in its order, taken from segments in memory."""
+
+    def __init__(self, archive, segments):
+        super().__init__(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
+        self.segments = segments
+
+    def batches(self, *where):
+        row_of = {row.tobytes(): k for k, row in enumerate(self.segments.x)}
+        for x, _ in super().batches(*where):
+            rows = [row_of[row.numpy().tobytes()] for row in x]
+            names = self.segments.rows["record"][rows]
+            assert not self.segments.rows["y"][rows].any() and {ARCHIVE_PARTS[name] for name in names} == {"train"}
+            yield torch.from_numpy(self.segments.x[rows]), torch.tensor([("s01", "s02", "s10").index(n) for n in names])
+
+
+def test_training_from_shards_is_training_from_memory_in_that_order(simulated_archive, segments, tmp_path):
+    model, stored = train(simulated_archive)
+    archive = opened(simulated_archive)
+    validation = np.isin(segments.rows["record"], ("s07", "s08")) & (segments.rows["y"] == 0)
+    paths = {name: tmp_path / name for name in ("resume", "history")}
+    expected, history = train_mitbih.train(
+        FromMemory(archive, segments), torch.from_numpy(segments.x[validation]), config.SEED, torch.device("cpu"),
+        paths, models.stamp_of(archive, "archive", config.SEED))
+    assert [row["train_loss"] for row in history] == [row["train_loss"] for row in stored["history"]]
+    assert models.weights_digest(model) == models.weights_digest(expected)
 
 
 def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tmp_path, capsys, monkeypatch):
@@ -294,6 +252,8 @@ def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tm
     detect.main([str(small.records_dir() / "s11.hea"), "--checkpoint", str(path), "--out", str(tmp_path / "out")])
     summary = json.loads((tmp_path / "out" / "s11.ecgad.json").read_text())
     assert summary["scored"] > 50
+    capsys.readouterr()
+
     train(simulated_archive)
     assert "up to date" in capsys.readouterr().out
     monkeypatch.setattr(config, "ARCHIVE_REFERENCES", 50000)
@@ -301,36 +261,30 @@ def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tm
     assert "fitting the scores anew" in capsys.readouterr().out
     assert models.weights_digest(model) == models.weights_digest(again)
     monkeypatch.setattr(config, "ARCHIVE_BUFFER", 2000)
-    assert train_mitbih.stored_weights(path, train_mitbih.stamp_of(opened(simulated_archive), "archive", 0)) is None
+    stamp = models.stamp_of(opened(simulated_archive), "archive", config.SEED)
+    assert models.stale(stored, stamp) == ["ARCHIVE_BUFFER: 65536 then, 2000 now"]
 
 
-def test_a_stopped_run_goes_on_with_the_same_rows(simulated_archive, small, monkeypatch):
+def test_a_stopped_run_goes_on_with_the_same_rows(simulated_archive, monkeypatch):
     whole, _ = train(simulated_archive)
-    real = train_mitbih.train_epoch
+    write_history = train_mitbih.write_history
 
-    def stops_in_the_second_epoch(run, *rest):
-        if len(run.history) == 1:
-            raise KeyboardInterrupt
-        return real(run, *rest)
+    def stop_after_the_first_epoch(path, history):
+        write_history(path, history)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_mitbih, "train_epoch", stops_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        train(simulated_archive, "--force")
-    monkeypatch.setattr(train_mitbih, "train_epoch", real)
-    again, _ = train(simulated_archive, "--resume")
-    assert models.weights_digest(again) == models.weights_digest(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_mitbih, "write_history", stop_after_the_first_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train(simulated_archive, "--force")
+    again, stored = train(simulated_archive, "--resume")
+    assert len(stored["history"]) == 2 and models.weights_digest(again) == models.weights_digest(whole)
 
 
 def test_an_archive_without_labels_trains_and_knows_no_sensitivity(small, segments, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     unlabelled = {"x": segments.x, **segments.rows} | {"y": np.zeros_like(segments.rows["y"])}
     _, stored = train(archive_of(unlabelled, tmp_path / "archive"))
-    assert np.isfinite(ec57.robust_z_at(stored["levels"], "specificity", 0.98))
+    assert np.isfinite(detector.robust_z_at(stored["robust_z"], "specificity", 0.98))
     with pytest.raises(UserError, match="no beat to know the sensitivity from"):
-        ec57.robust_z_at(stored["levels"], "sensitivity", 0.9)
-
-
-def test_protocol_does_not_go_with_shards(capsys):
-    with pytest.raises(SystemExit):
-        train_mitbih.parse_args(["--shards", "x", "--protocol", "beat"])
-    assert "--protocol goes with data/segments.npz" in capsys.readouterr().err
+        detector.robust_z_at(stored["robust_z"], "sensitivity", 0.9)
