@@ -39,10 +39,11 @@ def verify(database):
     """
     from pipeline import download   # later steps, which read segments alone, load no downloader
     folder = database.records_dir()
-    if database.simulated and not database.digests.exists():
+    remedy = f"Fetch what is wrong with: {database.command('dataset.py', '--download')}"
+    if database.simulated:
         from pipeline import simulated_ecg
         simulated_ecg.write_if_missing(database)
-    remedy = database.command("dataset.py", "--download")
+        remedy = f"Delete {folder} and run: {database.command('dataset.py')}"
     if not database.digests.exists():
         raise UserError(f"{database.digests}: missing, the list of SHA-256 of {database.title}. "
                         "Take it from where the database comes from.")
@@ -57,7 +58,7 @@ def verify(database):
         state = "altered or truncated" if (folder / wrong[0]).exists() else "missing"
         raise UserError(
             f"{folder / wrong[0]}: {state} ({len(wrong)} of {len(digests)} files are not as in "
-            f"{database.digests.name}). Fetch what is missing or damaged with: {remedy}")
+            f"{database.digests.name}). {remedy}")
     return digests
 
 

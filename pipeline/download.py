@@ -50,13 +50,13 @@ def read_digests(path):
         lines = Path(path).read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of digests ({error}). "
-                        "Take it as the project has it.") from None
+                        "Take it from where the database comes from.") from None
     digests = {}
     for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *]?(\w[\w.-]*)", line.strip())
         if not match:
             raise UserError(f"{path}, line {number}: expected 'SHA-256 name', got {line[:80]!r}. "
-                            "Take the list as the project has it.")
+                            "Take the list from where the database comes from.")
         digests[match[2]] = match[1].lower()
     return digests
 
@@ -97,8 +97,8 @@ def fetch_database(database, source, connections, timeout_s, retries):
                 else:
                     reasons = store(Path(address).expanduser(), missing)
                 for reason, count in Counter(reasons.values()).most_common(1):
-                    problems.append(f"{address}: {len(reasons)} files failed, e.g. {min(reasons)}; "
-                                    f"{count} of them by: {reason}")
+                    problems.append(f"{address}: {len(reasons)} files failed (e.g. {min(reasons)}), "
+                                    f"{count} of them: {reason}")
                 missing = damaged(folder, digests)
     finally:
         # A killed run could not: the next one does.

@@ -1,13 +1,14 @@
-"""Write a small SIMULATED database in the format of MIT-BIH, for tests and for machines without network.
+"""A small SIMULATED database in the format of MIT-BIH, for tests and machines without network.
 
-reads   nothing
-writes  simulated/data/simdb/sNN.{hea,dat,atr}, RECORDS, SHA256SUMS.txt
+    python dataset.py --database simulated      writes it where it is missing
+
+writes  simulated/data/simulated/sNN.{hea,dat,atr}, RECORDS, SHA256SUMS.txt
         16 records of 10 minutes, some seconds of work
 
 No record is of a patient: no number computed on this database says how well anything works on
-an ECG. Model: each beat is a sum of Gaussian waves P, Q, R, S, T around its R peak, whose times
-and widths grow with the square root of the RR interval, and RR(t) has a spectrum with two
-peaks, at 0.1 Hz (Mayer waves) and 0.25 Hz (breathing), after
+an ECG. Each beat is a sum of Gaussian waves P, Q, R, S, T around its R peak, whose times and
+widths grow with the square root of the RR interval. RR(t) has a spectrum with two peaks, at
+0.1 Hz (Mayer waves) and 0.25 Hz (breathing), after
 
     P. E. McSharry, G. D. Clifford, L. Tarassenko, L. A. Smith: A dynamical model for generating
     synthetic electrocardiogram signals. IEEE Trans. Biomed. Eng. 50(3):289-294, 2003.
@@ -16,22 +17,20 @@ Ectopic, bundle-branch-block and paced beats are not in that paper; they are mad
 waves by hand, after textbook descriptions.
 """
 
-import argparse
-import hashlib
 import os
 import re
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
 import numpy as np
+import pooch
 import wfdb
 from tqdm import tqdm
 
 import config
-from pipeline import errors, settings
+from pipeline.errors import UserError
 
 VERSION = 1                   # raise it with every change below that changes a record
 SEED = 0
@@ -39,10 +38,12 @@ DURATION_S = 600.0            # of a record: some 4000 normal beats in the six o
 SNR_DB = 12.0                 # see add_noise: some 0.03 mV of muscle noise and 0.06 mV of wander
 
 # The format of MIT-BIH's files, whatever rate the pipeline works at.
-FS_HZ, LEADS = 360, ("MLII", "V5")
-GAIN, BASELINE, ADC_BITS = 200, 1024, 11  # adu / mV, adu at 0 mV
-MOST = 999                    # records: s01 to s999
-KINDS = ("dat", "atr", "hea")  # the header comes last: where it is, the others are
+FS_HZ = 360
+LEADS = ["MLII", "V5"]
+GAIN = 200                    # adu / mV
+BASELINE = 1024               # adu at 0 mV
+ADC_BITS = 11
+RR_GRID_HZ = 4                # rate at which the RR interval is drawn
 
 # Patient k (record s0k) is character k - 1, then again from the start.
 CONDUCTION = "NNLNRNNRNNNLRN//"
@@ -53,7 +54,9 @@ CONDITION = {"N": "normal conduction", "L": "left bundle branch block",
 # The seven waves of a beat at RR = 1 s, one a row:
 # time from the R peak [s], standard deviation [s], peak in MLII [mV], peak in V5 [mV].
 # Row 0 is the P wave (in a paced beat the spike), 1 to 4 the QRS and ST, 5 and 6 the T wave.
-P, QRS, T = 0, slice(1, 5), slice(5, 7)
+P = 0
+QRS = slice(1, 5)
+T = slice(5, 7)
 WAVES = {
     "N": [[-0.165, 0.024, 0.13, 0.08], [-0.032, 0.009, -0.10, -0.12], [0, 0.012, 1.20, 1.35],
           [0.030, 0.011, -0.25, -0.30], [0.10, 0.040, 0.02, 0.03],
@@ -85,16 +88,18 @@ class Patient:
 
 
 def vary(rng, waves, gain, axis):
-    """A patient's own version of waves (7, 4), moved so that |MLII| of the QRS peaks at 0 s."""
+    """A patient's own version of waves (7, 4), with `gain` and the heart's axis turned [rad]."""
     waves = np.array(waves, float)
     waves[:, 0] *= rng.normal(1, 0.05, 7)
     waves[:, 1] *= rng.lognormal(0, 0.08)
     waves[:, 2:] *= gain * rng.lognormal(0, 0.10, (7, 1)) * rng.lognormal(0, 0.08, (7, 2))
     turn = np.array([[np.cos(axis), np.sin(axis)], [-np.sin(axis), np.cos(axis)]])
     waves[:, 2:] = waves[:, 2:] @ turn
+
+    # The annotation is at 0 s: |MLII| of the QRS has to peak there.
     t = np.arange(-0.08, 0.08, 1e-4)
-    bells = np.exp(-0.5 * ((t[:, None] - waves[QRS, 0]) / waves[QRS, 1]) ** 2)
-    waves[:, 0] -= t[np.abs(bells @ waves[QRS, 2]).argmax()]
+    qrs = bell(t[:, None], waves[QRS, 0], waves[QRS, 1]) @ waves[QRS, 2]  # (1600,)
+    waves[:, 0] -= t[np.abs(qrs).argmax()]
     return waves
 
 
@@ -102,14 +107,19 @@ def draw_patient(seed, index):
     """Patient `index` (from 1) and the generator that its record goes on with."""
     rng = np.random.default_rng([seed, index])
     which = (index - 1) % len(CONDUCTION)
-    conduction, fusion, paced = CONDUCTION[which], FUSION[which] == "1", CONDUCTION[which] == "/"
-    gain, axis = rng.uniform(0.8, 1.3), np.deg2rad(rng.uniform(-15, 15))
+    conduction = CONDUCTION[which]
+    fusion = FUSION[which] == "1"
+    paced = conduction == "/"
+
+    gain = rng.uniform(0.8, 1.3)
+    axis = np.deg2rad(rng.uniform(-15, 15))
     normal = vary(rng, WAVES[conduction], gain, axis)
     focus = np.array(WAVES["V"])
     # A narrow R and an inverted V would cancel: with fusion beats the focus is upright in MLII.
     focus[:, 2:] *= 1 if fusion else rng.choice([-1, 1], 2)
     atrial = normal.copy()
     atrial[P] *= [0.75, 0.8, rng.uniform(-0.9, -0.3), rng.uniform(-0.9, -0.3)]
+
     abnormal = 0.03 if paced else rng.uniform(0.105, 0.145)
     share = {"F": rng.uniform(0.02, 0.03) if fusion else 0, "A": rng.uniform(0.4, 0.5) * abnormal}
     share["V"] = abnormal - share["A"] - share["F"]
@@ -123,21 +133,24 @@ def draw_patient(seed, index):
         early={"A": rng.uniform(0.22, 0.34), "V": rng.uniform(0.28, 0.40)}), rng
 
 
-def rr_process(rng, duration_s, mean_s, sd_s, grid_hz=4):
-    """RR(t) [s] on a grid: random phases under McSharry's two Gaussian peaks, LF/HF power 0.5."""
-    n = int(max(duration_s, 120) * grid_hz)
-    f = np.fft.rfftfreq(n, 1 / grid_hz)
-    power = 0.5 * np.exp(-0.5 * ((f - 0.1) / 0.01) ** 2) + np.exp(-0.5 * ((f - 0.25) / 0.01) ** 2)
+# --- when the beats come ------------------------------------------------------------------------
+
+def rr_process(rng, duration_s, mean_s, sd_s):
+    """RR(t) [s] at RR_GRID_HZ: random phases under McSharry's two peaks, LF/HF power 0.5."""
+    n = int(max(duration_s, 120) * RR_GRID_HZ)
+    f = np.fft.rfftfreq(n, 1 / RR_GRID_HZ)
+    power = 0.5 * bell(f, 0.1, 0.01) + bell(f, 0.25, 0.01)
     rr = np.fft.irfft(np.sqrt(power) * np.exp(2j * np.pi * rng.random(len(f))), n)
     return mean_s + sd_s * (rr - rr.mean()) / rr.std()
 
 
-def sinus_intervals(rng, patient, duration_s, grid_hz=4):
+def sinus_intervals(rng, patient, duration_s):
     """Intervals [s] between the beats of an undisturbed sinus node (or pacemaker): (k,)."""
-    rr = rr_process(rng, duration_s, patient.mean_rr_s, patient.sd_rr_s, grid_hz)
-    t, intervals = 0.0, []
+    rr = rr_process(rng, duration_s, patient.mean_rr_s, patient.sd_rr_s)
+    t = 0.0
+    intervals = []
     while t < duration_s:
-        intervals.append(rr[int(t * grid_hz) % len(rr)])
+        intervals.append(rr[int(t * RR_GRID_HZ) % len(rr)])
         t += intervals[-1]
     return np.array(intervals)
 
@@ -145,9 +158,12 @@ def sinus_intervals(rng, patient, duration_s, grid_hz=4):
 def place_ectopics(rng, patient, n_beats, n_inside):
     """Symbols (n_beats,), the ectopic ones alone between others and within beats 2 .. n_inside."""
     symbols = np.full(n_beats, patient.conduction)
-    ectopic = [s for s, share in patient.share.items() for _ in range(max(1, round(share * n_inside)))]
-    k, room = len(ectopic), n_inside - 2
-    at = 2 + np.sort(rng.choice(room - (k - 1), k, replace=False)) + np.arange(k)
+    counts = [max(1, round(share * n_inside)) for share in patient.share.values()]
+    ectopic = np.repeat(list(patient.share), counts)
+
+    # Drawn among so many fewer places, then moved apart: no two of them are neighbours.
+    k = len(ectopic)
+    at = 2 + np.sort(rng.choice(n_inside - 1 - k, k, replace=False)) + np.arange(k)
     symbols[at] = rng.permutation(ectopic)
     return symbols
 
@@ -162,6 +178,7 @@ def rhythm(rng, patient, duration_s):
     intervals = sinus_intervals(rng, patient, 1.05 * duration_s + 5)
     n_inside = np.searchsorted(np.cumsum(intervals), 0.97 * duration_s - 2)
     symbols = place_ectopics(rng, patient, len(intervals) + 1, n_inside)
+
     for symbol in patient.share:
         at = np.flatnonzero(symbols == symbol)
         early = rng.uniform(0, 0.02, len(at))
@@ -172,10 +189,18 @@ def rhythm(rng, patient, duration_s):
             intervals[at] *= rng.uniform(1.02, 1.12, len(at))
         else:
             intervals[at] += early
+
     before = np.concatenate([[patient.mean_rr_s], intervals])
     times = rng.uniform(0.3, 0.6) + np.concatenate([[0], np.cumsum(intervals)])
     keep = times < duration_s - 1 / FS_HZ
     return times[keep], before[keep], symbols[keep]
+
+
+# --- what they look like ------------------------------------------------------------------------
+
+def bell(x, centre, sd):
+    """A Gaussian of height 1."""
+    return np.exp(-0.5 * ((x - centre) / sd) ** 2)
 
 
 def render(samples, rr_s, waves, gain, mean_rr_s, n_samples):
@@ -185,13 +210,16 @@ def render(samples, rr_s, waves, gain, mean_rr_s, n_samples):
     """
     scale = np.full((len(samples), 7), np.sqrt(mean_rr_s))
     scale[:, T] = np.sqrt(np.clip(rr_s, 0.4, 1.6))[:, None]
-    before, after = int(0.4 * FS_HZ), int(0.8 * FS_HZ)
+    before = int(0.4 * FS_HZ)
+    after = int(0.8 * FS_HZ)
     ticks = np.arange(-before, after)
+
     beats = np.zeros((len(samples), len(ticks), 2))
     for wave in range(7):
-        centre, sd = (waves[:, wave, :2] * scale[:, wave, None]).T[..., None]
-        bell = np.exp(-0.5 * ((ticks / FS_HZ - centre) / sd) ** 2)
-        beats += bell[..., None] * (gain[:, None] * waves[:, wave, 2:])[:, None]
+        centre, sd = (waves[:, wave, :2] * scale[:, wave, None]).T[..., None]  # (m, 1) each
+        height = gain[:, None] * waves[:, wave, 2:]                            # (m, 2)
+        beats += bell(ticks / FS_HZ, centre, sd)[..., None] * height[:, None]
+
     signal = np.zeros((before + n_samples + after, 2))
     np.add.at(signal, samples[:, None] + before + ticks, beats)
     return signal[before:before + n_samples]
@@ -199,16 +227,16 @@ def render(samples, rr_s, waves, gain, mean_rr_s, n_samples):
 
 def clean_ecg(rng, patient, samples, rr_s, symbols, n_samples):
     """The record without noise (n_samples, 2) [mV]; amplitudes vary with breath and beat."""
+    # A fusion beat is rendered twice: as the patient's normal beat and as V.
     fused = np.flatnonzero(symbols == "F")
     part = rng.uniform(0.4, 0.65, len(fused))         # of V in a fusion beat
-    # A fusion beat is rendered twice: as the patient's normal beat and as V.
-    source = np.concatenate([np.where(symbols == "F", patient.conduction, symbols),
-                             np.full(len(fused), "V")])
+    source = np.where(symbols == "F", patient.conduction, symbols).tolist() + ["V"] * len(fused)
+    beats = np.concatenate([np.arange(len(samples)), fused])
+
     gain = 1 + 0.05 * np.sin(2 * np.pi * 0.25 * samples / FS_HZ + rng.uniform(0, 2 * np.pi))
     gain = np.concatenate([gain, gain[fused] * part])
     gain[fused] *= 1 - part
-    beats = np.concatenate([np.arange(len(samples)), fused])
-    waves = np.stack([patient.waves[s] for s in source])
+    waves = np.stack([patient.waves[symbol] for symbol in source])
     waves[:, :, 2:] *= rng.lognormal(0, 0.04, (len(beats), 7, 1))
     waves[fused, P, 2:] /= (1 - part)[:, None]        # the atria beat as ever
     return render(samples[beats], rr_s[beats], waves, gain, patient.mean_rr_s, n_samples)
@@ -230,21 +258,29 @@ def add_noise(rng, clean, snr_db):
     record, each lead by itself; inf adds nothing. Between 0.5 and 40 Hz it is 13 dB better.
     """
     n = len(clean)
-    wander = coloured(rng, n, lambda f: np.exp(-(f / 0.15) ** 2) + np.exp(-((f - 0.25) / 0.03) ** 2))
+    wander = coloured(
+        rng, n, lambda f: np.exp(-(f / 0.15) ** 2) + np.exp(-((f - 0.25) / 0.03) ** 2))
     bursts = np.exp(0.5 * coloured(rng, n, lambda f: np.exp(-(f / 0.2) ** 2)))
-    muscle = coloured(rng, n, lambda f: np.exp(-0.5 * ((f - 60) / 25) ** 2)) * bursts
+    muscle = coloured(rng, n, lambda f: bell(f, 60, 25)) * bursts
     white = coloured(rng, n, np.ones_like)
-    noise = (np.sqrt(0.7) * wander + np.sqrt(0.2) * muscle / np.sqrt((muscle ** 2).mean(axis=0))
-             + np.sqrt(0.1) * white)
-    target = clean.std(axis=0) * 10 ** (-snr_db / 20)
-    return clean + noise * target / np.sqrt((noise ** 2).mean(axis=0))
 
+    noise = np.sqrt(0.7) * wander + np.sqrt(0.2) * muscle / rms(muscle) + np.sqrt(0.1) * white
+    target = clean.std(axis=0) * 10 ** (-snr_db / 20)
+    return clean + noise * target / rms(noise)
+
+
+def rms(signal):
+    """Root mean square of each lead of a signal (n, 2): (2,)."""
+    return np.sqrt((signal ** 2).mean(axis=0))
+
+
+# --- the files ----------------------------------------------------------------------------------
 
 def simulate_record(seed, index, duration_s, snr_db=SNR_DB):
     """Record s<index>: signal (n, 2) [mV] of MLII and V5, beat samples (k,), symbols (k,)."""
     if not (20 <= duration_s <= 36000 and seed >= 0 and index >= 1):
-        raise errors.UserError("a simulated record needs 20 s <= duration <= 36000 s, seed >= 0 and "
-                               f"index >= 1, not {duration_s:g} s, seed {seed}, index {index}")
+        raise UserError("a simulated record needs 20 s <= duration <= 36000 s, seed >= 0 and "
+                        f"index >= 1, not {duration_s:g} s, seed {seed}, index {index}")
     patient, rng = draw_patient(seed, index)
     times, rr_s, symbols = rhythm(rng, patient, duration_s)
     samples = np.rint(times * FS_HZ).astype(int)
@@ -252,126 +288,68 @@ def simulate_record(seed, index, duration_s, snr_db=SNR_DB):
     return add_noise(rng, clean, snr_db), samples, symbols
 
 
-def record_index(name):
-    """3 for "s03": the same patient, whichever other records are written."""
-    if not re.fullmatch(r"s\d+", name):
-        raise errors.UserError(f"record {name!r}: a simulated record is called s and a number, as s03")
-    return int(name[1:])
-
-
-def comments(seed, index, duration_s, snr_db):
-    """Comment lines of a header: what it is, whose, and the parameters that made it."""
-    patient, _ = draw_patient(seed, index)
-    ectopic = ", ".join(f"{100 * share:.1f} % {symbol}" for symbol, share in patient.share.items())
-    return ["SIMULATED by synthetic.py: no patient",
-            f"patient {index}: {CONDITION[patient.conduction]}, {60 / patient.mean_rr_s:.0f} bpm, {ectopic}",
-            f"parameters: version {VERSION}, seed {seed}, {duration_s:g} s, SNR {snr_db:g} dB"]
-
-
 def write_record(folder, name, duration_s, seed, snr_db):
-    """Write name.{hea,dat,atr} in MIT-BIH's format and return the beats per symbol."""
-    index = record_index(name)
+    """Write name.{hea,dat,atr} in MIT-BIH's format; "s03" is patient 3 in whatever database."""
+    if not re.fullmatch(r"s\d+", name):
+        raise UserError(f"record {name!r}: a simulated record is called s and a number, as s03")
+    index = int(name[1:])
     signal, samples, symbols = simulate_record(seed, index, duration_s, snr_db)
     adu = np.rint(signal * GAIN) + BASELINE
     if not (adu.min() >= 0 and adu.max() < 2 ** ADC_BITS):
-        raise errors.UserError(f"{name}: the signal leaves the range of {ADC_BITS} bits, 0 to "
-                               f"{2 ** ADC_BITS - 1}; take a higher SNR than {snr_db:g} dB")
+        raise UserError(f"{name}: the signal leaves the range of {ADC_BITS} bits, 0 to "
+                        f"{2 ** ADC_BITS - 1}; take a higher SNR than {snr_db:g} dB")
+
+    patient, _ = draw_patient(seed, index)
+    ectopic = ", ".join(f"{100 * share:.1f} % {symbol}" for symbol, share in patient.share.items())
+    comments = ["SIMULATED by simulated_ecg.py: no patient",
+                f"patient {index}: {CONDITION[patient.conduction]}, "
+                f"{60 / patient.mean_rr_s:.0f} bpm, {ectopic}",
+                f"parameters: version {VERSION}, seed {seed}, {duration_s:g} s, SNR {snr_db:g} dB"]
     record = wfdb.Record(
-        record_name=name, n_sig=2, fs=FS_HZ, sig_len=len(adu), sig_name=list(LEADS),
-        file_name=[f"{name}.dat"] * 2, fmt=["212"] * 2, units=["mV"] * 2, adc_gain=[GAIN] * 2,
-        baseline=[BASELINE] * 2, adc_res=[ADC_BITS] * 2, adc_zero=[BASELINE] * 2, block_size=[0] * 2,
-        d_signal=adu.astype(np.int64), comments=comments(seed, index, duration_s, snr_db))
-    record.init_value, record.checksum = adu[0].astype(int).tolist(), record.calc_checksum()
+        record_name=name, fs=FS_HZ, sig_name=LEADS, fmt=["212"] * 2, units=["mV"] * 2,
+        adc_gain=[GAIN] * 2, baseline=[BASELINE] * 2, adc_res=[ADC_BITS] * 2, adc_zero=[BASELINE] * 2,
+        d_signal=adu.astype(np.int64), comments=comments)
+    record.set_d_features()     # first values, checksums
+    record.set_defaults()       # names of the files, all that is left
     record.wrsamp(write_dir=str(folder))
     first = "(P" if "/" in symbols else "(N"    # rhythm
     wfdb.wrann(name, "atr", np.concatenate([[18], samples]), ["+", *symbols.tolist()], fs=FS_HZ,
                aux_note=[first] + [""] * len(samples), write_dir=str(folder))
-    return Counter(symbols.tolist())
-
-
-def checksums(folder, records):
-    """Text of SHA256SUMS.txt for what lies in folder, a line "digest name" a file."""
-    names = sorted([f"{r}.{kind}" for r in records for kind in KINDS] + ["RECORDS"])
-    return "".join(f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()} {n}\n" for n in names)
-
-
-def is_complete(folder, records, duration_s, seed, snr_db):
-    """Whether folder holds exactly this database: list of files, SHA-256 of each, parameters."""
-    try:
-        if (folder / "SHA256SUMS.txt").read_text() != checksums(folder, records):
-            return False
-    except FileNotFoundError:
-        return False
-    return all(f"# {line}" in (folder / f"{r}.hea").read_text().splitlines() for r in records
-               for line in comments(seed, record_index(r), duration_s, snr_db))
-
-
-def refuse_foreign(folder):
-    """Stop before a folder with records that this script did not write."""
-    for header in sorted(folder.glob("*.hea")):
-        if "# SIMULATED by synthetic.py" not in header.read_text(errors="replace"):
-            raise errors.UserError(f"{header}: not written by synthetic.py, so nothing is written beside "
-                                   "it; give an empty folder with --out")
 
 
 def write_database(folder, records, duration_s=DURATION_S, seed=SEED, snr_db=SNR_DB, jobs=1):
-    """Write the database in `jobs` processes and return {record: beats per symbol}.
+    """Write the database in `jobs` processes, each of which takes 300 MB for a record of an hour.
 
-    All is written into a folder beside `folder` and moved (renamed, not copied) at the end, SHA256SUMS.txt
-    last: an interrupted run leaves what there was. Simulated records of an earlier run that are not in
-    `records` are removed.
+    All is written into a folder beside `folder` and moved at the end, SHA256SUMS.txt last: an
+    interrupted run leaves what there was, or no such list. Raises UserError where `folder` has
+    records that are not simulated.
     """
-    folder = Path(folder)
-    refuse_foreign(folder)
+    for header in sorted(folder.glob("*.hea")):
+        if "# SIMULATED" not in header.read_text(errors="replace"):
+            raise UserError(f"{header}: not simulated, so nothing simulated is written beside it. "
+                            "Give an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
+
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
         made = Path(made)
         work = joblib.Parallel(n_jobs=jobs, return_as="generator")
-        made_ones = work(joblib.delayed(write_record)(made, name, duration_s, seed, snr_db) for name in records)
-        counts = dict(zip(records, tqdm(made_ones, total=len(records), desc="records", disable=None)))
+        written = work(joblib.delayed(write_record)(made, name, duration_s, seed, snr_db)
+                       for name in records)
+        for _ in tqdm(written, total=len(records), desc="records", disable=None):
+            pass
         (made / "RECORDS").write_text("".join(f"{name}\n" for name in records))
-        (made / "SHA256SUMS.txt").write_text(checksums(made, records))
+        names = sorted(os.listdir(made))        # a record's .hea after its .atr and .dat
+        (made / "SHA256SUMS.txt").write_text(
+            "".join(f"{pooch.file_hash(made / name)} {name}\n" for name in names))
+
         (folder / "SHA256SUMS.txt").unlink(missing_ok=True)
-        for header in [h for h in folder.glob("*.hea") if h.stem not in counts]:
-            for kind in reversed(KINDS):
-                header.with_suffix(f".{kind}").unlink(missing_ok=True)
-        for name in [f"{r}.{kind}" for r in counts for kind in KINDS] + ["RECORDS", "SHA256SUMS.txt"]:
+        for name in [*names, "SHA256SUMS.txt"]:
             os.replace(made / name, folder / name)
-    return counts
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    n, folder = len(settings.database("simulated").records), settings.database("simulated").records_dir()
-    jobs = config.THREADS or joblib.cpu_count()
-    parser.add_argument("--out", type=Path, default=folder, help="folder [simulated/data/simdb]")
-    parser.add_argument("--records", type=int, choices=range(1, MOST + 1), default=n, metavar="N",
-                        help="how many, from the first [%(default)s]; more than that for trials of size")
-    parser.add_argument("--duration-s", type=float, default=DURATION_S, help="of a record [%(default)s]")
-    parser.add_argument("--seed", type=int, default=SEED, help="[%(default)s]")
-    parser.add_argument("--snr-db", type=float, default=SNR_DB, help="[%(default)s]")
-    parser.add_argument("--jobs", type=int, choices=range(1, 1025), default=jobs, metavar="N",
-                        help="processes [%(default)s]; each takes some 300 MB for records of an hour")
-    parser.add_argument("--force", action="store_true", help="write again what is there already")
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    settings.check()
-    print("*** SIMULATED data: no patient, for tests and trials only, NOT FOR RESULTS ***")
-    records = tuple(f"s{i:02d}" for i in range(1, args.records + 1))
-    parameters = {"duration_s": args.duration_s, "seed": args.seed, "snr_db": args.snr_db}
-    if not args.force and is_complete(args.out, records, **parameters):
-        print(f"{args.out}: {len(records)} records with these parameters are there; nothing to do "
-              "(--force writes them again)")
-        return
-    counts = write_database(args.out, records, **parameters, jobs=args.jobs)
-    print("beats   " + "".join(f"{symbol:>7}" for symbol in "NLRAVF/"))
-    for name, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
-        print(f"{name:<8}" + "".join(f"{count[symbol]:>7}" for symbol in "NLRAVF/"))
-    print(f"wrote {args.out}: {len(records)} SIMULATED records of {args.duration_s:g} s")
-
-
-if __name__ == "__main__":
-    errors.run(main)
+def write_if_missing(database):
+    """Write the records of the simulated settings.Database where its list of digests is missing."""
+    if not database.digests.exists():
+        print("*** SIMULATED data: no patient, for tests and trials only, NOT FOR RESULTS ***")
+        write_database(database.records_dir(), database.records,
+                       jobs=config.THREADS or joblib.cpu_count())

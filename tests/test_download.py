@@ -308,7 +308,7 @@ def test_no_source_that_answers_is_unreachable_and_names_each(database, monkeypa
         fetch(database, absent.url, CLOSED, "http://", "http://127.0.0.1:99999/")
     assert caught.value.exit_status == 3
     lines = str(caught.value).splitlines()
-    assert lines[1].endswith("18 files failed, e.g. 100.atr; 18 of them by: HTTP 404")
+    assert lines[1].endswith("18 files failed (e.g. 100.atr), 18 of them: HTTP 404")
     assert "Connection refused" in lines[2]
     assert os.listdir(database.records_dir()) == []
     with pytest.raises(errors.UserError) as caught:
@@ -425,7 +425,7 @@ def test_folder_source_with_damaged_and_missing_files(database):
     (source / "100.dat").write_bytes(b"damaged")
     (source / "101.dat").write_bytes(b"damaged")
     (source / "102.dat").unlink()
-    with pytest.raises(errors.UserError, match="3 files failed, e.g. 100.dat; 2 of them by: another SHA-256"):
+    with pytest.raises(errors.UserError, match="3 files failed .e.g. 100.dat., 2 of them: another SHA-256"):
         fetch(database, source=source)
     assert_verified(database, set(FILES) - {"100.dat", "101.dat", "102.dat"})
 
@@ -462,7 +462,7 @@ def test_zip_bomb_is_read_no_further_than_a_file_may_be_long(database, monkeypat
     monkeypatch.setattr(download, "MAX_FILE_BYTES", 100_000)
     path = database.home / "bomb.zip"
     path.write_bytes(make_zip(files={**FILES, "100.dat": FILES["100.dat"] + bytes(50_000_000)}))
-    with pytest.raises(errors.UserError, match="e.g. 100.dat; 1 of them by: another SHA-256"):
+    with pytest.raises(errors.UserError, match="e.g. 100.dat., 1 of them: another SHA-256"):
         fetch(database, source=path)
     assert_verified(database, set(FILES) - {"100.dat"})
 
