@@ -2,19 +2,19 @@
 
 import json
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from studies import benchmark
-from studies import benchmark_stages
 import config
-from pipeline import settings
 import dataset
-from pipeline.errors import UserError
+import train_mitbih
 from models import ConvAutoencoder
+from pipeline import settings
+from pipeline.errors import UserError
+from studies import benchmark, benchmark_peers, stopwatch
 
 
 @pytest.fixture(scope="module")
@@ -23,55 +23,91 @@ def model():
     return ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, 80.0).eval()
 
 
-def test_plain_form_gives_the_same_outputs(model):
+def test_plain_network_gives_the_same_outputs(model):
     x = torch.randn(3, 1, config.WINDOW_SIZE)
+    plain = benchmark.plain_of(model).eval()
+    assert not [m for m in plain.modules() if type(m).__module__ == "pipeline.strided_convolution"]
     with torch.inference_mode():
-        torch.testing.assert_close(benchmark.PlainAutoencoder(model).eval()(x * model.taper), model(x),
-                                   rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(plain(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_operations_are_those_that_torch_counts(model):
-    with FlopCounterMode(display=False) as counted, torch.inference_mode():
-        benchmark.PlainAutoencoder(model).eval()(torch.randn(1, 1, config.WINDOW_SIZE))
-    assert benchmark.flop_per_segment(model) == pytest.approx(counted.get_total_flops(), rel=0.01)
+def test_operations_are_those_of_the_shapes(model):
+    products = 2 * 128 * 45 * 32
+    down = ((360, 1, 32, 7), (180, 32, 64, 5), (90, 64, 128, 5), (45, 128, 128, 3))
+    up = ((45, 128, 128, 4), (90, 128, 64, 4), (180, 64, 32, 4), (360, 32, 1, 4))
+    for length, inputs, outputs, kernel in (*down, *up):
+        products += length * inputs * outputs * kernel
+    assert benchmark.flop_per_segment(benchmark.plain_of(model)) == pytest.approx(2 * products, rel=0.01)
 
 
 def test_one_loop_makes_the_segments_of_the_pipeline(small):
-    database = small
-    ours, (x, labels) = dataset.read_records(database), benchmark.plain_building(1, database)()
+    ours = dataset.read_records(small)
+    x, labels = benchmark.plain_building(1, small)()
     np.testing.assert_array_equal(labels, ours["symbol"])
     assert np.abs(x - ours["x"]).max() < 0.05  # another form of the same filter
 
 
-def sleeping(seconds):
-    return lambda: time.sleep(seconds)
+def test_a_whole_run_times_every_candidate(evaluated, monkeypatch, capsys):
+    flags = ["--database", "simulated", "--threads", "1"]
+    train_mitbih.main([*flags, "--protocol", "patient"])
+    runs = {"shipped": {"segments": 1, "validation_loss": 1, "auroc": 1, "auprc": 1, "n": 1}, "n_train": 1,
+            "finished": True, "equal_epoch": None, "history": [{"validation_loss": 1}],
+            "quality": {"auroc": 1, "auprc": 1, "best": {"auroc": 1, "auprc": 1}}}
+    for protocol in config.PROTOCOLS:
+        for name in ("recipe", "full"):
+            path = evaluated.results_dir(protocol, config.SEED) / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(runs))
+
+    def once(candidates, repeats):
+        for make, args in candidates.values():
+            make(*args)()
+        return dict.fromkeys(candidates, [1.0])
+
+    monkeypatch.setattr(stopwatch, "alternate", once)
+    monkeypatch.setattr(benchmark, "time_commands", lambda database: [])
+    monkeypatch.setattr(benchmark_peers, "of_pyod", dict)
+    for name, value in (("SEGMENTS", 64), ("MATRIX", 64), ("STEPS", 2), ("PEER_REPEATS", 1)):
+        monkeypatch.setattr(benchmark, name, value)
+    benchmark.main([*flags, "--repeats", "1"])
+
+    saved = json.loads((evaluated.out / "results" / "benchmark.json").read_text())
+    groups = [row["what"] for row in saved["rows"]]
+    assert [groups.count(name) for name in dict.fromkeys(groups)] == [4, 7, 3, 3]
+    assert saved["rows"][0]["rate"] == 2 * config.BATCH_SIZE
+    out = capsys.readouterr().out
+    assert "| training step | ours |" in out and "PyOD is not installed" in out
 
 
-def failing():
-    raise ValueError("no work")
+def test_missing_long_runs_are_told_of_before_anything_is_timed(evaluated, monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("timed"))
+    with pytest.raises(UserError, match="recipe.json: missing.*-m studies.benchmark_training --protocol beat"):
+        benchmark.main(["--database", "simulated", "--threads", "1"])
 
+
+# --- the stopwatch --------------------------------------------------------------------------------
 
 def test_candidates_take_turns_in_processes_of_their_own():
-    times = benchmark.alternating({"slow": (sleeping, (0.1,)), "fast": (sleeping, (0.02,))}, 3)
-    assert all(len(t) == 3 for t in times.values())
-    rows = benchmark.rows_of("sleep", times, {"slow": (1, "nap"), "fast": (1, "nap")}, "slow")
-    assert rows[0]["times_as_fast"] == 1 and 3 < rows[1]["times_as_fast"] < 6
-    assert rows[0]["unit"] == "nap/s" and 5 < rows[0]["rate"] < 10.1
+    candidates = {"slow": (partial, (time.sleep, 0.1)), "fast": (partial, (time.sleep, 0.02))}
+    slow, fast = stopwatch.time_group("sleep", candidates, (1, "nap"), "slow", 3)
+    assert len(slow["times_s"]) == len(fast["times_s"]) == 3
+    assert slow["times_as_fast"] == 1 and 3 < fast["times_as_fast"] < 6
+    assert slow["unit"] == "nap/s" and 5 < slow["rate"] < 10.1
 
 
 def test_a_candidate_that_dies_ends_the_run():
     with pytest.raises(EOFError):
-        benchmark.alternating({"none": (failing, ())}, 1)
+        stopwatch.alternate({"none": (partial, (int, "no number"))}, 1)
 
 
-def test_memory_of_a_stage_is_that_of_all_its_processes(tmp_path):
+def test_memory_of_a_command_is_that_of_all_its_processes(tmp_path):
     child = "import time; a = bytearray(150 << 20); time.sleep(0.7)"
     (tmp_path / "two.py").write_text("import subprocess, sys\n"
                                      f"subprocess.run([sys.executable, '-c', {json.dumps(child)}])\n")
-    found = benchmark_stages.stage(tmp_path, "two.py")
+    found = stopwatch.time_command(tmp_path, "two.py")
     assert 155 < found["peak_mb"] < 260 and found["seconds"] > 0.7
 
 
-def test_a_stage_that_fails_is_named_with_its_command_and_its_error():
+def test_a_command_that_fails_is_named_with_its_error():
     with pytest.raises(UserError, match=r"(?s)dataset.py --source x: exit status 2.*--download"):
-        benchmark_stages.stage(settings.ROOT, "dataset.py", "--source", "x")
+        stopwatch.time_command(settings.ROOT, "dataset.py", "--source", "x")

@@ -1,131 +1,121 @@
 """The published recipe and the long run: what they do, go on from, and write."""
 
+import itertools
 import json
 
 import pytest
 import torch
 
-from studies import benchmark_training
 import config
-from pipeline import errors, settings
 import train_mitbih
-from studies.benchmark_training import Recipe
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from models import load_checkpoint
+from pipeline import settings
+from pipeline.errors import UserError
+from studies import benchmark_training
+from studies.benchmark_training import STOPPED, is_finished, train_recipe
 
 
 def stamp_of(**changed):
-    return {"segments_id": "a", "segment_settings": settings.snapshot(settings.SEGMENT_SETTINGS), "protocol": "beat", "seed": 0,
+    return {"segments_id": "a", "segment_settings": settings.snapshot(settings.SEGMENT_SETTINGS),
+            "protocol": "beat", "seed": 0,
             "training_settings": settings.snapshot(settings.TRAINING_SETTINGS), **changed}
 
 
-def recipe(folder, target=0.0, stamp=stamp_of()):
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """recipe(epochs): 260 beats, 40 to validate; with `losses` the validation losses are those."""
     x = torch.randn(300, 720, generator=torch.Generator().manual_seed(0)).cumsum(1) / 20
-    return Recipe(x[:260], x[260:], target, folder / "recipe.pt", stamp)
+
+    def run(epochs, name="recipe", target=0.0, stamp=stamp_of(), losses=None, n=260):
+        if losses:
+            values = iter(losses)
+            monkeypatch.setattr(train_mitbih, "validation_loss", lambda *_: next(values))
+        path = tmp_path / f"{name}.pt"
+        resume = train_mitbih.stopped_run(path, stamp, "again", STOPPED)
+        return train_recipe(x[:n], x[260:], target, path, stamp, epochs, resume)
+    return run
 
 
-def losses(run):
-    return [(r["train_loss"], r["validation_loss"]) for r in run.history]
-
-
-def test_a_stopped_recipe_goes_on_as_if_never_stopped(tmp_path):
-    whole = recipe(tmp_path / "whole")
-    whole.train(3)
-    first = recipe(tmp_path / "parts")
-    first.train(1)
-    second = recipe(tmp_path / "parts")
-    second.resume()
-    second.train(3)
-    assert losses(second) == losses(whole) and len(losses(whole)) == 3
-    assert second.best == whole.best == min(loss for _, loss in losses(whole))
+def test_a_stopped_recipe_goes_on_as_if_never_stopped(recipe):
+    model, whole, kept = recipe(3, "whole")
+    recipe(1, "parts")
+    other, parts, _ = recipe(3, "parts")
+    seconds = [row.pop("seconds") for row in (*whole, *parts)]
+    assert len(seconds) == 6 and parts == whole
+    for name, weights in model.state_dict().items():
+        assert torch.equal(weights, other.state_dict()[name])
+    assert [row["epoch"] for row in whole] == [1, 2, 3] and set(kept) == {"best"}
 
 
 @pytest.mark.parametrize("changed, why", [
-    ({"stamp": stamp_of(segments_id="b")}, "other beats or splits"), ({"target": 1.0}, "another shipped network")])
-def test_a_stopped_recipe_of_something_else_is_refused(tmp_path, changed, why):
-    recipe(tmp_path).train(1)
-    with pytest.raises(errors.UserError, match=f"(?s){why}.*benchmark_training.py --force"):
-        recipe(tmp_path, **changed).resume()
+    ({"stamp": stamp_of(segments_id="b")}, "segments_id: 'a' then, 'b' now.*again --force"),
+    ({"stamp": stamp_of(training_settings={"LATENT_DIM": 8})}, "LATENT_DIM: 32 then, 8 now.*again --force"),
+    ({"target": 1.0}, "another shipped network.*--force")])
+def test_a_stopped_recipe_of_something_else_is_refused(recipe, changed, why):
+    recipe(1, n=32)
+    with pytest.raises(UserError, match=why):
+        recipe(2, n=32, **changed)
 
 
-def test_a_stopped_recipe_of_other_settings_is_refused(tmp_path, monkeypatch):
-    recipe(tmp_path).train(1)
-    monkeypatch.setattr(config, "LATENT_DIM", 8)
-    with pytest.raises(errors.UserError, match="LATENT_DIM: 32 then, 8 now.*benchmark_training.py --force"):
-        recipe(tmp_path).resume()
-
-
-def test_every_beat_is_seen_once_an_epoch(tmp_path, monkeypatch):
+def test_every_beat_is_seen_once_an_epoch(recipe, monkeypatch):
     seen = []
     real = train_mitbih.reconstruction_loss
-    monkeypatch.setattr(train_mitbih, "reconstruction_loss",
-                        lambda model, x: (model.training and seen.append(x.clone())) or real(model, x))
-    run = recipe(tmp_path)
-    run.epoch()
+
+    def watch(model, x):
+        if model.training:
+            seen.append(x.clone())
+        return real(model, x)
+
+    monkeypatch.setattr(train_mitbih, "reconstruction_loss", watch)
+    recipe(1)
     assert [len(x) for x in seen] == [256, 4]
-    torch.testing.assert_close(torch.cat(seen).sort(0).values, run.x.sort(0).values, rtol=0, atol=0)
+    assert len(torch.cat(seen).unique(dim=0)) == 260
 
 
-def scripted(run, monkeypatch, validation):
-    """Validation losses as given, without training."""
-    values = iter(validation)
-
-    def epoch():
-        loss = next(values)
-        run.schedule.step(loss)
-        return {"epoch": len(run.history) + 1, "train_loss": 0.0, "validation_loss": loss, "learning_rate": 1e-3}
-    monkeypatch.setattr(run, "epoch", epoch)
+def test_recipe_lowers_its_rate_on_a_plateau_and_stops_after_its_patience(recipe):
+    _, history, _ = recipe(100, losses=[3.0, 2.0, 1.0] + [1.5] * 90, n=2)
+    assert len(history) == 3 + 15 and is_finished(history)
+    # six epochs without a better one are waited for, and six again
+    rates = {rate: len(list(rows)) for rate, rows in itertools.groupby(row["learning_rate"] for row in history)}
+    assert rates == {1e-3: 9, 5e-4: 6, 2.5e-4: 3}
 
 
-def test_recipe_stops_after_its_patience(tmp_path, monkeypatch):
-    run = recipe(tmp_path)
-    scripted(run, monkeypatch, [3.0, 2.0, 1.0] + [1.5] * 90)
-    run.train(100)
-    assert len(run.history) == 3 + 15 and run.finished and run.best == 1.0
-    assert run.optimizer.param_groups[0]["lr"] == 1e-3 / 4  # twice six epochs without a better one
+def test_recipe_stops_after_its_epochs():
+    history = [{"validation_loss": 1 / k} for k in range(1, 101)]
+    assert is_finished(history) and not is_finished(history[:-1]) and not is_finished([])
 
 
-def test_recipe_stops_after_its_epochs(tmp_path, monkeypatch):
-    run = recipe(tmp_path)
-    scripted(run, monkeypatch, [1 / k for k in range(1, 200)])
-    run.train(1000)
-    assert len(run.history) == 100 and run.finished
-
-
-def test_weights_are_kept_where_the_loss_first_meets_the_target(tmp_path, monkeypatch):
-    run = recipe(tmp_path, target=2.0)
-    scripted(run, monkeypatch, [3.0, 2.0, 1.0])
-    marks = iter((1.0, 2.0, 3.0))
-    real = run.epoch
-    monkeypatch.setattr(run, "epoch", lambda: (run.model.up[-1].bias.data.fill_(next(marks)), real())[1])
-    run.train(3)
-    assert run.equal_state["up.3.bias"].item() == 2.0 and run.best_state["up.3.bias"].item() == 3.0
+def test_weights_are_kept_where_the_loss_first_meets_the_target(recipe, tmp_path):
+    states = {}
+    for epochs, name in ((1, "one"), (2, "two"), (3, "three")):
+        model, _, kept = recipe(epochs, name, target=2.0, losses=[3.0, 2.0, 1.0], n=32)
+        states[name] = model.state_dict()["to_latent.bias"]
+    assert torch.equal(kept["equal"]["to_latent.bias"], states["two"])
+    assert torch.equal(kept["best"]["to_latent.bias"], states["three"])
+    _, stored = load_checkpoint(tmp_path / "three.pt", "", STOPPED)
+    assert stored["target"] == 2.0 and set(stored["kept"]) == {"equal", "best"}
 
 
 def test_both_runs_write_their_results(evaluated, monkeypatch):
     monkeypatch.setattr(benchmark_training, "FULL_EPOCHS", 2)
-    benchmark_training.main(["--simulated", "--protocol", "beat", "--epochs", "2", "--threads", "1"])
-    trained = []
-    monkeypatch.setattr(train_mitbih, "train_epoch", lambda *_: trained.append("full") or 0.0)
-    monkeypatch.setattr(Recipe, "epoch", lambda run: trained.append("recipe") or {
-        "epoch": 1, "train_loss": 0.0, "validation_loss": 1.0, "learning_rate": 1e-3})
-    again = ["--simulated", "--protocol", "beat", "--epochs", "1", "--threads", "1"]
-    benchmark_training.main(again)
-    assert trained == []  # both had done as much before
+    flags = ["--database", "simulated", "--protocol", "beat", "--epochs", "2", "--threads", "1"]
+    benchmark_training.main(flags)
     folder = evaluated.results_dir("beat", config.SEED)
-    recipe, full = (json.loads((folder / name).read_text()) for name in ("recipe.json", "full.json"))
+    recipe, full, metrics = (json.loads((folder / f"{name}.json").read_text())
+                             for name in ("recipe", "full", "metrics"))
     assert len(recipe["history"]) == len(full["history"]) == 2 and not recipe["finished"]
     assert recipe["n_train"] == full["n_train"] and recipe["shipped"]["n"] == full["quality"]["n"]
-    scores = json.loads((folder / "metrics.json").read_text())
-    assert recipe["shipped"]["validation_loss"] == pytest.approx(
-        min(r["validation_loss"] for r in torch.load(evaluated.checkpoint_path("beat", config.SEED))["history"]))
-    assert scores["default_score"] == config.DEFAULT_SCORE and 0.5 < recipe["shipped"]["auroc"] <= 1
-    assert {"auroc", "auprc", "mse_auroc"} <= set(recipe["quality"]["best"])
-    benchmark_training.main([*again, "--force"])
-    assert set(trained) == {"recipe", "full"}
+    assert full["history"][0]["learning_rate"] != recipe["history"][0]["learning_rate"] == 1e-3
+    _, stored = load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
+    losses = [row["validation_loss"] for row in stored["history"]]
+    assert recipe["shipped"]["validation_loss"] == pytest.approx(min(losses))
+    assert metrics["default_score"] == config.DEFAULT_SCORE and 0.5 < recipe["shipped"]["auroc"] <= 1
+
+    steps = []
+    real = train_mitbih.reconstruction_loss
+    monkeypatch.setattr(train_mitbih, "reconstruction_loss",
+                        lambda model, x: steps.append(model.training) or real(model, x))
+    benchmark_training.main(flags)
+    assert True not in steps  # both had done as much before
+    benchmark_training.main([*flags, "--force", "--only", "recipe"])
+    assert True in steps
