@@ -1,0 +1,212 @@
+"""What is fitted on what, weighted sums, what a score may depend on, thresholds and robust z-scores."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from dataset import Segments
+from pipeline.errors import UserError
+from scoring import detector
+from scoring.features import BeatFeatures
+from scoring.scores import SCORES, TINY, nearest_centred
+
+FS = 360
+SETTINGS = {"QRS_SIGMA_S": 0.1, "KNN_NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
+            "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
+            "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2, "SELF_CAUSAL_S": 20}
+WEIGHTS = {"nearest": 1.0, "self_reference": 0.5, "rhythm": 0.3, "qrs_error": 0.2, "nearest_centred": 0.1}
+BEATS = 80
+ROWS = np.arange(3 * BEATS)
+ALONE = ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "same_patient")  # do not depend on other rows
+
+
+@pytest.fixture
+def segments():
+    """Three records of 80 beats of noise around a shape, about 0.8 s apart, one in eight abnormal."""
+    rng = np.random.default_rng(0)
+    rows = {"record": np.repeat(list("abc"), BEATS), "y": (rng.random(3 * BEATS) < 0.125).astype(np.int8)}
+    abnormal = rows["y"][:, None]
+    rr = rng.uniform(0.7, 0.9, (3, BEATS)) - 0.3 * abnormal.reshape(3, BEATS)
+    rows["sample"] = (400 + np.cumsum(rr, axis=1) * FS).astype(int).ravel()
+    rows["rr_before_s"] = rr.ravel()
+    rows["rr_after_s"] = np.append(rr.ravel()[1:], np.nan)
+    x = np.sin(np.arange(160) / 9) * (1 + abnormal) + rng.normal(0, 0.3, (3 * BEATS, 160))
+    return Segments(x.astype(np.float32), rows, {})
+
+
+@pytest.fixture
+def parts(segments):
+    """(normal training rows, validation rows) of records a and b; c is an unseen patient."""
+    known = segments.rows["record"] != "c"
+    return (np.flatnonzero(known & (ROWS % 4 > 0) & (segments.rows["y"] == 0)),
+            np.flatnonzero(known & (ROWS % 4 == 0)))
+
+
+@pytest.fixture
+def fitted(segments, parts):
+    """(model, what is fitted)."""
+    torch.manual_seed(0)
+    model = models.ConvAutoencoder(160, 4, 30).eval()
+    return model, detector.fit(model, segments, *parts, WEIGHTS, SETTINGS, FS, "cpu")
+
+
+def score(fitted, segments, names, rows=ROWS):
+    return detector.score(*fitted, segments, rows, names, FS, "cpu")
+
+
+# --- what is fitted -------------------------------------------------------------------------------
+
+def test_references_are_latents_in_units_of_their_spread_and_timing(segments, parts, fitted):
+    model, stored = fitted
+    train, _ = parts
+    _, z = models.reconstruct(model, segments.x[train], 64, "cpu")
+    times = BeatFeatures.of(model, segments, train, SETTINGS, FS, "cpu").times
+    expected = np.hstack([z.numpy() / z.numpy().std(), times])
+    np.testing.assert_allclose(stored["references"].float(), expected, rtol=2e-3, atol=1e-3)
+    names = np.array(stored["reference_records"])[stored["reference_record"].numpy()]
+    np.testing.assert_array_equal(names, segments.rows["record"][train])
+    assert stored["density"].shape == (len(train),) and stored["weights"] == WEIGHTS
+
+
+def test_standard_is_of_normal_validation_beats_only(segments, parts, fitted):
+    _, validation = parts
+    scores, _ = score(fitted, segments, ("nearest", "self_reference", "rhythm", "same_patient"), validation)
+    normal = segments.rows["y"][validation] == 0
+    assert 0 < normal.sum() < len(normal)
+    for name, values in scores.items():
+        standard = fitted[1]["standard"][name]
+        assert standard == pytest.approx((values[normal].mean(), values[normal].std()), rel=1e-6)
+
+
+# --- weighted sums --------------------------------------------------------------------------------
+
+def test_combined_is_the_weighted_sum_of_standardised_parts(segments, fitted):
+    scores, _ = score(fitted, segments, ("combined", "combined_same_patient", *WEIGHTS, "same_patient"))
+    scores["qrs_error"] = np.log(scores["qrs_error"] + TINY)
+    standard = {part: (scores[part] - mean) / std for part, (mean, std) in fitted[1]["standard"].items()
+                if part in scores}
+    expected = sum(weight * standard[part] for part, weight in WEIGHTS.items())
+    np.testing.assert_allclose(scores["combined"], expected, rtol=1e-6, atol=1e-9)
+    expected += standard["same_patient"] - standard["nearest"]
+    np.testing.assert_allclose(scores["combined_same_patient"], expected, rtol=1e-6, atol=1e-9)
+    assert not np.allclose(scores["combined"], scores["combined_same_patient"])
+
+
+def test_combined_causal_is_the_sum_of_causal_parts(segments, fitted):
+    scores, found = score(fitted, segments, ("combined_causal", "self_causal", "qrs_error"))
+    stored = fitted[1]
+    values = {"nearest": SCORES["nearest"].values(found, stored, True), "self_reference": scores["self_causal"],
+              "nearest_centred": nearest_centred(found, stored, True), "rhythm": found.past_irregular,
+              "qrs_error": np.log(scores["qrs_error"] + TINY)}
+    expected = 0
+    for part, weight in WEIGHTS.items():
+        mean, std = stored["standard"][part + " causal"]
+        expected = expected + weight * (values[part] - mean) / std
+    np.testing.assert_allclose(scores["combined_causal"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_of_weight_zero_is_left_out(segments, parts, fitted):
+    model, _ = fitted
+    stored = detector.fit(model, segments, *parts, {"self_reference": 2.0, "rhythm": 0.0}, SETTINGS, FS, "cpu")
+    assert set(stored["standard"]) == {"self_reference", "self_reference causal"}
+    scores, _ = score((model, stored), segments, ("combined", "self_reference"))
+    mean, std = stored["standard"]["self_reference"]
+    np.testing.assert_allclose(scores["combined"], 2 * (scores["self_reference"] - mean) / std)
+
+
+# --- what a score may depend on -------------------------------------------------------------------
+
+def test_scores_against_training_beats_do_not_depend_on_the_other_rows(segments, fitted):
+    together, _ = score(fitted, segments, ALONE)
+    one, _ = score(fitted, segments, ALONE, ROWS[17:18])
+    for name in ALONE:
+        assert one[name][0] == pytest.approx(together[name][17], rel=1e-3, abs=1e-4)
+
+
+def test_rows_in_another_order_have_the_same_scores(segments, fitted):
+    order = np.random.default_rng(0).permutation(ROWS)
+    scores, _ = score(fitted, segments, SCORES)
+    again, _ = score(fitted, segments, SCORES, order)
+    for name in SCORES:
+        np.testing.assert_allclose(again[name], scores[name][order], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_causal_scores_know_no_later_beat(segments, fitted):
+    rows = ROWS[segments.rows["record"] == "c"]
+    assert (segments.rows["sample"][rows[50:]] > 20 * FS).all()
+    causal = [name for name in SCORES if SCORES[name].causal]
+    before, _ = score(fitted, segments, (*causal, "self_reference"), rows)
+    later = dataclasses.replace(segments, x=segments.x.copy(), rows=dict(segments.rows))
+    later.x[rows[50:]] = np.random.default_rng(0).normal(0, 5, (30, 160))
+    # the beat 49 knows when beat 50 comes, and no more
+    for name, first in (("rr_before_s", 51), ("rr_after_s", 50)):
+        later.rows[name] = later.rows[name].copy()
+        later.rows[name][rows[first:]] = np.random.default_rng(1).uniform(0.2, 3, BEATS - first)
+    after, _ = score(fitted, later, before, rows)
+    assert len(causal) == 2
+    for name in causal:
+        np.testing.assert_allclose(after[name][:50], before[name][:50], rtol=1e-6, atol=1e-7, err_msg=name)
+        assert not np.allclose(after[name][50:], before[name][50:])
+    assert not np.allclose(after["self_reference"][:50], before["self_reference"][:50])
+
+
+def test_labels_of_scored_beats_have_no_say(segments, fitted):
+    before, _ = score(fitted, segments, SCORES)
+    segments.rows["y"] = 1 - segments.rows["y"]
+    after, _ = score(fitted, segments, SCORES)
+    for name in before:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_a_record_without_early_beats_is_scored_all_the_same(segments, fitted):
+    scores, _ = score(fitted, segments, ("self_causal", "combined_causal"), ROWS[-20:])
+    assert np.isfinite(scores["self_causal"]).all() and np.isfinite(scores["combined_causal"]).all()
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_robust_z_is_in_spreads_of_the_records_own_regular_beats(segments, fitted, causal):
+    scores, found = score(fitted, segments, ("nearest",))
+    values = scores["nearest"]
+    got = detector.robust_z(values, found, fitted[1], causal)
+    irregular = found.past_irregular if causal else found.irregular
+    for name in "abc":
+        known = np.flatnonzero((found.record == name) & (found.learning | (not causal)))
+        known = values[known[np.argsort(irregular[known])][:max(5, (irregular[known] <= 0.1).sum())]]
+        spread = 1.4826 * np.median(np.abs(known - np.median(known))) + detector.ROBUST_Z_FLOOR
+        here = found.record == name
+        np.testing.assert_allclose(got[here], (values[here] - np.median(known)) / spread, rtol=1e-6)
+    # an offset and a gain of one record do not move its beats over a line, but for the floor
+    shifted = detector.robust_z(values + 100 * (found.record == "c"), found, fitted[1], causal)
+    np.testing.assert_allclose(shifted, got, atol=1e-9)
+
+
+def test_robust_z_curve_is_of_means_over_records():
+    values = np.array([0.0, 1, 2, 3, 5, 6, 1, 9])
+    y = np.array([0, 0, 0, 0, 1, 1, 0, 1])
+    curve = detector.robust_z_curve(values, y, np.array(list("aaaaaabb")))
+    at = curve["robust_z"].index(1.5)
+    assert curve["specificity"][at] == pytest.approx((2 / 4 + 1) / 2) and curve["sensitivity"][at] == 1
+    assert detector.robust_z_at(curve, "specificity", 0.75) == pytest.approx(1.05)
+    assert detector.robust_z_at(curve, "sensitivity", 0.75) == pytest.approx(6.0)
+    assert detector.robust_z_at(curve, "specificity", 1.0) == pytest.approx(3.05)
+    unlabelled = detector.robust_z_curve(values, 0 * y, np.repeat("a", 8))
+    with pytest.raises(UserError, match="no beat to know the sensitivity from"):
+        detector.robust_z_at(unlabelled, "sensitivity", 0.9)
+
+
+@pytest.mark.parametrize("n, specificity, flagged", [(1000, 0.955, 45), (10, 0.95, 0), (10, 0.9, 1), (1, 0.5, 0)])
+def test_threshold_flags_as_many_normals_as_asked(n, specificity, flagged):
+    scores = np.random.default_rng(0).normal(size=n)
+    assert (scores >= detector.threshold_at_specificity(scores, specificity)).sum() == flagged
+
+
+def test_threshold_never_flags_more_where_scores_are_equal():
+    scores = np.repeat([0.0, 1.0], 50)
+    assert (scores >= detector.threshold_at_specificity(scores, 0.9)).sum() == 0
+    with pytest.raises(ValueError, match="normal beats"):
+        detector.threshold_at_specificity(np.array([]), 0.9)

@@ -1,0 +1,165 @@
+"""Distances and scores against brute force on random beats; no network."""
+
+import numpy as np
+import pytest
+import torch
+
+import config
+from pipeline.errors import UserError
+from scoring import scores
+from scoring.features import BeatFeatures
+
+SETTINGS = {"KNN_NEIGHBOURS": 3, "DENSITY_POWER": 0.5, "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2}
+RECORD = np.repeat(list("abc"), 60)
+
+
+def distances(queries, references):
+    """All distances (n, r) by their definition, in float64."""
+    return np.sqrt(((queries[:, None].astype(float) - references[None].astype(float)) ** 2).sum(axis=2))
+
+
+# --- distances ------------------------------------------------------------------------------------
+
+def test_neighbours_and_density_equal_brute_force():
+    rng = np.random.default_rng(0)
+    queries, references = (rng.normal(size=(n, 8)).astype(np.float32) for n in (30, 200))
+    distance, index = scores.neighbours(references, queries, 3)
+    every = distances(queries, references)
+    np.testing.assert_array_equal(index, np.argsort(every, axis=1)[:, :3])
+    np.testing.assert_allclose(distance, np.sort(every, axis=1)[:, :3], rtol=1e-4)
+    assert scores.neighbours(references[:2], queries, 3)[1].shape == (30, 2)
+    expected = np.log(np.sort(distances(references, references), axis=1)[:, 1:6].mean(axis=1))
+    np.testing.assert_allclose(scores.density_scale(references, 5), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_relative_distance_equals_a_plain_loop(power):
+    rng = np.random.default_rng(2)
+    distance, index, scale = rng.uniform(1, 2, (6, 3)), rng.integers(0, 20, (6, 3)), rng.normal(size=20)
+    expected = [sum(np.log(distance[k, j]) - power * scale[index[k, j]] for j in range(3)) / 3 for k in range(6)]
+    np.testing.assert_allclose(scores.relative_distance(distance, index, scale, power), expected, rtol=1e-6)
+    copies = scores.relative_distance(np.zeros((1, 3)), index[:1], scale, 0.0)
+    assert np.isfinite(copies[0]) and copies[0] < -10
+
+
+def test_a_step_out_of_a_dense_cluster_weighs_more():
+    rng = np.random.default_rng(3)
+    dense, sparse = rng.normal(0, 0.1, (100, 3)), rng.normal(20, 2, (100, 3))
+    references = np.concatenate([dense, sparse]).astype(np.float32)
+    near = scores.neighbours(references, np.array([[1, 1, 1], [21, 21, 21]], np.float32), 3)
+    assert np.diff(scores.relative_distance(*near, scores.density_scale(references, 10), 1.0)) < -1
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_distance_to_share_equals_a_plain_sort(share):
+    vectors = np.random.default_rng(4).normal(size=(700, 6)).astype(np.float32)  # more than one batch
+    known = vectors[::7]
+    expected = np.log(np.sort(distances(vectors, known), axis=1)[:, max(3, int(share * len(known)))])
+    np.testing.assert_allclose(scores.distance_to_share(known, vectors, share), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_rare_shape_among_the_reference_stays_far():
+    vectors = np.random.default_rng(5).normal(0, 0.1, (100, 3)).astype(np.float32)
+    vectors[:5] += 10
+    distance = scores.distance_to_share(vectors, vectors, 0.1)
+    assert distance[:5].min() > distance[5:].max() + 3
+    # of fewer beats than neighbours: to the farthest
+    few = np.array([[0.0], [1], [3]], np.float32)
+    np.testing.assert_allclose(scores.distance_to_share(few, few, 0.1), np.log([3, 2, 3]), rtol=1e-5)
+
+
+# --- a record's own reference ---------------------------------------------------------------------
+
+def test_regular_beats_leave_premature_ones_out_even_where_they_are_most():
+    irregular = np.random.default_rng(6).normal(0, 0.3, 200)
+    premature = np.arange(200) % 10 < 7
+    irregular[premature] += 5
+    chosen = scores.regular_beats(irregular, np.arange(200), 0.1)
+    np.testing.assert_array_equal(chosen, np.flatnonzero(irregular <= 0.1))
+    assert 20 < len(chosen) < 60 and not premature[chosen].any()
+    some = scores.regular_beats(irregular, np.arange(50, 100), 0.1)
+    np.testing.assert_array_equal(some, chosen[(chosen >= 50) & (chosen < 100)])
+
+
+def test_regular_beats_are_in_order_and_have_their_least_and_their_limit():
+    irregular = np.random.default_rng(7).normal(size=30000)
+    few = scores.regular_beats(irregular, np.arange(8), -10)
+    assert list(few) == sorted(np.argsort(irregular[:8])[:scores.LEAST_SELF])
+    many = scores.regular_beats(irregular, np.arange(30000), 0.0)
+    assert scores.SELF_LIMIT / 2 < len(many) <= scores.SELF_LIMIT and (np.diff(many) > 0).all()
+    assert many[0] < 100 and many[-1] > 29900 and irregular[many].max() <= 0
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+@pytest.fixture
+def beats(monkeypatch):
+    """(BeatFeatures of 60 beats of each of three records, fitted): references of a and b only."""
+    monkeypatch.setattr(scores, "SEARCH", 50)  # several parts of the search
+    rng = np.random.default_rng(8)
+    found = BeatFeatures(rng.normal(size=(180, 4)).astype(np.float32), rng.random(180), rng.random(180), RECORD)
+    for prefix in ("", "past_"):
+        setattr(found, prefix + "times", rng.normal(size=(180, 2)).astype(np.float32))
+        setattr(found, prefix + "irregular", rng.normal(size=180).astype(np.float32))
+    found.learning = np.arange(180) % 60 < 20
+    fitted = {"settings": SETTINGS, "z_scale": 2.0, "reference_records": ["a", "b"],
+              "references": torch.from_numpy(rng.normal(size=(100, 6))).half(),
+              "density": torch.from_numpy(rng.normal(size=100).astype(np.float32)),
+              "reference_record": torch.arange(100, dtype=torch.int16) % 2}
+    return found, fitted
+
+
+def vectors_of(found, causal):
+    """(n, 6) latents in units of their spread and timing."""
+    return np.hstack([found.z / 2, found.past_times if causal else found.times])
+
+
+def relative(found, fitted, causal, k, columns):
+    """`nearest` of beat k among some of the references."""
+    references = fitted["references"].float().numpy()
+    every = distances(vectors_of(found, causal)[k:k + 1], references[columns])[0]
+    near = np.argsort(every)[:3]
+    return np.mean(np.log(every[near]) - 0.5 * fitted["density"].numpy()[columns[near]])
+
+
+def own_reference(found, causal, name):
+    """Rows of a record's most regular beats, of the first minutes alone if causal."""
+    irregular = found.past_irregular if causal else found.irregular
+    known = np.flatnonzero((RECORD == name) & (found.learning | (not causal)))
+    return known[np.argsort(irregular[known])][:max(5, (irregular[known] <= 0.1).sum())]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_distances_to_training_beats_equal_brute_force(beats, causal):
+    found, fitted = beats
+    nearest = [relative(found, fitted, causal, k, np.arange(100)) for k in range(180)]
+    np.testing.assert_allclose(scores.nearest(found, fitted, causal), nearest, rtol=1e-4, atol=1e-4)
+    # c has no references of its own: all of them
+    columns = {"a": np.arange(0, 100, 2), "b": np.arange(1, 100, 2), "c": np.arange(100)}
+    own = [relative(found, fitted, causal, k, columns[RECORD[k]]) for k in range(180)]
+    np.testing.assert_allclose(scores.same_patient(found, fitted, causal), own, rtol=1e-4, atol=1e-4)
+    for name in "abc":
+        nearest -= np.where(RECORD == name, np.median(np.array(nearest)[own_reference(found, causal, name)]), 0)
+    np.testing.assert_allclose(scores.nearest_centred(found, fitted, causal), nearest, rtol=1e-4, atol=1e-4)
+    shape = distances(found.z / 2, fitted["references"].float().numpy()[:, :4])
+    np.testing.assert_allclose(scores.latent_knn(found, fitted, causal), np.sort(shape)[:, :3].mean(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_distance_to_own_regular_beats_equals_brute_force(beats, causal):
+    found, fitted = beats
+    got = scores.self_reference(found, fitted, causal)
+    vectors = vectors_of(found, causal)
+    for name in "abc":
+        reference = own_reference(found, causal, name)
+        every = np.sort(distances(vectors[RECORD == name], vectors[reference]))
+        expected = np.log(every[:, min(max(3, int(0.2 * len(reference))), len(reference) - 1)])
+        np.testing.assert_allclose(got[RECORD == name], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_score_of_the_settings_is_in_the_table():
+    for protocol in config.PROTOCOLS:
+        scores.check_names(config.SCORES[protocol], "SCORES")
+        scores.check_names(config.WEIGHTS[protocol], "WEIGHTS")
+    with pytest.raises(UserError, match="config.py: WEIGHTS names nerest; expected names of mse, .*scores.py"):
+        scores.check_names({"nerest": 1.0, "rhythm": 1.0}, "WEIGHTS")
