@@ -4,60 +4,51 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from scoring import baselines
 import config
-import dataset
 import evaluate
-from studies import report
-import train_mitbih
+from conftest import ON_SIMULATED
+from pipeline.artefacts import load_npz
+from scoring import baselines
 
 SIGMA = 40.0
 
 
-@pytest.fixture
-def features(segments):
-    train = segments.part("beat", "train")
-    return baselines.Features(segments, train, SIGMA), train, segments.part("beat", "test")
-
-
-def test_knn_equals_its_definition(segments, features):
-    f, train, rows = features
-    got = baselines.knn(segments, f, train, rows)
-    distance = np.linalg.norm(f.components[rows][:, None].astype(float) - f.components[train][None], axis=2)
-    np.testing.assert_allclose(got, np.sort(distance, axis=1)[:, :3].mean(1), rtol=1e-3, atol=1e-3)
-
-
-def test_knn_record_uses_own_normal_training_beats_or_own_beats(segments, features):
-    f, train, rows = features
+def own_distances(segments, f, rows, candidates):
+    """Sorted distances of beat rows[3] to the candidates of its record."""
     record = segments.rows["record"]
-    got = baselines.knn_record(segments, f, train, rows)
-    k = 3
-    own = train[record[train] == record[rows[k]]]
-    distance = np.sort(np.linalg.norm(f.components[own].astype(float) - f.components[rows[k]], axis=1))
-    assert got[k] == pytest.approx(distance[:3].mean(), rel=1e-3)
-    train, rows = segments.part("patient", "train"), segments.part("patient", "test")
-    got = baselines.knn_record(segments, f, train, rows)
-    own = np.flatnonzero(record == record[rows[k]])
-    distance = np.sort(np.linalg.norm(f.components[own].astype(float) - f.components[rows[k]], axis=1))
-    assert got[k] == pytest.approx(distance[int(0.3 * len(own)) - 1], rel=1e-2)
+    own = candidates[record[candidates] == record[rows[3]]]
+    return np.sort(np.linalg.norm(f.components[own].astype(float) - f.components[rows[3]], axis=1))
 
 
-def test_window_hides_the_neighbours(segments, features):
+def test_knn_among_all_and_own_beats_equals_its_definition(segments):
+    for protocol in config.PROTOCOLS:
+        train, rows = segments.part(protocol, "train"), segments.part(protocol, "test")
+        f = baselines.Features(segments, train, SIGMA)
+        distance = np.linalg.norm(f.components[rows[:9]][:, None].astype(float) - f.components[train][None], axis=2)
+        expected = np.sort(distance, axis=1)[:, :3].mean(axis=1)
+        np.testing.assert_allclose(baselines.knn(segments, f, train, rows[:9]), expected, rtol=1e-3, atol=1e-3)
+        if protocol == "beat":
+            expected = own_distances(segments, f, rows, train)[:3].mean()
+        else:  # an unseen patient refers to its own beats, unlabelled
+            own = own_distances(segments, f, rows, np.arange(len(segments.x)))
+            expected = own[int(0.3 * len(own)) - 1]
+        assert baselines.knn_record(segments, f, train, rows)[3] == pytest.approx(expected, rel=1e-2)
+
+
+def test_window_hides_the_neighbours(segments):
     """A change more than 3 sigma from the R peak changes no score of shape."""
-    f, train, rows = features
+    train = segments.part("beat", "train")
     changed = dataclasses.replace(segments, x=segments.x.copy())
     changed.x[:, :200] += 5
-    other = baselines.Features(changed, train, SIGMA)
-    np.testing.assert_array_equal(f.components, other.components)
+    one, other = (baselines.Features(s, train, SIGMA).components for s in (segments, changed))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_rr_rule_flags_premature_beats_only(segments):
-    rows = np.arange(len(segments.x))
-    score = baselines.rr(segments, None, None, rows)
+    score = baselines.rr(segments, None, None, np.arange(len(segments.x)))
     symbol = segments.rows["symbol"]
     assert np.median(score[symbol == "A"]) > 0.15 and abs(np.median(score[symbol == "N"])) < 0.05
-    early = np.isin(segments.rows["aami"], ["S", "V"])
-    assert roc_auc_score(early, score) > 0.9
+    assert roc_auc_score(np.isin(segments.rows["aami"], ["S", "V"]), score) > 0.9
 
 
 def test_no_detector_sees_an_abnormal_or_test_label(segments):
@@ -69,20 +60,20 @@ def test_no_detector_sees_an_abnormal_or_test_label(segments):
     assert set(before) == set(baselines.BASELINES)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
+        assert np.isfinite(before[name]).all() and np.ptp(before[name]) > 0
 
 
-def test_evaluate_reports_them_keeps_them_and_prints_the_differences(small, segments, capsys, monkeypatch):
-    train_mitbih.main(["--simulated"])
-    evaluate.main(["--simulated", "--baselines"])
-    folder = small.results_dir("beat", config.SEED)
-    result = report.load_metrics(folder)
-    table = dataset.load_npz(folder / "scores.npz", "")
+def test_evaluate_reports_them_keeps_them_and_prints_the_differences(evaluated, capsys, monkeypatch):
+    evaluate.main([*ON_SIMULATED, "--baselines"])
+    folder = evaluated.results_dir("beat", config.SEED)
+    result = evaluate.load_metrics(folder, "")
+    table = load_npz(folder / "scores.npz", "")
+    default = roc_auc_score(table["label"], table[f"score_{result['default_score']}"])
     for name, entry in result["baselines"].items():
         value = roc_auc_score(table["label"], table[f"baseline_{name}"])
         assert entry["auroc"]["value"] == pytest.approx(value, abs=1e-6)
-        default = roc_auc_score(table["label"], table[f"score_{result['default_score']}"])
         assert entry["default_minus_it"]["auroc"]["value"] == pytest.approx(default - value, abs=1e-6)
-    assert "isolation forest" in capsys.readouterr().out
+    assert "no network: isolation_forest" in capsys.readouterr().out
     monkeypatch.setattr(evaluate, "fresh_baselines", lambda *a: pytest.fail("fitted again"))
-    evaluate.main(["--simulated", "--force"])
-    assert report.load_metrics(folder)["baselines"] == result["baselines"]
+    evaluate.main([*ON_SIMULATED, "--force"])
+    assert evaluate.load_metrics(folder, "")["baselines"] == result["baselines"]
