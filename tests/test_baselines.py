@@ -2,6 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx
 from sklearn.metrics import roc_auc_score
 
 import config
@@ -26,13 +28,13 @@ def test_knn_among_all_and_own_beats_equals_its_definition(segments):
         f = baselines.Features(segments, train, SIGMA)
         distance = np.linalg.norm(f.components[rows[:9]][:, None].astype(float) - f.components[train][None], axis=2)
         expected = np.sort(distance, axis=1)[:, :3].mean(axis=1)
-        np.testing.assert_allclose(baselines.knn(segments, f, train, rows[:9]), expected, rtol=1e-3, atol=1e-3)
+        assert_allclose(baselines.knn(segments, f, train, rows[:9]), expected, rtol=1e-3, atol=1e-3)
         if protocol == "beat":
             expected = own_distances(segments, f, rows, train)[:3].mean()
         else:  # an unseen patient refers to its own beats, unlabelled
             own = own_distances(segments, f, rows, np.arange(len(segments.x)))
             expected = own[int(0.3 * len(own)) - 1]
-        assert baselines.knn_record(segments, f, train, rows)[3] == pytest.approx(expected, rel=1e-2)
+        assert baselines.knn_record(segments, f, train, rows)[3] == approx(expected, rel=1e-2)
 
 
 def test_window_hides_the_neighbours(segments):
@@ -41,7 +43,7 @@ def test_window_hides_the_neighbours(segments):
     changed = dataclasses.replace(segments, x=segments.x.copy())
     changed.x[:, :200] += 5
     one, other = (baselines.Features(s, train, SIGMA).components for s in (segments, changed))
-    np.testing.assert_array_equal(one, other)
+    assert_array_equal(one, other)
 
 
 def test_rr_rule_flags_premature_beats_only(segments):
@@ -59,7 +61,7 @@ def test_no_detector_sees_an_abnormal_or_test_label(segments):
     after = baselines.score_all(segments, train, rows, SIGMA, list)
     assert set(before) == set(baselines.BASELINES)
     for name in before:
-        np.testing.assert_array_equal(before[name], after[name])
+        assert_array_equal(before[name], after[name])
         assert np.isfinite(before[name]).all() and np.ptp(before[name]) > 0
 
 
@@ -71,8 +73,8 @@ def test_evaluate_reports_them_keeps_them_and_prints_the_differences(evaluated, 
     default = roc_auc_score(table["label"], table[f"score_{result['default_score']}"])
     for name, entry in result["baselines"].items():
         value = roc_auc_score(table["label"], table[f"baseline_{name}"])
-        assert entry["auroc"]["value"] == pytest.approx(value, abs=1e-6)
-        assert entry["default_minus_it"]["auroc"]["value"] == pytest.approx(default - value, abs=1e-6)
+        assert entry["auroc"]["value"] == approx(value, abs=1e-6)
+        assert entry["default_minus_it"]["auroc"]["value"] == approx(default - value, abs=1e-6)
     assert "no network: isolation_forest" in capsys.readouterr().out
     monkeypatch.setattr(evaluate, "fresh_baselines", lambda *a: pytest.fail("fitted again"))
     evaluate.main([*ON_SIMULATED, "--force"])

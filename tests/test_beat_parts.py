@@ -2,6 +2,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx
 
 from scoring import beat_parts
 
@@ -51,10 +53,10 @@ def test_values_and_usual_beat_equal_a_plain_loop(beats):
         near = sorted(fellows, key=lambda r: np.linalg.norm(vectors[r] - vectors[row]))[:beat_parts.TEMPLATE_BEATS]
         expected.append(x[near].mean(axis=0))
         root.append(np.sqrt(((x[row, 324:396] - expected[-1][324:396]) ** 2).mean()))
-    np.testing.assert_allclose(usual[here], expected, atol=1e-5)
+    assert_allclose(usual[here], expected, atol=1e-5)
     own = np.array(root)[np.isin(here, reference)]
     spread = np.median(np.abs(own - np.median(own)))
-    np.testing.assert_allclose(values[here, 1], (root - np.median(own)) / spread, rtol=1e-3, atol=1e-3)
+    assert_allclose(values[here, 1], (root - np.median(own)) / spread, rtol=1e-3, atol=1e-3)
 
 
 def test_other_records_lone_beats_and_what_is_outside_all_windows_have_no_say(beats):
@@ -63,16 +65,16 @@ def test_other_records_lone_beats_and_what_is_outside_all_windows_have_no_say(be
     x[60:] += 50
     x[:, :WIDTH // 2 - round(0.25 * FS)] = 9
     x[:, WIDTH // 2 + round(0.45 * FS):] = -9
-    np.testing.assert_array_equal(beat_parts.deviations(features, x, FITTED, FS)[0][:60], before[:60])
+    assert_array_equal(beat_parts.deviations(features, x, FITTED, FS)[0][:60], before[:60])
     features.record = np.array(["a"] * 119 + ["lone"])
     values, usual = beat_parts.deviations(features, x, FITTED, FS)
-    np.testing.assert_array_equal(values[119], 0)
-    np.testing.assert_array_equal(usual[119], x[119])
+    assert_array_equal(values[119], 0)
+    assert_array_equal(usual[119], x[119])
 
 
 def test_limits_leave_the_asked_share_below_and_the_part_beyond_its_by_most_leads():
     values = np.random.default_rng(0).normal(size=(1000, 4)) * [1, 2, 3, 4]
-    np.testing.assert_allclose((values < beat_parts.limits(values, 0.955)).mean(axis=0), 0.955, atol=0.001)
+    assert_allclose((values < beat_parts.limits(values, 0.955)).mean(axis=0), 0.955, atol=0.001)
     assert (beat_parts.limits(np.full((5, 4), -1.0), 0.9) > 0).all()
     part, strength = beat_parts.leading(np.array([[4.0, 1, 1, 6], [0, 9, 0, 0]]), [2.0, 3, 1, 6])
     assert part.tolist() == [0, 1] and strength.tolist() == [2, 3]
@@ -81,5 +83,5 @@ def test_limits_leave_the_asked_share_below_and_the_part_beyond_its_by_most_lead
 def test_shares_count_flagged_beats_of_each_class():
     part = np.array([0, 0, 1, 3, 3, 3])
     result = beat_parts.shares(part, np.array(list("VVVVSN")), np.array([1, 1, 1, 0, 1, 0], bool))
-    assert result["V"] == {"n": 3, "P": pytest.approx(2 / 3), "QRS": pytest.approx(1 / 3), "ST-T": 0, "timing": 0}
+    assert result["V"] == {"n": 3, "P": approx(2 / 3), "QRS": approx(1 / 3), "ST-T": 0, "timing": 0}
     assert result["S"]["timing"] == 1 and result["N"] == {"n": 0, **dict.fromkeys(beat_parts.PARTS)}

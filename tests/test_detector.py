@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx
 
 import models
 from dataset import Segments
@@ -65,9 +67,9 @@ def test_references_are_latents_in_units_of_their_spread_and_timing(segments, pa
     _, z = models.reconstruct(model, segments.x[train], 64, "cpu")
     times = BeatFeatures.of(model, segments, train, SETTINGS, FS, "cpu").times
     expected = np.hstack([z.numpy() / z.numpy().std(), times])
-    np.testing.assert_allclose(stored["references"].float(), expected, rtol=2e-3, atol=1e-3)
+    assert_allclose(stored["references"].float(), expected, rtol=2e-3, atol=1e-3)
     names = np.array(stored["reference_records"])[stored["reference_record"].numpy()]
-    np.testing.assert_array_equal(names, segments.rows["record"][train])
+    assert_array_equal(names, segments.rows["record"][train])
     assert stored["density"].shape == (len(train),) and stored["weights"] == WEIGHTS
 
 
@@ -78,7 +80,7 @@ def test_standard_is_of_normal_validation_beats_only(segments, parts, fitted):
     assert 0 < normal.sum() < len(normal)
     for name, values in scores.items():
         standard = fitted[1]["standard"][name]
-        assert standard == pytest.approx((values[normal].mean(), values[normal].std()), rel=1e-6)
+        assert standard == approx((values[normal].mean(), values[normal].std()), rel=1e-6)
 
 
 # --- weighted sums --------------------------------------------------------------------------------
@@ -89,9 +91,9 @@ def test_combined_is_the_weighted_sum_of_standardised_parts(segments, fitted):
     standard = {part: (scores[part] - mean) / std for part, (mean, std) in fitted[1]["standard"].items()
                 if part in scores}
     expected = sum(weight * standard[part] for part, weight in WEIGHTS.items())
-    np.testing.assert_allclose(scores["combined"], expected, rtol=1e-6, atol=1e-9)
+    assert_allclose(scores["combined"], expected, rtol=1e-6, atol=1e-9)
     expected += standard["same_patient"] - standard["nearest"]
-    np.testing.assert_allclose(scores["combined_same_patient"], expected, rtol=1e-6, atol=1e-9)
+    assert_allclose(scores["combined_same_patient"], expected, rtol=1e-6, atol=1e-9)
     assert not np.allclose(scores["combined"], scores["combined_same_patient"])
 
 
@@ -105,7 +107,7 @@ def test_combined_causal_is_the_sum_of_causal_parts(segments, fitted):
     for part, weight in WEIGHTS.items():
         mean, std = stored["standard"][part + " causal"]
         expected = expected + weight * (values[part] - mean) / std
-    np.testing.assert_allclose(scores["combined_causal"], expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(scores["combined_causal"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_part_of_weight_zero_is_left_out(segments, parts, fitted):
@@ -114,7 +116,7 @@ def test_a_part_of_weight_zero_is_left_out(segments, parts, fitted):
     assert set(stored["standard"]) == {"self_reference", "self_reference causal"}
     scores, _ = score((model, stored), segments, ("combined", "self_reference"))
     mean, std = stored["standard"]["self_reference"]
-    np.testing.assert_allclose(scores["combined"], 2 * (scores["self_reference"] - mean) / std)
+    assert_allclose(scores["combined"], 2 * (scores["self_reference"] - mean) / std)
 
 
 # --- what a score may depend on -------------------------------------------------------------------
@@ -123,7 +125,7 @@ def test_scores_against_training_beats_do_not_depend_on_the_other_rows(segments,
     together, _ = score(fitted, segments, ALONE)
     one, _ = score(fitted, segments, ALONE, ROWS[17:18])
     for name in ALONE:
-        assert one[name][0] == pytest.approx(together[name][17], rel=1e-3, abs=1e-4)
+        assert one[name][0] == approx(together[name][17], rel=1e-3, abs=1e-4)
 
 
 def test_rows_in_another_order_have_the_same_scores(segments, fitted):
@@ -131,7 +133,7 @@ def test_rows_in_another_order_have_the_same_scores(segments, fitted):
     scores, _ = score(fitted, segments, SCORES)
     again, _ = score(fitted, segments, SCORES, order)
     for name in SCORES:
-        np.testing.assert_allclose(again[name], scores[name][order], rtol=1e-4, atol=1e-4, err_msg=name)
+        assert_allclose(again[name], scores[name][order], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_causal_scores_know_no_later_beat(segments, fitted):
@@ -148,7 +150,7 @@ def test_causal_scores_know_no_later_beat(segments, fitted):
     after, _ = score(fitted, later, before, rows)
     assert len(causal) == 2
     for name in causal:
-        np.testing.assert_allclose(after[name][:50], before[name][:50], rtol=1e-6, atol=1e-7, err_msg=name)
+        assert_allclose(after[name][:50], before[name][:50], rtol=1e-6, atol=1e-7, err_msg=name)
         assert not np.allclose(after[name][50:], before[name][50:])
     assert not np.allclose(after["self_reference"][:50], before["self_reference"][:50])
 
@@ -158,7 +160,7 @@ def test_labels_of_scored_beats_have_no_say(segments, fitted):
     segments.rows["y"] = 1 - segments.rows["y"]
     after, _ = score(fitted, segments, SCORES)
     for name in before:
-        np.testing.assert_array_equal(after[name], before[name])
+        assert_array_equal(after[name], before[name])
 
 
 def test_a_record_without_early_beats_is_scored_all_the_same(segments, fitted):
@@ -179,10 +181,10 @@ def test_robust_z_is_in_spreads_of_the_records_own_regular_beats(segments, fitte
         known = values[known[np.argsort(irregular[known])][:max(5, (irregular[known] <= 0.1).sum())]]
         spread = 1.4826 * np.median(np.abs(known - np.median(known))) + detector.ROBUST_Z_FLOOR
         here = found.record == name
-        np.testing.assert_allclose(got[here], (values[here] - np.median(known)) / spread, rtol=1e-6)
+        assert_allclose(got[here], (values[here] - np.median(known)) / spread, rtol=1e-6)
     # an offset and a gain of one record do not move its beats over a line, but for the floor
     shifted = detector.robust_z(values + 100 * (found.record == "c"), found, fitted[1], causal)
-    np.testing.assert_allclose(shifted, got, atol=1e-9)
+    assert_allclose(shifted, got, atol=1e-9)
 
 
 def test_robust_z_curve_is_of_means_over_records():
@@ -190,10 +192,10 @@ def test_robust_z_curve_is_of_means_over_records():
     y = np.array([0, 0, 0, 0, 1, 1, 0, 1])
     curve = detector.robust_z_curve(values, y, np.array(list("aaaaaabb")))
     at = curve["robust_z"].index(1.5)
-    assert curve["specificity"][at] == pytest.approx((2 / 4 + 1) / 2) and curve["sensitivity"][at] == 1
-    assert detector.robust_z_at(curve, "specificity", 0.75) == pytest.approx(1.05)
-    assert detector.robust_z_at(curve, "sensitivity", 0.75) == pytest.approx(6.0)
-    assert detector.robust_z_at(curve, "specificity", 1.0) == pytest.approx(3.05)
+    assert curve["specificity"][at] == approx((2 / 4 + 1) / 2) and curve["sensitivity"][at] == 1
+    assert detector.robust_z_at(curve, "specificity", 0.75) == approx(1.05)
+    assert detector.robust_z_at(curve, "sensitivity", 0.75) == approx(6.0)
+    assert detector.robust_z_at(curve, "specificity", 1.0) == approx(3.05)
     unlabelled = detector.robust_z_curve(values, 0 * y, np.repeat("a", 8))
     with pytest.raises(UserError, match="no beat to know the sensitivity from"):
         detector.robust_z_at(unlabelled, "sensitivity", 0.9)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pytest import approx
 
 from scoring import ec57
 
@@ -19,7 +20,7 @@ def test_table_counted_by_hand():
     assert result["classes"] == {
         "N": {"n": 2, "records": 2, "gross": 0.5, "average": 0.5},
         "S": {"n": 1, "records": 1, "gross": 1, "average": 1},
-        "V": {"n": 4, "records": 2, "gross": 0.5, "average": pytest.approx((2 / 3 + 0) / 2)}, "F": none, "Q": none}
+        "V": {"n": 4, "records": 2, "gross": 0.5, "average": approx((2 / 3 + 0) / 2)}, "F": none, "Q": none}
 
 
 def test_false_alarms_equal_a_search_over_all_thresholds():
@@ -30,9 +31,9 @@ def test_false_alarms_equal_a_search_over_all_thresholds():
         reached = {t: (scores[y == 1] >= t).mean() for t in np.unique(scores)}
         threshold = max(t for t, share in reached.items() if share >= row["sensitivity"] - 1e-12)
         false = ((scores >= threshold) & (y == 0)).sum()
-        assert row["reached"] == pytest.approx(reached[threshold])
-        assert row["per_hour"] == pytest.approx(false / 2.5)
-        assert row["specificity"] == pytest.approx(1 - false / (y == 0).sum())
+        assert row["reached"] == approx(reached[threshold])
+        assert row["per_hour"] == approx(false / 2.5)
+        assert row["specificity"] == approx(1 - false / (y == 0).sum())
 
 
 def test_no_false_alarm_where_the_classes_are_apart():
@@ -49,4 +50,4 @@ def test_calibration_says_what_the_thresholds_did():
 
 
 def test_hours_are_the_sum_of_the_known_intervals():
-    assert ec57.hours(np.array([np.nan, 1800, 1800, 900], np.float32)) == pytest.approx(1.25)
+    assert ec57.hours(np.array([np.nan, 1800, 1800, 900], np.float32)) == approx(1.25)

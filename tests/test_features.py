@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx
 
 import models
 from dataset import Segments
@@ -32,7 +34,7 @@ def test_local_percentile_equals_a_plain_loop(beats, percentile, causal):
         start = k - beats + 1 if causal else min(k - beats // 2, 60 - beats)
         window = sorted(values[max(start, 0):max(start, 0) + beats if start >= 0 or not causal else k + 1])
         expected.append(window[min(int(len(window) * percentile / 100), len(window) - 1)])
-    np.testing.assert_array_equal(local_percentile(values, beats, percentile, causal), expected)
+    assert_array_equal(local_percentile(values, beats, percentile, causal), expected)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -40,13 +42,13 @@ def test_premature_beat_with_pause_is_positive_and_late_beat_negative(causal):
     rr = np.full(60, 0.8)
     rr[[30, 31, 45]] = 0.5, 1.1, 1.2
     times = timing(*from_intervals(rr), 11, 50, causal)
-    assert times[30] == pytest.approx(np.log([0.8 / 0.5, 1.1 / 0.5]), rel=1e-5)
-    assert times[45] == pytest.approx(np.log([0.8 / 1.2, 0.8 / 1.2]), rel=1e-5)
-    assert times[20] == pytest.approx([0, 0], abs=1e-6)
+    assert times[30] == approx(np.log([0.8 / 0.5, 1.1 / 0.5]), rel=1e-5)
+    assert times[45] == approx(np.log([0.8 / 1.2, 0.8 / 1.2]), rel=1e-5)
+    assert times[20] == approx([0, 0], abs=1e-6)
     irregular = irregularity(times, 0.5, 0.05)
     expected = (np.log(0.8 / 0.5) + 0.5 * np.log(1.1 / 0.5)) / 0.05
-    assert irregular[30] == irregular.max() == pytest.approx(expected, rel=1e-4)
-    assert irregular[45] < irregular[31] < 0 and irregular[20] == pytest.approx(0, abs=1e-4)
+    assert irregular[30] == irregular.max() == approx(expected, rel=1e-4)
+    assert irregular[45] < irregular[31] < 0 and irregular[20] == approx(0, abs=1e-4)
 
 
 def test_premature_beats_are_premature_where_they_are_the_majority():
@@ -57,7 +59,7 @@ def test_premature_beats_are_premature_where_they_are_the_majority():
     for percentile in (50, 80):
         values[percentile] = irregularity(timing(*from_intervals(rr), 101, percentile), 0.25, 0.1)
         assert values[percentile][premature].min() > values[percentile][~premature].max()
-    assert np.median(values[50][premature]) == pytest.approx(0, abs=1e-5)
+    assert np.median(values[50][premature]) == approx(0, abs=1e-5)
     assert values[80][premature].min() > 0.9 * np.log(1.6 / 0.7) / 0.1
 
 
@@ -69,7 +71,7 @@ def test_causal_timing_knows_no_later_beat_but_the_next(first_known):
     other = rr.copy()
     other[50:] = rng.uniform(1.5, 2, 30)
     past, changed = (timing(*from_intervals(r), 21, 80, causal=True) for r in (rr, other))
-    np.testing.assert_array_equal(past[:49], changed[:49])
+    assert_array_equal(past[:49], changed[:49])
     # the RR interval after beat 49 is that of beat 50
     assert past[49, 0] == changed[49, 0] and past[49, 1] != changed[49, 1]
     centred, changed = (timing(*from_intervals(r), 21, 80) for r in (rr, other))
@@ -83,14 +85,14 @@ def test_irregularity_is_in_units_of_the_spread_of_the_learning_beats():
     middle = sorted(early)[50]
     spread = sorted(abs(v - middle) for v in early)[50]
     raw = times[:, 0] + 0.7 * times[:, 1]
-    np.testing.assert_allclose(irregularity(times, 0.7, 0.2, np.arange(201) < 101), raw / (0.2 + spread), rtol=1e-5)
-    np.testing.assert_allclose(irregularity(times, 0.7, 0.2, np.zeros(201, bool)), raw / 0.2, rtol=1e-5)
+    assert_allclose(irregularity(times, 0.7, 0.2, np.arange(201) < 101), raw / (0.2 + spread), rtol=1e-5)
+    assert_allclose(irregularity(times, 0.7, 0.2, np.zeros(201, bool)), raw / 0.2, rtol=1e-5)
 
 
 def test_missing_intervals_become_the_median_or_one_second():
     gaps = [np.nan, 0.7, 0.9, 0.8, 0, np.nan]
-    np.testing.assert_array_equal(fill_missing_rr(gaps, False), [0.8, 0.7, 0.9, 0.8, 0.8, 0.8])
-    np.testing.assert_array_equal(fill_missing_rr(gaps, True), [0.7, 0.7, 0.9, 0.8, 0.7, 0.7])
+    assert_array_equal(fill_missing_rr(gaps, False), [0.8, 0.7, 0.9, 0.8, 0.8, 0.8])
+    assert_array_equal(fill_missing_rr(gaps, True), [0.7, 0.7, 0.9, 0.8, 0.7, 0.7])
     times = timing([np.nan], [np.nan], 21, 80)
     assert times.shape == (1, 2) and times.dtype == np.float32 and (times == 0).all()
 
@@ -117,15 +119,15 @@ def test_errors_equal_their_definition_with_and_without_reconstructions(beats, m
     found = features.BeatFeatures.of(model, segments, rows, SETTINGS, FS, "cpu")
     t = np.arange(160) - 80
     error = (segments.x[rows] * np.exp(-0.5 * (t / 30) ** 2) - found.recon) ** 2  # of what the network sees
-    np.testing.assert_allclose(found.mse, error.mean(axis=1), rtol=1e-4)
+    assert_allclose(found.mse, error.mean(axis=1), rtol=1e-4)
     weights = np.exp(-0.5 * (t / 36) ** 2)
-    np.testing.assert_allclose(found.qrs_error, np.average(error, axis=1, weights=weights), rtol=1e-4)
+    assert_allclose(found.qrs_error, np.average(error, axis=1, weights=weights), rtol=1e-4)
 
     # in parts of 112 segments
     lean = features.BeatFeatures.of(model, segments, rows, SETTINGS, FS, "cpu", keep_recon=False)
     assert lean.recon is None
     for name in ("z", "mse", "qrs_error", "times", "past_irregular"):
-        np.testing.assert_allclose(getattr(lean, name), getattr(found, name), rtol=1e-4, atol=1e-5)
+        assert_allclose(getattr(lean, name), getattr(found, name), rtol=1e-4, atol=1e-5)
 
 
 def test_timing_of_a_beat_comes_from_all_beats_of_its_record(beats):
@@ -137,7 +139,7 @@ def test_timing_of_a_beat_comes_from_all_beats_of_its_record(beats):
     early = table["sample"] < 20 * FS
     for prefix, causal, learning in (("", False, slice(None)), ("past_", True, early)):
         times = timing(table["rr_before_s"], table["rr_after_s"], 5, 80, causal)
-        np.testing.assert_array_equal(getattr(found, prefix + "times")[0], times[row // 2])
+        assert_array_equal(getattr(found, prefix + "times")[0], times[row // 2])
         expected = irregularity(times, 0.25, 0.1, learning)[row // 2]
-        assert getattr(found, prefix + "irregular")[0] == pytest.approx(expected, rel=1e-6)
+        assert getattr(found, prefix + "irregular")[0] == approx(expected, rel=1e-6)
     assert found.learning[0] == early[row // 2] and 5 < early.sum() < 95

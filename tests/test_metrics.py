@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from pytest import approx
 from sklearn import metrics as reference
 
 from scoring import metrics
@@ -26,18 +28,18 @@ def test_areas_and_curves_equal_scikit_learn_with_ties_and_weights(beats):
     for w in (None, weights):
         counts = metrics.Ranking(scores, y).counts(w)
         area = reference.roc_auc_score(y, scores, sample_weight=w)
-        assert metrics.auroc(*counts) == pytest.approx(area, abs=1e-12)
+        assert metrics.auroc(*counts) == approx(area, abs=1e-12)
         area = reference.average_precision_score(y, scores, sample_weight=w)
-        assert metrics.auprc(*counts) == pytest.approx(area, abs=1e-12)
+        assert metrics.auprc(*counts) == approx(area, abs=1e-12)
         fpr, tpr, _ = reference.roc_curve(y, scores, drop_intermediate=False, sample_weight=w)
-        np.testing.assert_allclose(metrics.roc_at(*counts), np.interp(metrics.GRID, fpr, tpr), atol=1e-12)
+        assert_allclose(metrics.roc_at(*counts), np.interp(metrics.GRID, fpr, tpr), atol=1e-12)
 
 
 def test_rates_of_the_published_confusion_matrix():
     """TN 12,983 FP 611 FN 276 TP 2,537 are the published counts, and give four of its figures."""
     got = metrics.rates(12983, 611, 276, 2537)
     published = {"accuracy": 0.9459, "sensitivity": 0.9019, "specificity": 0.9551, "f1": 0.8512}
-    assert {name: got[name] for name in published} == pytest.approx(published, abs=5e-5)
+    assert {name: got[name] for name in published} == approx(published, abs=5e-5)
 
 
 def test_confusion_and_shares_equal_scikit_learn(beats):
@@ -45,13 +47,13 @@ def test_confusion_and_shares_equal_scikit_learn(beats):
     flagged = scores >= 0.8
     counts = metrics.confusion(y, flagged)
     assert list(counts.values()) == reference.confusion_matrix(y, flagged).ravel().tolist()
-    assert metrics.rates(**counts)["ppv"] == pytest.approx(reference.precision_score(y, flagged))
+    assert metrics.rates(**counts)["ppv"] == approx(reference.precision_score(y, flagged))
 
     aami = np.where(y == 0, "N", np.where(np.arange(600) % 3, "V", "S"))
     classes = metrics.by_class(scores, y, aami, "SVF", flagged)
     rows = aami != "S"
-    assert classes["V"] == {"n": (aami == "V").sum(), "sensitivity": pytest.approx(flagged[aami == "V"].mean()),
-                            "auroc": pytest.approx(reference.roc_auc_score(y[rows], scores[rows]))}
+    assert classes["V"] == {"n": (aami == "V").sum(), "sensitivity": approx(flagged[aami == "V"].mean()),
+                            "auroc": approx(reference.roc_auc_score(y[rows], scores[rows]))}
     assert classes["F"] == {"n": 0, "sensitivity": None, "auroc": None}
     symbols = metrics.by_symbol(scores, aami, flagged)
     assert list(symbols) == ["N", "V", "S"]
@@ -66,7 +68,7 @@ def test_record_areas_need_five_beats_of_each_class(beats):
     own = metrics.by_record(scores, y, record)
     assert own["few"] == {"n_normal": 20, "n_abnormal": 4, "auroc": None}
     rows = record == "101"
-    assert own["101"]["auroc"] == pytest.approx(reference.roc_auc_score(y[rows], scores[rows]))
+    assert own["101"]["auroc"] == approx(reference.roc_auc_score(y[rows], scores[rows]))
 
 
 def test_intervals_equal_a_plain_bootstrap_over_records(beats):
@@ -76,13 +78,13 @@ def test_intervals_equal_a_plain_bootstrap_over_records(beats):
     areas = [reference.roc_auc_score(y[rows], scores[rows]) for rows in drawn]
     f1s = [reference.f1_score(y[rows], scores[rows] >= 0.8) for rows in drawn]
     for key, values in (("auroc", areas), ("f1", f1s)):
-        assert (got[key]["low"], got[key]["high"]) == pytest.approx(np.percentile(values, (2.5, 97.5)))
-    assert got["auroc"]["value"] == pytest.approx(reference.roc_auc_score(y, scores))
+        assert (got[key]["low"], got[key]["high"]) == approx(np.percentile(values, (2.5, 97.5)))
+    assert got["auroc"]["value"] == approx(reference.roc_auc_score(y, scores))
     own = [reference.roc_auc_score(y[record == n], scores[record == n]) for n in np.unique(record)]
-    assert got["auroc_record_mean"]["value"] == pytest.approx(np.mean(own))
+    assert got["auroc_record_mean"]["value"] == approx(np.mean(own))
     curves = [np.interp(metrics.GRID, *reference.roc_curve(y[r], scores[r], drop_intermediate=False)[:2])
               for r in drawn]
-    np.testing.assert_allclose(bands["roc_tpr_low"], np.percentile(curves, 2.5, axis=0), atol=1e-12)
+    assert_allclose(bands["roc_tpr_low"], np.percentile(curves, 2.5, axis=0), atol=1e-12)
 
 
 def test_paired_difference_is_of_the_same_resampled_records(beats):
@@ -91,7 +93,7 @@ def test_paired_difference_is_of_the_same_resampled_records(beats):
     got = metrics.paired_difference(scores, other, y, record, 100, 5)["auroc"]
     differences = [reference.roc_auc_score(y[rows], scores[rows]) - reference.roc_auc_score(y[rows], other[rows])
                    for rows in resample(record, 100, 5)]
-    assert (got["low"], got["high"]) == pytest.approx(np.percentile(differences, (2.5, 97.5)))
+    assert (got["low"], got["high"]) == approx(np.percentile(differences, (2.5, 97.5)))
 
 
 def test_a_beat_at_the_threshold_is_flagged():
@@ -103,4 +105,4 @@ def test_a_beat_at_the_threshold_is_flagged():
 def test_one_class_gives_no_areas_and_no_bands(y, specificity):
     got, bands = metrics.with_intervals(np.arange(4.0), np.full(4, y), np.array(list("abab")), 3.0, 100, 0)
     assert np.isnan([got["auroc"]["value"], got["auprc"]["value"]]).all() and np.isnan(bands["roc_tpr_low"]).all()
-    assert got["specificity"]["value"] == pytest.approx(specificity, nan_ok=True)
+    assert got["specificity"]["value"] == approx(specificity, nan_ok=True)

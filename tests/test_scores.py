@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 
 import config
 from pipeline.errors import UserError
@@ -25,11 +26,11 @@ def test_neighbours_and_density_equal_brute_force():
     queries, references = (rng.normal(size=(n, 8)).astype(np.float32) for n in (30, 200))
     distance, index = scores.neighbours(references, queries, 3)
     every = distances(queries, references)
-    np.testing.assert_array_equal(index, np.argsort(every, axis=1)[:, :3])
-    np.testing.assert_allclose(distance, np.sort(every, axis=1)[:, :3], rtol=1e-4)
+    assert_array_equal(index, np.argsort(every, axis=1)[:, :3])
+    assert_allclose(distance, np.sort(every, axis=1)[:, :3], rtol=1e-4)
     assert scores.neighbours(references[:2], queries, 3)[1].shape == (30, 2)
     expected = np.log(np.sort(distances(references, references), axis=1)[:, 1:6].mean(axis=1))
-    np.testing.assert_allclose(scores.density_scale(references, 5), expected, rtol=1e-4, atol=1e-5)
+    assert_allclose(scores.density_scale(references, 5), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -37,7 +38,7 @@ def test_relative_distance_equals_a_plain_loop(power):
     rng = np.random.default_rng(2)
     distance, index, scale = rng.uniform(1, 2, (6, 3)), rng.integers(0, 20, (6, 3)), rng.normal(size=20)
     expected = [sum(np.log(distance[k, j]) - power * scale[index[k, j]] for j in range(3)) / 3 for k in range(6)]
-    np.testing.assert_allclose(scores.relative_distance(distance, index, scale, power), expected, rtol=1e-6)
+    assert_allclose(scores.relative_distance(distance, index, scale, power), expected, rtol=1e-6)
     copies = scores.relative_distance(np.zeros((1, 3)), index[:1], scale, 0.0)
     assert np.isfinite(copies[0]) and copies[0] < -10
 
@@ -55,7 +56,7 @@ def test_distance_to_share_equals_a_plain_sort(share):
     vectors = np.random.default_rng(4).normal(size=(700, 6)).astype(np.float32)  # more than one batch
     known = vectors[::7]
     expected = np.log(np.sort(distances(vectors, known), axis=1)[:, max(3, int(share * len(known)))])
-    np.testing.assert_allclose(scores.distance_to_share(known, vectors, share), expected, rtol=1e-3, atol=1e-4)
+    assert_allclose(scores.distance_to_share(known, vectors, share), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_rare_shape_among_the_reference_stays_far():
@@ -65,7 +66,7 @@ def test_a_rare_shape_among_the_reference_stays_far():
     assert distance[:5].min() > distance[5:].max() + 3
     # of fewer beats than neighbours: to the farthest
     few = np.array([[0.0], [1], [3]], np.float32)
-    np.testing.assert_allclose(scores.distance_to_share(few, few, 0.1), np.log([3, 2, 3]), rtol=1e-5)
+    assert_allclose(scores.distance_to_share(few, few, 0.1), np.log([3, 2, 3]), rtol=1e-5)
 
 
 # --- a record's own reference ---------------------------------------------------------------------
@@ -75,10 +76,10 @@ def test_regular_beats_leave_premature_ones_out_even_where_they_are_most():
     premature = np.arange(200) % 10 < 7
     irregular[premature] += 5
     chosen = scores.regular_beats(irregular, np.arange(200), 0.1)
-    np.testing.assert_array_equal(chosen, np.flatnonzero(irregular <= 0.1))
+    assert_array_equal(chosen, np.flatnonzero(irregular <= 0.1))
     assert 20 < len(chosen) < 60 and not premature[chosen].any()
     some = scores.regular_beats(irregular, np.arange(50, 100), 0.1)
-    np.testing.assert_array_equal(some, chosen[(chosen >= 50) & (chosen < 100)])
+    assert_array_equal(some, chosen[(chosen >= 50) & (chosen < 100)])
 
 
 def test_regular_beats_are_in_order_and_have_their_least_and_their_limit():
@@ -133,16 +134,16 @@ def own_reference(found, causal, name):
 def test_distances_to_training_beats_equal_brute_force(beats, causal):
     found, fitted = beats
     nearest = [relative(found, fitted, causal, k, np.arange(100)) for k in range(180)]
-    np.testing.assert_allclose(scores.nearest(found, fitted, causal), nearest, rtol=1e-4, atol=1e-4)
+    assert_allclose(scores.nearest(found, fitted, causal), nearest, rtol=1e-4, atol=1e-4)
     # c has no references of its own: all of them
     columns = {"a": np.arange(0, 100, 2), "b": np.arange(1, 100, 2), "c": np.arange(100)}
     own = [relative(found, fitted, causal, k, columns[RECORD[k]]) for k in range(180)]
-    np.testing.assert_allclose(scores.same_patient(found, fitted, causal), own, rtol=1e-4, atol=1e-4)
+    assert_allclose(scores.same_patient(found, fitted, causal), own, rtol=1e-4, atol=1e-4)
     for name in "abc":
         nearest -= np.where(RECORD == name, np.median(np.array(nearest)[own_reference(found, causal, name)]), 0)
-    np.testing.assert_allclose(scores.nearest_centred(found, fitted, causal), nearest, rtol=1e-4, atol=1e-4)
+    assert_allclose(scores.nearest_centred(found, fitted, causal), nearest, rtol=1e-4, atol=1e-4)
     shape = distances(found.z / 2, fitted["references"].float().numpy()[:, :4])
-    np.testing.assert_allclose(scores.latent_knn(found, fitted, causal), np.sort(shape)[:, :3].mean(1), rtol=1e-4)
+    assert_allclose(scores.latent_knn(found, fitted, causal), np.sort(shape)[:, :3].mean(1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -154,7 +155,7 @@ def test_distance_to_own_regular_beats_equals_brute_force(beats, causal):
         reference = own_reference(found, causal, name)
         every = np.sort(distances(vectors[RECORD == name], vectors[reference]))
         expected = np.log(every[:, min(max(3, int(0.2 * len(reference))), len(reference) - 1)])
-        np.testing.assert_allclose(got[RECORD == name], expected, rtol=1e-4, atol=1e-4)
+        assert_allclose(got[RECORD == name], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_score_of_the_settings_is_in_the_table():
