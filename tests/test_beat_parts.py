@@ -78,10 +78,3 @@ def test_limits_leave_the_asked_share_below_and_the_part_beyond_its_by_most_lead
     assert (beat_parts.limits(np.full((5, 4), -1.0), 0.9) > 0).all()
     part, strength = beat_parts.leading(np.array([[4.0, 1, 1, 6], [0, 9, 0, 0]]), [2.0, 3, 1, 6])
     assert part.tolist() == [0, 1] and strength.tolist() == [2, 3]
-
-
-def test_shares_count_flagged_beats_of_each_class():
-    part = np.array([0, 0, 1, 3, 3, 3])
-    result = beat_parts.shares(part, np.array(list("VVVVSN")), np.array([1, 1, 1, 0, 1, 0], bool))
-    assert result["V"] == {"n": 3, "P": approx(2 / 3), "QRS": approx(1 / 3), "ST-T": 0, "timing": 0}
-    assert result["S"]["timing"] == 1 and result["N"] == {"n": 0, **dict.fromkeys(beat_parts.PARTS)}

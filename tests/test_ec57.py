@@ -36,12 +36,6 @@ def test_false_alarms_equal_a_search_over_all_thresholds():
         assert row["specificity"] == approx(1 - false / (y == 0).sum())
 
 
-def test_no_false_alarm_where_the_classes_are_apart():
-    table = ec57.false_alarms(np.arange(20.0), np.repeat([0, 1], 10), 1.0)
-    assert [row["per_hour"] for row in table] == [0] * len(ec57.SENSITIVITIES)
-    assert [row["reached"] for row in table] == [0.5, 0.8, 0.9, 1.0]
-
-
 def test_calibration_says_what_the_thresholds_did():
     scores, y = np.array([0.0, 1, 2, 3, 2, 5]), np.array([0, 0, 0, 0, 1, 1])
     assert ec57.calibration(scores, y, {0.5: 2.0, 0.9: 4.0}) == [

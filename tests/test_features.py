@@ -31,8 +31,8 @@ def test_local_percentile_equals_a_plain_loop(beats, percentile, causal):
     values = np.random.default_rng(0).uniform(0.4, 1.5, 60)
     expected = []
     for k in range(60):
-        start = k - beats + 1 if causal else min(k - beats // 2, 60 - beats)
-        window = sorted(values[max(start, 0):max(start, 0) + beats if start >= 0 or not causal else k + 1])
+        start = max(k + 1 - beats if causal else min(k - beats // 2, 60 - beats), 0)
+        window = sorted(values[start:k + 1 if causal else start + beats])
         expected.append(window[min(int(len(window) * percentile / 100), len(window) - 1)])
     assert_array_equal(local_percentile(values, beats, percentile, causal), expected)
 
@@ -42,13 +42,9 @@ def test_premature_beat_with_pause_is_positive_and_late_beat_negative(causal):
     rr = np.full(60, 0.8)
     rr[[30, 31, 45]] = 0.5, 1.1, 1.2
     times = timing(*from_intervals(rr), 11, 50, causal)
-    assert times[30] == approx(np.log([0.8 / 0.5, 1.1 / 0.5]), rel=1e-5)
-    assert times[45] == approx(np.log([0.8 / 1.2, 0.8 / 1.2]), rel=1e-5)
-    assert times[20] == approx([0, 0], abs=1e-6)
+    assert times[[30, 45, 20]] == approx(np.log([[8 / 5, 11 / 5], [8 / 12, 8 / 12], [1, 1]]), abs=1e-6)
     irregular = irregularity(times, 0.5, 0.05)
-    expected = (np.log(0.8 / 0.5) + 0.5 * np.log(1.1 / 0.5)) / 0.05
-    assert irregular[30] == irregular.max() == approx(expected, rel=1e-4)
-    assert irregular[45] < irregular[31] < 0 and irregular[20] == approx(0, abs=1e-4)
+    assert irregular.argmax() == 30 and irregular[45] < irregular[31] < 0
 
 
 def test_premature_beats_are_premature_where_they_are_the_majority():
@@ -133,13 +129,12 @@ def test_errors_equal_their_definition_with_and_without_reconstructions(beats, m
 def test_timing_of_a_beat_comes_from_all_beats_of_its_record(beats):
     """Not from the scored ones alone: rows left out of a split are neighbours in time all the same."""
     model, segments = beats
-    row = 121
-    found = features.BeatFeatures.of(model, segments, [row], SETTINGS, FS, "cpu")
-    table = {name: values[segments.rows["record"] == "b"] for name, values in segments.rows.items()}
+    found = features.BeatFeatures.of(model, segments, [121], SETTINGS, FS, "cpu")
+    table = {name: values[1::2] for name, values in segments.rows.items()}  # of record b
     early = table["sample"] < 20 * FS
     for prefix, causal, learning in (("", False, slice(None)), ("past_", True, early)):
         times = timing(table["rr_before_s"], table["rr_after_s"], 5, 80, causal)
-        assert_array_equal(getattr(found, prefix + "times")[0], times[row // 2])
-        expected = irregularity(times, 0.25, 0.1, learning)[row // 2]
+        assert_array_equal(getattr(found, prefix + "times")[0], times[60])
+        expected = irregularity(times, 0.25, 0.1, learning)[60]
         assert getattr(found, prefix + "irregular")[0] == approx(expected, rel=1e-6)
-    assert found.learning[0] == early[row // 2] and 5 < early.sum() < 95
+    assert found.learning[0] == early[60] and 5 < early.sum() < 95

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import config
 from pipeline.errors import UserError
-from scoring import scores
+from scoring import detector, scores
 from scoring.features import BeatFeatures
 
 SETTINGS = {"KNN_NEIGHBOURS": 3, "DENSITY_POWER": 0.5, "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2}
@@ -21,42 +21,12 @@ def distances(queries, references):
 
 # --- distances ------------------------------------------------------------------------------------
 
-def test_neighbours_and_density_equal_brute_force():
-    rng = np.random.default_rng(0)
-    queries, references = (rng.normal(size=(n, 8)).astype(np.float32) for n in (30, 200))
-    distance, index = scores.neighbours(references, queries, 3)
-    every = distances(queries, references)
-    assert_array_equal(index, np.argsort(every, axis=1)[:, :3])
-    assert_allclose(distance, np.sort(every, axis=1)[:, :3], rtol=1e-4)
-    assert scores.neighbours(references[:2], queries, 3)[1].shape == (30, 2)
-    expected = np.log(np.sort(distances(references, references), axis=1)[:, 1:6].mean(axis=1))
-    assert_allclose(scores.density_scale(references, 5), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_relative_distance_equals_a_plain_loop(power):
-    rng = np.random.default_rng(2)
-    distance, index, scale = rng.uniform(1, 2, (6, 3)), rng.integers(0, 20, (6, 3)), rng.normal(size=20)
-    expected = [sum(np.log(distance[k, j]) - power * scale[index[k, j]] for j in range(3)) / 3 for k in range(6)]
-    assert_allclose(scores.relative_distance(distance, index, scale, power), expected, rtol=1e-6)
-    copies = scores.relative_distance(np.zeros((1, 3)), index[:1], scale, 0.0)
+def test_density_is_the_mean_distance_to_fellows_and_copies_stay_finite():
+    known = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    expected = np.log(np.sort(distances(known, known))[:, 1:6].mean(axis=1))
+    assert_allclose(scores.density_scale(known, 5), expected, rtol=1e-4, atol=1e-5)
+    copies = scores.relative_distance(np.zeros((1, 3)), np.array([[0, 1, 2]]), expected, 0.0)
     assert np.isfinite(copies[0]) and copies[0] < -10
-
-
-def test_a_step_out_of_a_dense_cluster_weighs_more():
-    rng = np.random.default_rng(3)
-    dense, sparse = rng.normal(0, 0.1, (100, 3)), rng.normal(20, 2, (100, 3))
-    references = np.concatenate([dense, sparse]).astype(np.float32)
-    near = scores.neighbours(references, np.array([[1, 1, 1], [21, 21, 21]], np.float32), 3)
-    assert np.diff(scores.relative_distance(*near, scores.density_scale(references, 10), 1.0)) < -1
-
-
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
-def test_distance_to_share_equals_a_plain_sort(share):
-    vectors = np.random.default_rng(4).normal(size=(700, 6)).astype(np.float32)  # more than one batch
-    known = vectors[::7]
-    expected = np.log(np.sort(distances(vectors, known), axis=1)[:, max(3, int(share * len(known)))])
-    assert_allclose(scores.distance_to_share(known, vectors, share), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_rare_shape_among_the_reference_stays_far():
@@ -67,19 +37,6 @@ def test_a_rare_shape_among_the_reference_stays_far():
     # of fewer beats than neighbours: to the farthest
     few = np.array([[0.0], [1], [3]], np.float32)
     assert_allclose(scores.distance_to_share(few, few, 0.1), np.log([3, 2, 3]), rtol=1e-5)
-
-
-# --- a record's own reference ---------------------------------------------------------------------
-
-def test_regular_beats_leave_premature_ones_out_even_where_they_are_most():
-    irregular = np.random.default_rng(6).normal(0, 0.3, 200)
-    premature = np.arange(200) % 10 < 7
-    irregular[premature] += 5
-    chosen = scores.regular_beats(irregular, np.arange(200), 0.1)
-    assert_array_equal(chosen, np.flatnonzero(irregular <= 0.1))
-    assert 20 < len(chosen) < 60 and not premature[chosen].any()
-    some = scores.regular_beats(irregular, np.arange(50, 100), 0.1)
-    assert_array_equal(some, chosen[(chosen >= 50) & (chosen < 100)])
 
 
 def test_regular_beats_are_in_order_and_have_their_least_and_their_limit():
@@ -97,8 +54,9 @@ def test_regular_beats_are_in_order_and_have_their_least_and_their_limit():
 def beats(monkeypatch):
     """(BeatFeatures of 60 beats of each of three records, fitted): references of a and b only."""
     monkeypatch.setattr(scores, "SEARCH", 50)  # several parts of the search
+    monkeypatch.setattr(scores, "BATCH", 16)
     rng = np.random.default_rng(8)
-    found = BeatFeatures(rng.normal(size=(180, 4)).astype(np.float32), rng.random(180), rng.random(180), RECORD)
+    found = BeatFeatures(rng.normal(size=(180, 4)).astype(np.float32), None, None, RECORD)
     for prefix in ("", "past_"):
         setattr(found, prefix + "times", rng.normal(size=(180, 2)).astype(np.float32))
         setattr(found, prefix + "irregular", rng.normal(size=180).astype(np.float32))
@@ -156,6 +114,19 @@ def test_distance_to_own_regular_beats_equals_brute_force(beats, causal):
         every = np.sort(distances(vectors[RECORD == name], vectors[reference]))
         expected = np.log(every[:, min(max(3, int(0.2 * len(reference))), len(reference) - 1)])
         assert_allclose(got[RECORD == name], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_robust_z_is_in_spreads_of_the_records_own_regular_beats(beats, causal):
+    found, fitted = beats
+    values = np.random.default_rng(9).normal(size=180) + 100 * (RECORD == "c")
+    got = detector.robust_z(values, found, fitted, causal)
+    for name in "abc":
+        known = values[own_reference(found, causal, name)]
+        middle = np.median(known)
+        spread = 1.4826 * np.median(np.abs(known - middle)) + detector.ROBUST_Z_FLOOR
+        here = RECORD == name
+        assert_allclose(got[here], (values[here] - middle) / spread, rtol=1e-6)
 
 
 def test_every_score_of_the_settings_is_in_the_table():

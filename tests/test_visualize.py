@@ -320,27 +320,17 @@ def test_main_writes_the_pictures_and_leaves_those_that_show_the_same(copy, rend
         assert latent.read_bytes() == left and matrix.read_bytes() == drawn
 
 
-def test_an_interrupted_run_leaves_the_old_picture(run, tmp_path, monkeypatch):
-    path = tmp_path / "old.png"
-    path.write_bytes(b"old")
-    monkeypatch.setattr(artefacts.os, "replace", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        figures.save(path, lambda: visualize.draw("confusion_matrix.png", run))
-    assert path.read_bytes() == b"old" and [path] == list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name, command", [("metrics.json", "evaluate.py"), ("scores.npz", "evaluate.py"),
-                                           ("history.csv", "train_mitbih.py")])
-@pytest.mark.parametrize("damage", ["missing", "cut", "garbage"])
-def test_a_missing_or_damaged_artefact_names_file_and_command(name, command, damage, copy):
+@pytest.mark.parametrize("name, content, flaw, step", [
+    ("metrics.json", b"{", "damaged", "evaluate"), ("scores.npz", None, "missing", "evaluate"),
+    ("history.csv", None, "missing", "train_mitbih"), ("history.csv", b"", "damaged", "train_mitbih"),
+    ("history.csv", b"\x80", "damaged", "train_mitbih"), ("history.csv", b"a,b\n1,2\n3", "damaged", "train_mitbih"),
+    ("history.csv", b"a,b\n1,2", "lacks epoch", "train_mitbih")])
+def test_a_missing_or_damaged_artefact_names_file_and_command(name, content, flaw, step, copy):
     path = folder_of(copy) / name
-    content = path.read_bytes()
-    path.write_bytes(content[:len(content) // 2] if damage == "cut" else b"\x80no such thing")
-    flaw = "damaged"
-    if damage == "missing":
-        path.unlink()
-        flaw = damage
-    with pytest.raises(UserError, match=rf"{name}: {flaw}.*python {command} --protocol beat --database copy"):
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: {flaw}.*python {step}.py --protocol beat --database copy"):
         visualize.main(["--database", "copy"])
     assert not copy.plots_dir("beat").exists()
 
