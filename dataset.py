@@ -44,6 +44,7 @@ def verify(database):
         from pipeline import simulated_ecg
         simulated_ecg.write_if_missing(database)
         remedy = f"Delete {folder} and run: {database.command('dataset.py')}"
+
     if not database.digests.exists():
         raise UserError(f"{database.digests}: missing, the list of SHA-256 of {database.title}. "
                         "Take it from where the database comes from.")
@@ -53,6 +54,8 @@ def verify(database):
         for name, digest in digests.items()
         if name.split(".")[0] in database.records
     }
+
+    # all files before the first is read: a record altered on the disk must not reach the segments
     wrong = download.damaged(folder, digests)
     if wrong:
         state = "altered or truncated" if (folder / wrong[0]).exists() else "missing"
@@ -68,6 +71,7 @@ def read_lead(path, leads, remedy):
     Raises UserError, ending in `remedy`, where none is there or the record cannot be read.
     """
     try:
+        # by name: column 0 of record 114 is V5, its MLII is column 1
         header = wfdb.rdheader(str(path))
         names = header.sig_name or []
         lead = next((name for name in leads if name in names), None)
@@ -78,6 +82,8 @@ def read_lead(path, leads, remedy):
         signal = wfdb.rdrecord(str(path), channels=[names.index(lead)]).p_signal[:, 0]
     except (OSError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"{path}: not a readable WFDB record ({error}). {remedy}") from error
+
+    # wfdb reads a file that was cut short without a word
     if header.sig_len is not None and len(signal) != header.sig_len:
         raise UserError(
             f"{path}.dat: {len(signal)} samples, the header promises {header.sig_len}. {remedy}")
@@ -90,6 +96,7 @@ def check_signal(path, signal_mv, fs_hz, lead):
     if len(missing):
         raise UserError(f"{path}: {len(missing)} samples of {lead} are missing (NaN), the first at "
                         f"{missing[0] / fs_hz:.1f} s. Repair the record or leave it out.")
+
     start, length = longest_flat_run(signal_mv)
     if length > config.FLAT_MAX_S * fs_hz:
         raise UserError(
@@ -105,6 +112,8 @@ def read_beats(path, remedy):
     except (OSError, ValueError, IndexError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}.atr: not a readable annotation file ({error}). {remedy}") from error
+
+    # rhythm changes, comments and the waves of flutter are annotations, not beats
     samples = np.asarray(notes.sample)
     symbols = np.asarray(notes.symbol)
     keep = np.isin(symbols, list(settings.AAMI_OF))
@@ -123,6 +132,8 @@ def read_record(path, leads, samples, symbols, remedy):
     """
     signal_mv, fs_hz, lead = read_lead(path, leads, remedy)
     check_signal(path, signal_mv, fs_hz, lead)
+
+    # from all beats, before those without a whole segment fall away
     rr_before_s, rr_after_s = rr_intervals_s(samples, fs_hz)
     if fs_hz != config.FS_HZ:
         signal_mv = resample(signal_mv, fs_hz, config.FS_HZ)
@@ -133,6 +144,8 @@ def read_record(path, leads, samples, symbols, remedy):
         raise UserError(
             f"{path}: no beat has a whole segment of {config.WINDOW_SIZE} samples around it. "
             "Leave the record out.")
+
+    # the whole signal at once: a filter over a segment would ring at both its ends
     filtered = bandpass(signal_mv, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
     return beat_columns(filtered, samples[keep], path.name, samples[keep], symbols[keep],
                         rr_before_s[keep], rr_after_s[keep])
@@ -163,6 +176,7 @@ def read_records(database):
     paths = [database.records_dir() / name for name in database.records]
     remedy = f"Fetch it again with: {database.command('dataset.py', '--download')}"
     beats = [read_beats(path, remedy) for path in paths]
+
     n_jobs = config.THREADS or joblib.cpu_count()
     work = joblib.Parallel(n_jobs=n_jobs, return_as="generator", prefer="threads")
     tables = work(joblib.delayed(read_record)(path, database.leads, *found, remedy)
@@ -189,12 +203,16 @@ def split_beats(y, seed, train_fraction, validation_fraction):
     the training share are unused: training holds normal beats only.
     """
     order = np.random.default_rng(seed).permutation(len(y))
+
     train_end = int(train_fraction * len(y))
     validation_end = int((train_fraction + validation_fraction) * len(y))
+
     split = np.empty(len(y), "U10")
     split[order[:train_end]] = "train"
     split[order[train_end:validation_end]] = "validation"
     split[order[validation_end:]] = "test"
+
+    # training holds normal beats only; what is left out of it is not tested either
     split[(split == "train") & (y != 0)] = "unused"
     return split
 
@@ -247,6 +265,7 @@ def read_segments(database):
     """The stored segments, whatever settings they were made with (see load_segments)."""
     path = database.segments_path()
     command = database.command("dataset.py")
+
     table = load_npz(path, command)
     try:
         meta = json.loads(str(table.pop("meta")))
@@ -254,6 +273,7 @@ def read_segments(database):
             len(table[c]) == len(table["x"]) for c in ROW_COLUMNS)
     except (KeyError, ValueError, TypeError):
         sound = False
+
     if not sound:
         raise UserError(f"{path}: not a segments file of this project (format {FORMAT}). "
                         f"Make it again with: {command}")
@@ -274,6 +294,8 @@ def build(database, digests):
     table["split_beat"] = split_beats(table["y"], config.SPLIT_SEED, config.TRAIN_FRACTION,
                                       config.VALIDATION_FRACTION)
     table["split_patient"] = split_patients(table["y"], table["record"], database)
+
+    # the file says itself what it was made of: whoever reads it compares
     meta = {"format": FORMAT, "database": database.title, "simulated": database.simulated,
             "id": segments_id(database, digests), "settings": settings.segment_settings(database),
             "versions": {"numpy": np.__version__, "wfdb": wfdb.__version__}}
@@ -302,6 +324,7 @@ def count_table(segments):
         counts = Counter(rows["aami"][where].tolist())
         cells = [counts[c] for c in classes]
         return f"{name:22s}" + "".join(f"{n:9,d}" for n in (*cells, sum(counts.values())))
+
 
     lines = [segments.meta["database"], head]
     for protocol in config.PROTOCOLS:
@@ -333,6 +356,7 @@ def main(argv=None):
     args = parse_args(argv)
     settings.check()
     database = settings.database(args.database)
+
     if args.download:
         from pipeline import download
         download.fetch_database(database, args.source, config.DOWNLOAD_CONNECTIONS,
@@ -341,6 +365,8 @@ def main(argv=None):
 
     digests = verify(database)
     print(f"{database.title}: {len(digests)} files verified")
+
+    # by content: the files' digests and the settings, not their dates
     path = database.segments_path()
     segments = None if args.force else stored_segments(database, digests)
     if segments:

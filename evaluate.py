@@ -31,8 +31,10 @@ def figures_of(scores, rows, threshold):
     """All about one score of the test beats: (metrics.json's entry, bands for scores.npz)."""
     y = rows["y"]
     flagged = scores >= threshold
+
     figures, bands = metrics.with_intervals(scores, y, rows["record"], threshold,
                                             config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
+
     entry = {"threshold": threshold, **figures,
              "confusion": metrics.confusion(y, flagged),
              "by_class": metrics.by_class(scores, y, rows["aami"], abnormal_classes(), flagged),
@@ -83,8 +85,12 @@ def fresh_baselines(segments, protocol):
     train = segments.part(protocol, "train")
     validation = segments.normal_validation(protocol)
     rows = np.concatenate([validation, segments.part(protocol, "test")])
+
+    # both parts in one call: the principal components are fitted once
     scores = baselines.score_all(segments, train, rows, baseline_sigma_s() * config.FS_HZ,
                                  lambda names: tqdm(names, desc="baselines", disable=None))
+
+    # the same rule and the same beats as the network's thresholds have
     n = len(validation)
     thresholds = {name: detector.threshold_at_specificity(values[:n], config.TARGET_SPECIFICITY)
                   for name, values in scores.items()}
@@ -98,8 +104,10 @@ def add_baselines(result, table, thresholds, scores, segments):
     default = table[f"score_{config.DEFAULT_SCORE}"]
     result["baseline_origin"] = baseline_origin(segments)
     result["baselines"] = {}
+
     for name, values in scores.items():
         entry, _ = figures_of(values, rows, thresholds[name])
+        # paired: both on the same resampled records, so what makes a draw easy cancels out
         entry["default_minus_it"] = metrics.paired_difference(
             default, values, rows["y"], rows["record"],
             config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
@@ -113,6 +121,8 @@ def evaluate(segments, model, stored, protocol, device):
     """Score the test split; returns (metrics.json's content, scores.npz's content)."""
     test = segments.part(protocol, "test")
     rows = {name: values[test] for name, values in segments.rows.items()}
+
+    # the test rows of a record are each other's unlabelled reference, as they are in detect.py
     scores, features = detector.score(model, stored["fitted"], segments, test,
                                       config.SCORES[protocol], config.FS_HZ, device)
 
@@ -122,6 +132,7 @@ def evaluate(segments, model, stored, protocol, device):
         "label": rows["y"], "weights": np.array(stored["weights"]), "fs_hz": np.array(config.FS_HZ),
         "roc_fpr": metrics.GRID, "pr_recall": metrics.GRID
     }
+
     entries = {}
     for name in config.SCORES[protocol]:
         entry, bands = figures_of(scores[name], rows, stored["thresholds"][name])
@@ -133,10 +144,13 @@ def evaluate(segments, model, stored, protocol, device):
     # --- the default score: which part of the beat leads, examples for the pictures
     default = scores[config.DEFAULT_SCORE]
     flagged = default >= stored["thresholds"][config.DEFAULT_SCORE]
+
     deviations, typical = beat_parts.deviations(features, segments.x[test], stored["fitted"],
                                                 config.FS_HZ)
     part, strength = beat_parts.leading(deviations, stored["part_limits"])
     table |= {"part": part.astype(np.int8), "part_strength": strength.astype(np.float32)}
+
+    # chosen by rule from all test beats: nobody picks an example
     table |= examples.examples(default, rows, segments.x[test], features.recon,
                                model.taper.cpu().numpy())
     table |= examples.strip(segments, test, default, config.FS_HZ)
@@ -144,6 +158,7 @@ def evaluate(segments, model, stored, protocol, device):
     table |= examples.part_examples(part, strength, flagged, rows, segments.x[test], typical,
                                     abnormal_classes())
 
+    # --- what metrics.json holds
     hours = ec57.hours(rows["rr_before_s"])
     n_abnormal = int(rows["y"].sum())
     result = {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
@@ -188,6 +203,8 @@ def load_seeds(database, protocol):
             runs[seed] = load_metrics(folder, database.stage_command("evaluate.py", protocol, seed))
     if not runs:
         return {}
+
+    # weights differ from seed to seed; all else must not, or a median would be over two detectors
     like = {k: v for k, v in next(iter(runs.values()))["origin"].items() if k != "weights"}
     return {seed: runs[seed] for seed in config.SEEDS if seed in runs and runs[seed]["seed"] == seed
             and not settings.differences(runs[seed]["origin"], like)}
@@ -210,6 +227,7 @@ def load_detector(database, protocol, seed, segments):
     path = database.checkpoint_path(protocol, seed)
     command = database.stage_command("train_mitbih.py", protocol, seed)
     model, stored = load_checkpoint(path, command)
+
     why = stale(stored, stamp_of(segments, protocol, seed))
     why += settings.differences(stored["score_settings"],
                                 settings.snapshot(settings.SCORE_SETTINGS))
@@ -240,11 +258,14 @@ def main(argv=None):
         print(f"{folder / 'metrics.json'}: up to date, not scored again (--force scores)")
     else:
         result, table = evaluate(segments, model.to(device), stored, args.protocol, device)
+
+        # baselines know no checkpoint: those of an earlier run on these segments stay good
         known = None if args.force and args.baselines else stored_baselines(folder, segments)
         if args.baselines and not known:
             known = fresh_baselines(segments, args.protocol)
         if known:
             add_baselines(result, table, *known, segments)
+
         # first: metrics.json says that both are there
         write_npz(folder / "scores.npz", table, compress=True)
         write_json(folder / "metrics.json", result)

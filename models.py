@@ -54,6 +54,7 @@ class ConvAutoencoder(nn.Module):
         self.register_buffer("taper", taper, persistent=False)
         self.length = window_size // 16
 
+        # --- down: each layer halves the length
         self.encoder = nn.Sequential(     # (n, 1, 720)
             *self.conv(1, 32, kernel=7),       # (n, 32, 360)
             *self.conv(32, 64, kernel=5),      # (n, 64, 180)
@@ -61,6 +62,7 @@ class ConvAutoencoder(nn.Module):
             *self.conv(128, 128, kernel=3))    # (n, 128, 45)
         self.to_latent = nn.Linear(128 * self.length, latent_dim)
 
+        # --- up: each layer doubles it
         self.from_latent = nn.Linear(latent_dim, 128 * self.length)
         self.decoder = nn.Sequential(     # (n, 128, 45)
             *self.conv_transpose(128, 128),    # (n, 128, 90)
@@ -83,12 +85,12 @@ class ConvAutoencoder(nn.Module):
 
     def encode(self, x):
         """x (n, 1, window_size) -> z (n, latent_dim)"""
-        h = self.encoder(x * self.taper)
+        h = self.encoder(x * self.taper)  # (n, 128, 45)
         return self.to_latent(h.flatten(1))
 
     def decode(self, z):
         """z (n, latent_dim) -> recon (n, 1, window_size)"""
-        h = self.from_latent(z).view(-1, 128, self.length)
+        h = self.from_latent(z).view(-1, 128, self.length)  # (n, 128, 45)
         return self.decoder(h)
 
     def forward(self, x):
@@ -120,6 +122,7 @@ def fused(model):
     copy = type(model)(**model.model_args)
     copy.load_state_dict(model.state_dict())
     copy.to(next(model.parameters()).device).eval()
+
     for layers in [m for m in copy.modules() if isinstance(m, nn.Sequential)]:
         for k, layer in enumerate(layers):
             if isinstance(layer, nn.BatchNorm1d):
@@ -136,6 +139,7 @@ def reconstruct(model, x, batch_size, device):
     model = fused(model)
     recon = torch.empty(x.shape)
     z = torch.empty(len(x), model.model_args["latent_dim"])
+
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
         batch = torch.from_numpy(x[part]).unsqueeze(1).to(device)  # (b, 1, w)
@@ -155,11 +159,14 @@ def network_code(network):
     skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
     digest = hashlib.sha256()
     before = tokenize.NEWLINE
+
+    # a subclass that changes one line is another network, and so is one whose parent was edited
     source = ""
     for kind in network.__mro__:
         if kind is not object and not kind.__module__.startswith("torch"):
             source += inspect.getsource(kind)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        # a string that begins a line is a docstring: it changes nothing
         docstring = token.type == tokenize.STRING and before in (tokenize.NEWLINE, tokenize.INDENT)
         if token.type not in skipped and not docstring:
             digest.update(token.string.encode())
@@ -201,6 +208,7 @@ def load_checkpoint(path, command, needs=DETECTOR):
     if not path.exists():
         raise UserError(f"{path}: missing. Make it with: {command}")
     remedy = f"Name another checkpoint, or make it with: {command}"
+
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
@@ -222,6 +230,7 @@ def load_checkpoint(path, command, needs=DETECTOR):
         raise UserError(
             f"{path}: weights do not fit the network: {str(error).splitlines()[0]}. {remedy}"
             ) from error
+
     lacking = [key for key in needs if key not in stored]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}: not the file its name says. {remedy}")
@@ -233,7 +242,7 @@ def load_checkpoint(path, command, needs=DETECTOR):
 def stamp_of(segments, protocol, seed):
     """What a checkpoint was trained on and with."""
     names = settings.TRAINING_SETTINGS
-    if protocol == "archive":
+    if protocol == "archive":  # scaling/train_on_shards.py
         names += settings.ARCHIVE_SETTINGS
     return {"database": segments.meta["database"], "simulated": segments.meta["simulated"],
             "segments_id": segments.meta["id"], "segment_settings": segments.meta["settings"],

@@ -64,6 +64,7 @@ def epoch_order(seed, epoch, n, size):
 
     Every row is seen once before any is seen twice, however small an epoch is.
     """
+    # epochs follow each other in one endless row: a small epoch leaves no beat out for good
     first = epoch * size // n
     last = ((epoch + 1) * size - 1) // n
     orders = [np.random.default_rng([seed, k]).permutation(n) for k in range(first, last + 1)]
@@ -92,6 +93,7 @@ def validation_loss(model, x, device):
     """The reconstruction error over x (n, w), in evaluation mode; each process takes its share."""
     model.eval()
     total = 0.0
+
     for part in processes.share(x).split(VALIDATION_BATCH):
         if len(part):
             total += reconstruction_loss(model, part.to(device))[0].item() * len(part)
@@ -109,15 +111,17 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
     Raises UserError, with epoch and learning rate, when a loss is not finite.
     """
     # --- network, optimiser, schedule
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # the same initial weights on every machine
     taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
     model = new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, taper).to(device)
     # thrown away after training
     head = torch.nn.Linear(config.LATENT_DIM, len(beats.names)).to(device)
     loss_of = processes.averaged(batch_loss, model, head)
 
+    # normal beats repeat themselves: 20,000 of them a pass are as good as all (docs/results.md)
     epoch_size = min(config.EPOCH_SEGMENTS, beats.n)
     steps = max(epoch_size // config.BATCH_SIZE, 1)
+
     weights = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, config.LEARNING_RATE,
                                   weight_decay=config.WEIGHT_DECAY, fused=True)
@@ -137,6 +141,7 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
         schedule.load_state_dict(stored["schedule"])
         history, best, best_state = stored["history"], stored["best"], stored["best_state"]
         print(f"going on after epoch {len(history) - 1}")
+
     print(f"{beats.n:,d} segments of {len(beats.names)} records to train on, "
           f"{len(x_validation):,d} to validate, seed {seed}; {n_parameters(model):,d} parameters "
           f"on {device}, {runtime.launched()} x {torch.get_num_threads()} threads")
@@ -150,12 +155,16 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
             model.train()
             bar = tqdm(total=steps * config.BATCH_SIZE, unit="seg", desc=f"epoch {epoch}",
                        disable=None if runtime.is_first() else True)
+
             train_loss = 0.0
             for x, record in itertools.islice(batches, steps):
                 optimizer.zero_grad()
                 loss = loss_of(x.to(device), record.to(device))
+
+                # the mean over the processes: all of them stop, or none
                 value = processes.total(loss.item(), device) / processes.count()
                 check_finite(value, "loss", epoch, schedule)
+
                 loss.backward()
                 optimizer.step()
                 schedule.step()
@@ -171,6 +180,7 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
             if kept:
                 best = loss
                 best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
             rate = steps * config.BATCH_SIZE / seconds
             history.append({
                 "epoch": epoch, "train_loss": train_loss, "validation_loss": loss,
@@ -178,6 +188,7 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
                 "segments_per_s": round(rate, 1), "kept": int(kept)
             })
 
+            # all that a killed run needs to end with the weights it would have had
             if runtime.is_first():
                 save_checkpoint(
                     paths["resume"], model, **stamp, history=history, best=best,
@@ -267,6 +278,7 @@ def stopped_run(path, stamp, command, needs=STOPPED):
     if not path.exists():
         print("no stopped run to go on with: starting from the beginning")
         return None
+
     model, stored = load_checkpoint(path, f"{command} --force", needs)
     why = stale(stored, stamp)
     if why:
@@ -312,6 +324,8 @@ def main(argv=None):
     from scoring import fit   # scikit-learn takes a second to load: a wrong flag is told before
     processes.silence_others()
     fit.check_names(args.protocol)
+
+    # --- data, and what a checkpoint of it must say
     database, device = runtime.prepare(args)
     segments = load_segments(database)
     stamp = stamp_of(segments, args.protocol, args.seed)
@@ -319,9 +333,12 @@ def main(argv=None):
     paths = paths_of(database.checkpoint_path(args.protocol, args.seed),
                      database.results_dir(args.protocol, args.seed))
 
+    # --- what is up to date is not done again: weights and scores are looked at apart
     found = None if args.force else stored_weights(paths, stamp, args.resume)
     if found and scores_up_to_date(found, paths):
         return
+
+    # --- train
     if found:
         model, history = found
     else:
@@ -333,7 +350,8 @@ def main(argv=None):
         with training_group(device, command):
             model, history = train(beats, x_validation, args.seed, device, paths, stamp, resume)
 
-    if runtime.is_first():  # several processes train together, one fits and writes
+    # --- fit the scores and write; several processes train together, one of them does this
+    if runtime.is_first():
         scores = fit.fit_scores(model.to(device), segments, args.protocol, device)
         finish(paths, model, history, stamp, scores)
         print(f"next: {database.stage_command('evaluate.py', args.protocol, args.seed)}")

@@ -1,5 +1,4 @@
-"""Data-parallel training under torchrun: every process takes its share of each batch, the first
-one speaks and writes.
+"""Data-parallel training under torchrun: each process has its share of a batch, the first speaks.
 
     torchrun --nproc-per-node=4 train_mitbih.py
 
@@ -42,8 +41,7 @@ def silence_others():
 
 @contextlib.contextmanager
 def group(device, batch_size, timeout_s, resume):
-    """The processes of torchrun as one group while they train; nothing for one process, or
-    inside such a group.
+    """The processes of torchrun as one group while they train; nothing for one process alone.
 
     Raises UserError for a batch that cannot be shared out, and where another process dies or does
     not answer for timeout_s; `resume` is the command that goes on with the run.
@@ -55,10 +53,10 @@ def group(device, batch_size, timeout_s, resume):
         raise UserError(
             f"config.py: BATCH_SIZE = {batch_size}; expected a whole multiple of the {launched()} "
             "processes that share each batch. Edit BATCH_SIZE or start another number of them.")
+
     lost = (
         f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for "
-            f"{timeout_s:g} s "
-        "({}). Epochs that ended are kept. Go on with: " + resume)
+        f"{timeout_s:g} s " "({}). Epochs that ended are kept. Go on with: " + resume)
 
     def ended(*_):  # torchrun may see the dead process before this one misses it
         raise UserError(lost.format("torchrun ends this one"))
@@ -75,8 +73,8 @@ def group(device, batch_size, timeout_s, resume):
     except RuntimeError as error:  # gloo and the store have no class of their own for a lost peer
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
-        why = str(error).split(
-            "] ", 1)[-1].split(". ")[0]  # without the line of gloo's source and its advice
+        # without the line of gloo's source and its advice
+        why = str(error).split("] ", 1)[-1].split(". ")[0]
         raise UserError(lost.format(why)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -100,8 +98,7 @@ def check_agreement(what, remedy):
 # --- a training step ------------------------------------------------------------------------------
 
 def share(rows):
-    """This process's part of a batch's rows, or of any rows: neighbours, as many as the others'
-    up to one."""
+    """This process's part of the rows of a batch: neighbours, as many as the others' up to one."""
     return rows if count() == 1 else rows.tensor_split(count())[rank()]
 
 
@@ -109,9 +106,8 @@ def total(value, device):
     """Sum of a number over the processes."""
     if count() == 1:
         return value
-    tensor = torch.tensor(value,
-                          dtype=torch.float64 if device.type == "cpu" else torch.float32,
-                          device=device)
+    kind = torch.float64 if device.type == "cpu" else torch.float32
+    tensor = torch.tensor(value, dtype=kind, device=device)
     dist.all_reduce(tensor)
     return tensor.item()
 

@@ -122,16 +122,19 @@ def database(name=None, run=None):
         raise UserError(
             f"--database {name}: not described; expected one of {', '.join(config.DATABASES)}. "
             "Describe it in DATABASES in config.py: docs/extending.md.")
-    entry = dict(config.DATABASES[name])
+
+    # a run's name becomes a folder: nothing that leads out of runs/
     if run is not None and (not run or not all(c.isalnum() or c in "-_" for c in run)):
         raise UserError(
             f"--run {run!r}: expected a name of letters, digits, - and _. Choose another one.")
-    home = ROOT / entry.pop("home")
-    out = home
-    if run:
-        out = ROOT / "runs" / run
-        out = out if name == config.DATABASE else out / name
+
+    entry = dict(config.DATABASES[name])
     try:
+        home = ROOT / entry.pop("home")
+        out = home
+        if run:
+            out = ROOT / "runs" / run
+            out = out if name == config.DATABASE else out / name
         lists = {part: tuple(entry.pop(part).split()) for part in ("records", *PARTS)}
         digests = ROOT / entry.pop("digests")
         return Database(name=name, home=home, out=out, run=run, digests=digests, **lists, **entry)
@@ -177,18 +180,23 @@ def differences(stored, today):
 
 def check():
     """Raise UserError naming the first setting that makes no sense, its value and the remedy."""
+    known = (*RANGES, *OTHERS)
     names = {name for name in vars(config) if name.isupper()}
-    for name in (*RANGES, *OTHERS):
+    for name in known:
         if name not in names:
             raise UserError(f"config.py: {name} is missing. Add it, or take config.py as it was.")
-    for name in sorted(names.difference(RANGES, OTHERS)):
-        near = difflib.get_close_matches(name, (*RANGES, *OTHERS), 1)
-        hint = f"; is it {near[0]}?" if near else ""
-        raise UserError(f"config.py: {name} is no setting{hint} Edit or delete it.")
+
+    # a misspelt name would be silently without effect
+    for name in sorted(names.difference(known)):
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"is it {near[0]}?" if near else "expected one of those that are there."
+        raise UserError(f"config.py: {name} is no setting; {hint} Edit or delete it.")
+
     for name, (low, high) in RANGES.items():
         whole = isinstance(low, int) and isinstance(high, int)
         expect(name, is_number(getattr(config, name), low, high, whole),
                f"a {'whole ' if whole else ''}number from {low:g} to {high:g}")
+
     check_together()
     for name in config.DATABASES:
         check_split(database(name))

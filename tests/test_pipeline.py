@@ -13,6 +13,7 @@ import pytest
 import config
 from pipeline import settings
 import visualize
+from conftest import ON_SIMULATED
 
 OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
 
@@ -29,7 +30,7 @@ def workshop(project):
     """A project with the Makefile and a simulated database short enough for a test."""
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(settings.ROOT / name, project.folder)
-    path = project.folder / "synthetic.py"
+    path = project.folder / "pipeline" / "simulated_ecg.py"
     text, n = re.subn(r"(?m)^DURATION_S = [0-9.]+", "DURATION_S = 90", path.read_text())
     assert n == 1
     path.write_text(text)
@@ -62,13 +63,13 @@ def test_full_disk_ends_each_stage_with_one_line_and_whole_files(project, small_
     stages = (("dataset.py", 500, "data/segments.npz"), ("train_mitbih.py", 500, "checkpoints/beat.pt"),
               ("evaluate.py", 8, "results/beat/metrics.json"))
     for script, blocks, artefact in stages:
-        limited = subprocess.run(["bash", "-c", f"ulimit -f {blocks}; exec {sys.executable} {script} --simulated"],
+        limited = subprocess.run(["bash", "-c", f"ulimit -f {blocks}; exec {sys.executable} {script} --database simulated"],
                                  cwd=project.folder, capture_output=True, text=True, timeout=120)
         assert limited.returncode == 1 and "Traceback" not in limited.stderr, limited.stderr
         assert "File too large" in limited.stderr and "Free space" in limited.stderr
         assert not (project.folder / "simulated" / artefact).exists()
         assert not list(project.folder.rglob(".part-*"))
-        code, _, err = project.run(script, "--simulated")
+        code, _, err = project.run(script, *ON_SIMULATED)
         assert code == 0 and (project.folder / "simulated" / artefact).exists(), err
 
 
