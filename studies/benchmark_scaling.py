@@ -115,7 +115,9 @@ def write_copies(folder, database, copies):
             shutil.copyfile(folder / entry["file"], path)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())  # only what is on the disk can leave the page cache
-            entries.append(entry | {"file": path.name, "record": f"{copy}-{entry['record']}"})
+            part = "validation" if entry["record"] in database.validation else "train"
+            entries.append(entry | {"file": path.name, "record": f"{copy}-{entry['record']}",
+                                    "part": part})
     write_json(folder / "index.json", index | {"shards": entries})
 
 
@@ -131,7 +133,8 @@ def time_training(database, folder, copies, threads):
     runtime.use_threads(threads)
     start = time.perf_counter()
     if copies:
-        beats = shards.Stream(first_copies(folder, copies))
+        archive = first_copies(folder, copies)
+        beats = shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
     else:
         segments = load_segments(database)
         rows = segments.rows

@@ -14,30 +14,17 @@ import train_mitbih
 from models import ConvAutoencoder
 from pipeline import settings
 from pipeline.errors import UserError
-from studies import benchmark, benchmark_peers, stopwatch
+from studies import benchmark, benchmark_peers, benchmark_report, stopwatch
 
 
-@pytest.fixture(scope="module")
-def model():
+def test_plain_network_gives_the_same_outputs():
     torch.manual_seed(0)
-    return ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, 80.0).eval()
-
-
-def test_plain_network_gives_the_same_outputs(model):
+    model = ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM, 80.0).eval()
     x = torch.randn(3, 1, config.WINDOW_SIZE)
     plain = benchmark.plain_of(model).eval()
     assert not [m for m in plain.modules() if type(m).__module__ == "pipeline.strided_convolution"]
     with torch.inference_mode():
         torch.testing.assert_close(plain(x), model(x), rtol=1e-4, atol=1e-5)
-
-
-def test_operations_are_those_of_the_shapes(model):
-    products = 2 * 128 * 45 * 32
-    down = ((360, 1, 32, 7), (180, 32, 64, 5), (90, 64, 128, 5), (45, 128, 128, 3))
-    up = ((45, 128, 128, 4), (90, 128, 64, 4), (180, 64, 32, 4), (360, 32, 1, 4))
-    for length, inputs, outputs, kernel in (*down, *up):
-        products += length * inputs * outputs * kernel
-    assert benchmark.flop_per_segment(benchmark.plain_of(model)) == pytest.approx(2 * products, rel=0.01)
 
 
 def test_one_loop_makes_the_segments_of_the_pipeline(small):
@@ -50,14 +37,7 @@ def test_one_loop_makes_the_segments_of_the_pipeline(small):
 def test_a_whole_run_times_every_candidate(evaluated, monkeypatch, capsys):
     flags = ["--database", "simulated", "--threads", "1"]
     train_mitbih.main([*flags, "--protocol", "patient"])
-    runs = {"shipped": {"segments": 1, "validation_loss": 1, "auroc": 1, "auprc": 1, "n": 1}, "n_train": 1,
-            "finished": True, "equal_epoch": None, "history": [{"validation_loss": 1}],
-            "quality": {"auroc": 1, "auprc": 1, "best": {"auroc": 1, "auprc": 1}}}
-    for protocol in config.PROTOCOLS:
-        for name in ("recipe", "full"):
-            path = evaluated.results_dir(protocol, config.SEED) / f"{name}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(runs))
+    monkeypatch.setattr(benchmark_report, "long_runs", lambda database: {})
 
     def once(candidates, repeats):
         for make, args in candidates.values():

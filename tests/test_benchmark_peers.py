@@ -1,8 +1,7 @@
 """Other detectors: each is what its library gives, on the beats and features of the baselines."""
 
-import builtins
+import sys
 
-import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -25,30 +24,12 @@ def test_detectors_reach_what_the_baselines_reach(evaluated):
     for name in ("pca_error", "knn", "lof", "isolation_forest"):
         found = peers[baselines.BASELINES[name].removesuffix(" on principal components")]
         assert found["auroc"] == pytest.approx(roc_auc_score(y, expected[name]), abs=1e-3), name
-
-
-def test_scores_of_both_libraries_point_the_same_way():
-    rng = np.random.default_rng(0)
-    train = rng.normal(size=(300, 4))
-    x = np.concatenate([rng.normal(size=(50, 4)), rng.normal(size=(50, 4)) + 6])
-    detectors = benchmark_peers.of_sklearn() | benchmark_peers.of_pyod()
-    for name in ("PCA reconstruction error", baselines.BASELINES["one_class_svm"]):
-        del detectors[name]  # need as many columns as components
-    for name, make in detectors.items():
-        detector = make()
-        detector.fit(train)
-        assert roc_auc_score([0] * 50 + [1] * 50, benchmark_peers.scores_of(detector, x)) > 0.9, name
+    if benchmark_peers.of_pyod():  # the same method, higher is more abnormal in both
+        assert peers["LOF"]["auroc"] == pytest.approx(peers["local outlier factor"]["auroc"])
 
 
 def test_without_pyod_its_rows_stay_out(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *rest):
-        if name.startswith("pyod"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "pyod.models", None)
     assert benchmark_peers.of_pyod() == {}
 
 

@@ -7,7 +7,6 @@ import pytest
 from studies import ablation
 from studies import benchmark
 from studies import benchmark_scaling
-from studies import benchmark_size
 from studies import benchmark_training
 import config
 from pipeline import errors, settings
@@ -29,18 +28,8 @@ PARSERS = {"detect.py": detect, "noise_stress.py": noise_stress, "dataset.py": d
            "train_mitbih.py": train_mitbih, "evaluate.py": evaluate, "visualize.py": visualize,
            "report.py": report, "synthetic.py": simulated_ecg,
            "select_score.py": select_score, "ablation.py": ablation, "benchmark.py": benchmark,
-           "benchmark_training.py": benchmark_training, "benchmark_scaling.py": benchmark_scaling, "benchmark_size.py": benchmark_size,
+           "benchmark_training.py": benchmark_training, "benchmark_scaling.py": benchmark_scaling,
            "models.py": models}
-
-
-def test_results_are_those_saved():
-    block = TEXT[TEXT.index(report.BEGIN):TEXT.index(report.END) + len(report.END)]
-    assert block == report.readme_block(settings.database("mitdb")), "run: python report.py --write"
-
-
-def test_all_other_results_are_those_saved():
-    document = (settings.ROOT / "RESULTS.md").read_text()
-    assert document == report.results_document(settings.database("mitdb")), "run: python report.py --write"
 
 
 def test_saved_selection_and_ablation_are_of_these_settings():
@@ -115,10 +104,3 @@ def test_headline_of_the_beat_protocol_reaches_the_published_one():
     for key, published in config.PUBLISHED.items():
         values = sorted(run["scores"][run["default_score"]][key]["value"] for run in runs.values())
         assert values[len(values) // 2] >= published, key
-
-
-def test_the_block_replaces_what_stands_between_the_markers():
-    text = f"a\n{report.BEGIN}\nold\n{report.END}\nb"
-    assert report.written_into(text, "NEW") == "a\nNEW\nb"
-    with pytest.raises(errors.UserError, match="README.md"):
-        report.written_into("no markers", "NEW")
