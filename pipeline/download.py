@@ -51,6 +51,7 @@ def read_digests(path):
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of digests ({error}). "
                         "Take it from where the database comes from.") from None
+
     digests = {}
     for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *]?(\w[\w.-]*)", line.strip())
@@ -77,7 +78,8 @@ def fetch_database(database, source, connections, timeout_s, retries):
     """
     if database.simulated:
         raise UserError(f"{database.title}: is not downloaded but written here by: "
-                        + database.command("dataset.py"))
+                        f"{database.command('dataset.py')}")
+
     folder = database.records_dir()
     digests = read_digests(database.digests)
     missing = damaged(folder, digests)
@@ -96,22 +98,26 @@ def fetch_database(database, source, connections, timeout_s, retries):
                                         timeout_s, retries)
                 else:
                     reasons = store(Path(address).expanduser(), missing)
+
                 for reason, count in Counter(reasons.values()).most_common(1):
-                    problems.append(f"{address}: {len(reasons)} files failed (e.g. {min(reasons)}), "
-                                    f"{count} of them: {reason}")
+                    problems.append(f"{address}: {len(reasons)} files failed "
+                                    f"(e.g. {min(reasons)}), {count} of them: {reason}")
+                # What lies in the folder counts, not what a source claims to have delivered.
                 missing = damaged(folder, digests)
     finally:
         # A killed run could not: the next one does.
         shutil.rmtree(staging, ignore_errors=True)
 
     if missing:
+        # `make` goes on with simulated data only where nothing is there and nobody named a source.
         kind = UserError if source or len(missing) < len(digests) else Unreachable
         raise kind("\n  ".join([
             f"{database.title}: {len(missing)} of {len(digests)} files are missing; the others are "
             f"verified and kept in {folder}", *problems, "ways on:",
-            database.command("dataset.py", "--download", "--source", "FOLDER_OR_ZIP_OR_URL"),
+            f"{database.command('dataset.py', '--download')} --source FOLDER_OR_ZIP_OR_URL",
             *(f"by hand: {address} in a browser, then --source" for address in database.sources),
             "without the data: python dataset.py --database simulated (make simulated)"]))
+
     print(f"{len(digests)} of {len(digests)} files verified ({bar.total} of them fetched now)")
 
 
@@ -135,19 +141,24 @@ def _store(source, names, digests, folder, bar):
         name = copy.name
         if name not in reasons or not copy.is_file():
             continue
+
         try:
             with copy.open("rb") as stream:
-                content = stream.read(MAX_FILE_BYTES)    # of a zip bomb no more than that
+                # A zip bomb is unpacked no further; what was cut off has another digest.
+                content = stream.read(MAX_FILE_BYTES)
         except UNREADABLE as error:
             reasons[name] = f"cannot be read: {error}"
             continue
+
         if hashlib.sha256(content).hexdigest() != digests[name]:
             reasons[name] = "another SHA-256"
             continue
+
         with whole_file(folder / name) as part:
             part.write_bytes(content)
         del reasons[name]
         bar.update()
+
     return reasons
 
 
@@ -163,12 +174,14 @@ class Transfer(pooch.HTTPDownloader):
     def __init__(self, timeout_s):
         super().__init__(progressbar=self, timeout=(CONTACT_S, timeout_s),
                          hooks={"response": self.check_status},
+                         # Else a server may compress, and its length says nothing of the file.
                          headers={"Accept-Encoding": "identity"})
         self.patience_s = SLOW_TIMEOUTS * timeout_s
 
     def __call__(self, url, output_file, pup, check_only=False):
         self.reset()
         answer = super().__call__(url, output_file, pup, check_only)
+
         # Without a length from the server a body that was cut short looks whole.
         if url == pup.urls[ZIP] and output_file and not zipfile.is_zipfile(output_file):
             raise requests.RequestException("not a zip, or cut short")
@@ -177,6 +190,7 @@ class Transfer(pooch.HTTPDownloader):
     def check_status(self, response, **_):
         """Raise for an error status, after the pause that the server asks for."""
         status = response.status_code
+        # What pooch tries again is a RequestException; a file that is absent stays so.
         if status in (408, 429) or status >= 500:
             pause_s = response.headers.get("Retry-After", "")
             if pause_s.isdecimal():
@@ -201,14 +215,18 @@ class Transfer(pooch.HTTPDownloader):
 
 
 def _download(url, names, digests, staging, store, connections, timeout_s, retries):
-    """Store `names` from below `url`, or from the zip that it is; {name: reason} of the others."""
+    """Store `names` from below `url`, or from the zip that it is; {name: reason} of failures.
+
+    After a row of failures the source is given up and the other files are not asked for.
+    """
     shutil.rmtree(staging, ignore_errors=True)    # what another source or a killed run left
     zipped = url.lower().endswith(".zip") or "/get-zip/" in url
-    pup = pooch.create(staging, url, registry={ZIP: None, **digests}, urls={ZIP: url},
+    pup = pooch.create(staging, url, registry=digests | {ZIP: None}, urls={ZIP: url},
                        retry_if_failed=retries)
     asked = [ZIP] if zipped else names
-    reasons = dict.fromkeys(names, "not asked for")
+    reasons = {}
 
+    # In a thread: pooch keeps to `retries` and to the digest, and leaves the file in `staging`.
     def fetch(name):
         reason = None
         try:
@@ -223,8 +241,8 @@ def _download(url, names, digests, staging, store, connections, timeout_s, retri
     with multiprocessing.pool.ThreadPool(connections) as pool:
         try:
             # Resolvers, and firewalls that drop packets, keep to no time-out of requests.
-            contact = pool.apply_async(pup.is_available, (asked[0], Transfer(timeout_s)))
-            contact.get(CONTACT_S)
+            first = asked[0], Transfer(timeout_s)
+            pool.apply_async(pup.is_available, first).get(CONTACT_S)
         except (requests.RequestException, multiprocessing.TimeoutError) as error:
             return dict.fromkeys(names, _reason(error))
 
@@ -232,10 +250,11 @@ def _download(url, names, digests, staging, store, connections, timeout_s, retri
         for name, reason in pool.imap_unordered(fetch, asked):
             if zipped:
                 return dict.fromkeys(names, reason) if reason else store(staging / ZIP, names)
-            reasons[name] = reason
-            if reason is None:
+            if reason:
+                reasons[name] = reason
+            else:
                 store(staging, [name])
-                del reasons[name]
+
             # An absent file speaks against a mirror's completeness, not against its being alive.
             alive = reason in (None, "HTTP 403", "HTTP 404")
             failed_in_a_row = 0 if alive else failed_in_a_row + 1
