@@ -1,12 +1,13 @@
-"""One task a record: over the cores of this machine (joblib), or over the workers of a dask cluster.
+"""One task a record: over the cores of this machine (joblib), or the workers of a dask cluster.
 
     for item, result, why in cluster.each(task, items, jobs, address):
-        ...                                   # as they finish; why is None, or a line saying what failed
+        ...                     # as they finish; why is None, or a line saying what failed
 
 A cluster is `dask scheduler` on one machine and `dask worker ADDRESS` on any number; dask is needed
 only for that (requirements/cluster.txt). Workers need the same libraries, and a path or address of
-the recordings that is good there. The project's code and settings are sent to them from here, also to
-those that join later. What a lost worker was at is done again by another; what it had finished is not.
+the recordings that is good there. The project's code and settings are sent to them from here, also
+to those that join later. What a lost worker was at is done again by another; what it had finished
+is not.
 """
 
 import asyncio
@@ -34,11 +35,11 @@ from pipeline import settings
 from pipeline.artefacts import digest_of
 from pipeline.errors import UserError
 
-AHEAD = 2                      # tasks in flight a thread: the next is there when one ends, and a million never are
-WAITS_S = (1, 4, 16)           # before a task is tried again whose connection was lost
-CONNECT_S = 8                  # until a scheduler that does not answer is an error, and one without workers
-LOST_S = 60                    # without a single worker, in the middle, before giving up
-PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+AHEAD = 2             # tasks in flight a thread: the next is there when one ends, never a million
+WAITS_S = (1, 4, 16)  # before a task is tried again whose connection was lost
+CONNECT_S = 8         # until a scheduler that does not answer is an error, and one without workers
+LOST_S = 60           # without a single worker, in the middle, before giving up
+PASSING = (errno.EIO, errno.ESTALE, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH)
 ROOMS = ("pipeline", "scoring", "recording", "scaling")
 PACKAGES = ("torch", "numpy", "scipy", "sleepecg", "wfdb", "matplotlib", "dask", "distributed")
 INSTALL = "pip install -r requirements/cluster.txt"
@@ -49,7 +50,7 @@ INSTALL = "pip install -r requirements/cluster.txt"
 def attempt(task, item):
     """(item, result, None) or (item, None, why): nothing a record does stops the others.
 
-    What may pass (a lost connection, a network file system that stumbles) is tried again, with pauses.
+    What may pass (a lost connection, a network disk that stumbles) is tried again, with pauses.
     """
     for wait_s in (*WAITS_S, None):
         try:
@@ -57,14 +58,14 @@ def attempt(task, item):
         except UserError as error:
             return item, None, str(error)
         except Exception as error:
-            may_pass = isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) in PASSING
-            if wait_s is None or not may_pass:
+            lost = isinstance(error, (ConnectionError, TimeoutError))
+            if wait_s is None or not (lost or getattr(error, "errno", None) in PASSING):
                 return item, None, describe(error, item)
         time.sleep(wait_s)
 
 
 def describe(error, item):
-    """One line for an error that is not the record's own: of the system, or a defect of ours with its place."""
+    """One line for an error that is not the record's own: of the system, or a defect of ours."""
     if isinstance(error, OSError):
         return f"{error.filename or item}: {error.strerror or error}"
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -72,7 +73,7 @@ def describe(error, item):
 
 
 def local(path):
-    """Where a file that `each` was to send lies on this machine; the path itself where nothing was sent."""
+    """Where a file that `each` sent lies on this machine; the path itself where it was not sent."""
     sent = sent_to(path)
     return sent if sent.exists() else Path(path)
 
@@ -85,12 +86,13 @@ def sent_to(path):
 # --- many ---------------------------------------------------------------------------------------
 
 def each(task, items, jobs=1, address=None, files=()):
-    """Yield (item, result, why) as they finish, in no order; why is None or says in one line what failed.
+    """Yield (item, result, why) as they finish, in no order; why: None, or a line: what failed.
 
-    task: a function of one item, at the top of a module (or functools.partial of one); items: paths or texts.
-    jobs: processes on this machine, unless address names a dask scheduler ("tcp://10.0.0.1:8786"), whose workers
-    then do it; files: paths that are sent there (see `local`). Nothing is left in the queue when the caller stops.
-    Raises UserError where the cluster cannot be reached or used, or is lost.
+    task: a function of one item, at the top of a module (or functools.partial of one); items: paths
+    or texts. jobs: processes on this machine, unless address names a dask scheduler
+    ("tcp://10.0.0.1:8786"), whose workers then do it; files: paths that are sent there (see
+    `local`). Nothing is left in the queue when the caller stops. Raises UserError where the cluster
+    cannot be reached or used, or is lost.
     """
     if address:
         yield from each_on_cluster(task, items, address, files)
@@ -99,16 +101,17 @@ def each(task, items, jobs=1, address=None, files=()):
     try:
         yield from work(joblib.delayed(attempt)(task, item) for item in items)
     except BrokenProcessPool as error:
-        raise UserError(f"a process of --jobs {jobs} was killed, out of memory perhaps ({first_line(error)}). "
-                        "Take fewer --jobs and run it again: what is done is skipped.") from error
+        raise UserError(
+            f"a process of --jobs {jobs} was killed, out of memory perhaps ({first_line(error)}). "
+            "Take fewer --jobs and run it again: what is done is skipped.") from error
 
 
 def each_on_cluster(task, items, address, files):
-    """`each` on a cluster; dask gives a task whose worker was lost to another one, until that was in vain."""
+    """`each` on a cluster; dask gives a lost worker's task to another, until that was in vain."""
     with connect(address) as client:
         on_worker = send_project(client, task, files)
         suspects = []
-        for item, result in flow(client, on_worker, items, AHEAD):
+        for item, result in flow(client, on_worker, items):
             if result is None:
                 suspects.append(item)
             else:
@@ -116,51 +119,52 @@ def each_on_cluster(task, items, address, files):
 
         # what ran beside the one to blame was lost with it: alone, it is seen which one it was
         for suspect in suspects:
-            why = (f"{suspect}: every worker that took it was lost, by itself, too: out of memory, or a crash in a "
-                   "library. Its log says more")
-            for _, result in flow(client, on_worker, [suspect], AHEAD):
+            why = (f"{suspect}: every worker that took it was lost, by itself, too: out of memory, "
+                   "or a crash in a library. Its log says more")
+            for _, result in flow(client, on_worker, [suspect]):
                 yield result or (suspect, None, why)
 
 
-def flow(client, on_worker, items, ahead):
+def flow(client, on_worker, items):
     """(item, what on_worker gave) as they finish, None where all workers that took it were lost.
 
-    Raises UserError where the scheduler or all workers are lost, or a worker cannot run the project.
+    Raises ConnectionError where the scheduler is lost, UserError where all workers are, or one of
+    them cannot run the project.
     """
     from distributed import KilledWorker, as_completed
     waiting = iter(items)
     sent = {}
     done = as_completed(loop=client.loop, with_results=True, raise_errors=False)
-
-    def fill():
-        """Send as many as the workers that are there now want; one at least."""
-        room = max(1, ahead * sum(client.nthreads().values())) - len(sent)
+    while True:
+        # as many as the workers that are there now want; one at least, for those that will come
+        room = max(1, AHEAD * sum(client.nthreads().values())) - len(sent)
         for item in itertools.islice(waiting, max(0, room)):
             future = client.submit(on_worker, item, pure=False)
             sent[future.key] = item
             done.add(future)
+        if not sent:
+            return
 
-    fill()
-    for future, result in done:
+        future, result = next(done)
         item = sent.pop(future.key)
         if future.status == "finished":
             yield item, result
-        elif future.status == "error" and isinstance(result[1], KilledWorker):
-            yield item, None
-        elif future.status == "error":
-            raise UserError(f"--cluster: no worker can do it ({first_line(result[1])}). Every worker needs the "
-                            f"libraries of this machine: pip install -r requirements.txt; {INSTALL}. Then run it "
-                            "again: what is done is skipped.")
-        else:
+        elif future.status != "error":
             raise ConnectionError("cancelled")
-        fill()
+        elif isinstance(result[1], KilledWorker):
+            yield item, None
+        else:
+            raise UserError(
+                f"--cluster: no worker can do it ({first_line(result[1])}). Every worker needs the "
+                f"libraries of this machine: pip install -r requirements.txt; {INSTALL}. Then run "
+                "it again: what is done is skipped.")
 
 
 # --- the cluster --------------------------------------------------------------------------------
 
 @contextlib.contextmanager
 def connect(address):
-    """A client of the scheduler at address, with a worker or more; UserError if that is not to be had."""
+    """A client of the scheduler at address, with a worker or more; UserError if there is none."""
     try:
         import distributed
         from distributed.comm import connect as knock
@@ -169,45 +173,61 @@ def connect(address):
     for name in ("distributed", "distributed.client"):  # what it would log is said here in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        # a client that finds nobody takes 16 s more to give up on closing: a bare connection says so at once
+        # a client that finds nobody takes 16 s more to close: a bare connection says so at once
         asyncio.run(knock(address, timeout=CONNECT_S)).abort()
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except Exception as error:  # whatever listens there may answer anything
-        raise UserError(f"--cluster {address}: no dask scheduler answers there ({first_line(error)}). Expected an "
-                        "address such as tcp://10.0.0.1:8786, which `dask scheduler` prints when it starts.") from error
+        raise UserError(
+            f"--cluster {address}: no dask scheduler answers there ({first_line(error)}). Expected "
+            "an address such as tcp://10.0.0.1:8786, which `dask scheduler` prints when it starts."
+        ) from error
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
-        lost_s = LOST_S
-        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "no_workers_timeout", lost_s))
+        client.run_on_scheduler(limit_wait(LOST_S))
         yield client
     except distributed.TimeoutError as error:
-        raise UserError(f"--cluster {address}: the scheduler has no worker. Start some with: dask worker {address} "
-                        "--nworkers N --nthreads 1") from error
+        raise UserError(
+            f"--cluster {address}: the scheduler has no worker. Start some with: dask worker "
+            f"{address} --nworkers N --nthreads 1") from error
     except OSError as error:
-        raise UserError(f"--cluster {address}: the connection to the scheduler was lost ({first_line(error)}). Run it "
-                        "again: what is done is skipped.") from error
+        raise UserError(
+            f"--cluster {address}: the connection to the scheduler was lost ({first_line(error)}). "
+            "Run it again: what is done is skipped.") from error
     finally:
         client.close(timeout=CONNECT_S)
 
 
-def send_project(client, task, files):
-    """Send the project and `files` to all workers, those to come included; a function of an item to be done there.
+def limit_wait(seconds):
+    """A function for the scheduler: tasks fail that have waited so long without any worker.
 
-    As one zip, named after its content: a worker that has it already is not sent it again.
+    It is nested as the one of `worker_function` is.
+    """
+    def limit(dask_scheduler):
+        dask_scheduler.no_workers_timeout = dask_scheduler.no_workers_timeout or seconds
+    return limit
+
+
+def send_project(client, task, files):
+    """Send the project and `files` to all workers, those to come included.
+
+    They go as one zip, named after its content: a worker that has it is not sent it again. Returns
+    the function of an item that the workers are to run.
     """
     from distributed.diagnostics.plugin import UploadFile
-    paths = {path.relative_to(settings.ROOT): path for path in settings.ROOT.glob("*.py")}
+    paths = [*settings.ROOT.glob("*.py")]
     for room in ROOMS:
-        paths |= {path.relative_to(settings.ROOT): path for path in (settings.ROOT / room).glob("*.*")}
-    paths |= {sent_to(path).relative_to(settings.ROOT): Path(path) for path in files}
+        paths += (settings.ROOT / room).rglob("*.*")
+    copies = {path: path for path in paths if path.suffix != ".pyc"}
+    copies |= {sent_to(path): Path(path) for path in files}
 
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "project.zip")
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-            for name, path in sorted(paths.items()):
-                file.writestr(zipfile.ZipInfo(name.as_posix()), path.read_bytes())  # without its time: same bytes
+            for there, path in sorted(copies.items()):
+                name = there.relative_to(settings.ROOT).as_posix()
+                file.writestr(zipfile.ZipInfo(name), path.read_bytes())  # no time: the same bytes
         archive = archive.rename(Path(folder, f"ecg-{digest_of(archive)}.zip"))
-        upload = UploadFile(str(archive), load=False)
+        upload = UploadFile(archive, load=False)
         upload.idempotent = True
         client.register_plugin(upload, name=archive.name)
     return worker_function(archive.name, cloudpickle.dumps(task), versions())
@@ -219,21 +239,24 @@ def versions():
 
 
 def worker_function(archive, task, expected):
-    """The function of one item that a worker runs: `attempt` with the project that came in `archive`.
+    """The function of an item that a worker runs: `attempt` with the project that is in `archive`.
 
-    A nested function is sent by value: neither the scheduler nor a new worker has this module. It imports
-    the project from the zip in place of the same modules from anywhere else, since a worker outlives its
-    clients and config.py may have been edited since the last one came.
+    A nested function is sent by value: neither the scheduler nor a new worker has this module. It
+    imports the project from the zip in place of the same modules from anywhere else, since a worker
+    outlives its clients and config.py may have been edited since the last one came.
     """
     def run(item):
         from distributed import get_worker
         path = Path(get_worker().local_directory, archive)
         root = str(path.with_suffix(""))
-        with sys.__dict__.setdefault("ecg_import_lock", threading.Lock()):  # one for all threads and clients
+        # one lock for all threads of the worker and all its clients
+        with sys.__dict__.setdefault("ecg_import_lock", threading.Lock()):
             if sys.path[0] != root:
-                found = {name: importlib.metadata.version(name).split("+")[0] for name in expected}
+                found = {name: importlib.metadata.version(name).split("+")[0]
+                         for name in expected}
                 if found != expected:
                     raise ImportError(f"a worker has {found}, expected {expected}")
+
                 with zipfile.ZipFile(path) as file:
                     file.extractall(root)
                     ours = {name.partition("/")[0].removesuffix(".py") for name in file.namelist()}

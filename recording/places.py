@@ -1,9 +1,9 @@
-"""Recordings and results at addresses: s3://bucket/name.hea, https://host/name.edf, or any store that fsspec knows.
+"""Recordings and results at addresses: s3://bucket/name.hea, https://host/name.edf, memory://x.
 
-A recording is fetched into a temporary folder and read there; results are written there and put to
-their address, the summary last. Credentials and endpoints are those of the environment of the machine
-that does it (AWS_PROFILE, AWS_ENDPOINT_URL; FSSPEC_S3_ANON=true for public buckets). fsspec is loaded
-for addresses only (requirements/cluster.txt).
+Any store will do that fsspec knows (requirements/cluster.txt); it is loaded for addresses only. A
+recording is fetched into a temporary folder and read there; results are written there and put to
+their address, the summary last. Credentials and endpoints are those of the environment of the
+machine that does it (AWS_PROFILE, AWS_ENDPOINT_URL; FSSPEC_S3_ANON=true for public buckets).
 
 Where a function takes a place, it is a Path or an address (str).
 """
@@ -19,10 +19,9 @@ import config
 from pipeline.errors import UserError
 from recording import reader
 from recording.cluster import INSTALL, first_line
-from recording.reader_files import FILE_NAME, WFDB_RECORD
+from recording.reader_wfdb import MAX_HEADER_BYTES, named_files, split_header
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-MAX_HEADER_BYTES = 8 * 2**20   # the longest multi-segment headers of MIMIC have 0.2 MB
 
 
 # --- addresses ----------------------------------------------------------------------------------
@@ -38,16 +37,6 @@ def place_of(text):
     return path if is_url(path) else Path(path)
 
 
-def name_of(place):
-    """The last part: "100.hea"."""
-    return split(place)[1]
-
-
-def beside(place, name):
-    """The place of another file in the same folder."""
-    return below(split(place)[0], name)
-
-
 def split(place):
     """(folder, name), without the query of a web address."""
     if isinstance(place, Path):
@@ -55,6 +44,17 @@ def split(place):
     plain = place.partition("?")[0] if place.startswith("http") else place
     folder, _, name = plain.rpartition("/")
     return folder, name
+
+
+def name_of(place):
+    """The last part: "100.hea"."""
+    return split(place)[1]
+
+
+def beside(place, name):
+    """The place of a file in the same folder; itself, with its query, by its own name."""
+    folder, own = split(place)
+    return place if name == own else below(folder, name)
 
 
 def below(folder, name):
@@ -66,13 +66,14 @@ def below(folder, name):
 
 @contextlib.contextmanager
 def store(url):
-    """(file system, path in it); what its library raises becomes UserError, or ConnectionError where it may pass."""
+    """(file system, path in it); what its library raises becomes the error of `explain`."""
     try:
         from fsspec.core import url_to_fs
         fs, path = url_to_fs(url, use_listings_cache=False, **patience(url))
         yield fs, path
     except ImportError as error:
-        raise UserError(f"{url}: needs a library that is not here ({error}). Install it with: {INSTALL}") from error
+        raise UserError(f"{url}: needs a library that is not here ({error}). "
+                        f"Install it with: {INSTALL}") from error
     except UserError:
         raise
     except Exception as error:  # each store has errors of its own
@@ -81,7 +82,7 @@ def store(url):
 
 
 def patience(url):
-    """A file of any size may take its time, as long as bytes come; aiohttp would allow five minutes in all."""
+    """A file may take its time, as long as bytes come; aiohttp would allow five minutes in all."""
     if not url.startswith("http"):
         return {}
     import aiohttp
@@ -91,26 +92,33 @@ def patience(url):
 
 
 def explain(url, error):
-    """The error to raise: UserError where asking again is no use, else ConnectionError, which `cluster.attempt` waits for."""
+    """The error to raise: UserError where asking again is no use, else ConnectionError.
+
+    `cluster.attempt` waits after a ConnectionError and tries again.
+    """
     while isinstance(error, FileNotFoundError) and error.__cause__ and url.startswith("http"):
         error = error.__cause__  # fsspec says so whatever the trouble of a web server
-    status = getattr(error, "status", 0)
     said = f"{type(error).__name__}: {first_line(error)}"
+    status = getattr(error, "status", 0)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return UserError(f"{url}: missing. Check the address; that of a folder ends with /.")
-    denied = isinstance(error, (PermissionError, ValueError, NotImplementedError)) or "Credentials" in said
-    if denied or status in range(400, 500) and status not in (408, 429):
-        return UserError(f"{url}: refused ({said}). Check the address, and the rights and credentials of the machine "
-                         "that reads it.")
+
+    # a web server says 4xx of what it will not give, but for "too late" and "too many"
+    denied = isinstance(error, (PermissionError, ValueError, NotImplementedError))
+    denied |= "Credentials" in said or status in range(400, 500) and status not in (408, 429)
+    if denied:
+        return UserError(f"{url}: refused ({said}). Check the address, and the rights and "
+                         "credentials of the machine that reads it.")
     return ConnectionError(errno.EIO, f"the store does not answer ({said})", url)
 
 
 # --- finding ------------------------------------------------------------------------------------
 
 def find(url, suffixes):
-    """[address] that one argument means: a file, a record without suffix, a pattern (*, [), a folder ending in /.
+    """[address] that one argument means: a file, a record without suffix, a pattern, a folder.
 
-    Only files that end in one of `suffixes` are found by pattern and in folders. UserError where that is none.
+    A pattern has * or [, a folder ends in /; files that end in one of `suffixes` are found so.
+    Raises UserError where there is none.
     """
     many = "*" in url or "[" in url
     if not many and not url.endswith("/"):
@@ -120,22 +128,24 @@ def find(url, suffixes):
         paths = fs.glob(path) if many else fs.find(path)
     found = sorted(fs.unstrip_protocol(path) for path in paths if path.lower().endswith(suffixes))
     if not found:
-        raise UserError(f"{url}: no recording there; expected files ending in {' '.join(suffixes)}. Check the address.")
+        raise UserError(f"{url}: no recording there; expected files ending in "
+                        f"{' '.join(suffixes)}. Check the address.")
     return found
 
 
 def find_places(texts, lists, absolute):
-    """[Path or address] of the recordings that texts and the lines of the files `lists` mean, each once.
+    """[Path or address] of the recordings that texts and the lines of the files `lists` mean.
 
-    absolute: paths that are good wherever a process was started. UserError for a text that means none.
+    Each comes once. absolute: paths that are good wherever a process was started. Raises UserError
+    for a text that means none.
     """
     texts = list(texts)
     for name in lists or ():
         try:
             lines = Path(name).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--list {name}: cannot be read ({error}). Give a text file with a recording a "
-                            "line.") from error
+            raise UserError(f"--list {name}: cannot be read ({error}). Give a text file with a "
+                            "recording a line.") from error
         texts += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
     urls = {}
@@ -152,10 +162,10 @@ def find_places(texts, lists, absolute):
 # --- reading ------------------------------------------------------------------------------------
 
 def files_of(place, annotator=None):
-    """{name: stamp} of the files a recording consists of: header, signals, annotations with `annotator`.
+    """{name: stamp} of the files of a recording: header, signals, annotations with `annotator`.
 
-    The headers are read for that. A stamp changes when the file does. Files that are named but cannot be had are
-    left out; not the recording's own: UserError.
+    The headers are read for that. A stamp changes when the file does. Files that are named but
+    cannot be had are left out; where it is the recording's own, that is a UserError.
     """
     own = name_of(place)
     names = [own]
@@ -163,11 +173,12 @@ def files_of(place, annotator=None):
         names.append(own.removesuffix("hea") + annotator)
     stamps = {}
     for name in names:  # a header appends the names in it
-        file = beside(place, name) if name != own else place
+        file = beside(place, name)
         try:
             stamps[name] = stamp(file)
-            if name.endswith(".hea") and (stamps[name]["size"] or 0) < MAX_HEADER_BYTES:
-                names += [new for new in names_in_header(read_bytes(file)) if new not in names]
+            if name.endswith(".hea") and (stamps[name]["size"] or 0) <= MAX_HEADER_BYTES:
+                more = named_files(split_header(read_bytes(file)))
+                names += [new for new in more if new not in names]
         except UserError:
             if name == own:
                 raise
@@ -180,26 +191,20 @@ def stamp(place):
         try:
             return {"size": place.stat().st_size, "mtime": place.stat().st_mtime_ns}
         except FileNotFoundError as error:
-            raise UserError(f"{place}: missing. Check the path: workers of a cluster need one that is good there, "
-                            "too.") from error
+            raise UserError(f"{place}: missing. Check the path: workers of a cluster need one that "
+                            "is good there, too.") from error
     with store(place) as (fs, path):
         info = fs.info(path)
-    return {key: value if key == "size" else str(value) for key, value in info.items() if key not in ("name", "url")}
-
-
-def names_in_header(raw):
-    """Names of the files that a WFDB header (bytes) names: signals, or the headers of its segments."""
-    lines = [line for line in raw.decode(errors="replace").splitlines() if line.strip() and line[0] != "#"]
-    names = [line.split()[0] for line in lines[1:]]
-    record = WFDB_RECORD.match(lines[0]) if lines else None
-    suffix = ".hea" if record and record.group(2) else ""
-    return [name + suffix for name in dict.fromkeys(names)
-            if re.fullmatch(FILE_NAME, name) and name not in ("~", ".", "..")]
+    told = {key: str(value) for key, value in info.items() if key not in ("name", "url")}
+    return told | {"size": info["size"]}
 
 
 @contextlib.contextmanager
 def fetched(place, files):
-    """Path of a recording on this machine while the block runs: itself, or copies of its files (see `files_of`)."""
+    """Path of a recording on this machine while the block runs: itself, or copies of its `files`.
+
+    files: see `files_of`. Errors in the block name the address, not the copy.
+    """
     if isinstance(place, Path):
         yield place
         return
@@ -240,14 +245,16 @@ def is_file(place):
 def written(stem, last):
     """Where to write files NAME* of a place `stem` (folder and NAME) while the block runs.
 
-    Those for an address are put there when it ends without an error, the one that ends in `last` as the last.
+    Those for an address are put there when it ends without an error, the one that ends in `last`
+    as the last: where it is, the others are.
     """
     if isinstance(stem, Path):
         yield stem
         return
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
         yield Path(folder, name_of(stem))
-        for path in sorted(Path(folder).iterdir(), key=lambda path: (path.name.endswith(last), path.name)):
+        paths = sorted(Path(folder).iterdir())
+        for path in sorted(paths, key=lambda path: path.name.endswith(last)):
             url = beside(stem, path.name)
             with store(url) as (fs, there):
                 fs.put_file(str(path), there)

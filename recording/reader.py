@@ -17,9 +17,9 @@ import wfdb
 
 from pipeline.errors import UserError
 from recording.reader_edf import Edf
-from recording.reader_files import FILE_NAME, WFDB_RECORD, check_rate, regular_file
+from recording.reader_files import check_rate, regular_file
 from recording.reader_table import open_npy, open_npz, open_table
-from recording.reader_wfdb import Wfdb, header_lines
+from recording.reader_wfdb import Wfdb, header_lines, named_files
 
 # A format is added here, and only here. An opener takes the path of a file that exists, and the
 # rate in Hz that the user gave or None. It returns an object with fs_hz; leads, units and
@@ -162,15 +162,10 @@ def _without_parts(paths):
         if path.suffix.lower() != ".hea":
             continue
         try:
-            record, *lines = header_lines(path)
-        except (UserError, OSError, ValueError):
+            names = named_files(header_lines(path))
+        except (UserError, OSError):
             continue  # it is said when the recording is opened
-        match = WFDB_RECORD.match(record)
-        suffix = ".hea" if match and match[2] else ""
-        for line in lines:
-            name = line.split()[0] + suffix
-            if re.fullmatch(FILE_NAME, name) and name not in (".", "..", path.name):
-                parts.add(path.with_name(name))
+        parts.update(path.with_name(name) for name in names if name != path.name)
     return sorted(set(paths) - parts)
 
 

@@ -16,7 +16,7 @@ import soundfile
 from wfdb.io._signal import BIT_RES, BYTES_PER_SAMPLE, COMPRESSED_FMTS, _rd_dat_signals
 
 from pipeline.errors import UserError
-from recording.reader_files import NUMBER, WFDB_RECORD, beside, to_mv
+from recording.reader_files import FILE_NAME, NUMBER, WFDB_RECORD, beside, to_mv
 
 MAX_HEADER_BYTES = 8 * 2**20    # the longest multi-segment headers of MIMIC have 0.2 MB
 BLOCK_SAMPLES = 2**18           # of all leads together that are decoded at once
@@ -40,13 +40,26 @@ def header_lines(path):
     if size > MAX_HEADER_BYTES:
         raise UserError(f"{path}: {size:,} bytes are no WFDB header; expected at most "
                         f"{MAX_HEADER_BYTES:,}. Copy it again.")
-    raw = path.read_bytes()
+    return split_header(path.read_bytes())
+
+
+def split_header(raw):
+    """The same of a header's content (bytes)."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
     lines = (line.strip() for line in re.split(r"[\r\n]+", text))
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def named_files(lines):
+    """Names of the files that a header's lines name: of its signals, or its segments' headers."""
+    match = WFDB_RECORD.match(lines[0]) if lines else None
+    suffix = ".hea" if match and match[2] else ""
+    names = dict.fromkeys(line.split()[0] for line in lines[1:])
+    return [name + suffix for name in names
+            if re.fullmatch(FILE_NAME, name) and name not in (".", "..", "~")]
 
 
 def _wrong_line(path, what, line):

@@ -145,8 +145,9 @@ def fetch(url):
 
 def test_a_recording_comes_from_the_web_as_it_is(archive, web):
     address, requests, _ = web
-    assert fetch(f"{address}/s01.hea?token=1") == {name: (archive / name).read_bytes() for name in ("s01.hea", "s01.dat")}
-    assert requests.count("/s01.dat") == 1
+    expected = {name: (archive / name).read_bytes() for name in ("s01.hea", "s01.dat")}
+    assert fetch(f"{address}/s01.hea?token=1") == expected
+    assert requests.count("/s01.dat") == 1 and set(requests) == {"/s01.hea?token=1", "/s01.dat"}
 
 
 @pytest.mark.parametrize("trouble", [503, 429, "cut", "stalled"])
