@@ -200,7 +200,8 @@ def open_recording(path, fs_hz=None):
     if not source.leads or not source.n_samples:
         raise UserError(f"{path}: has {len(source.leads)} leads of {source.n_samples} samples; "
                         "expected at least one. Copy or export the recording again.")
-    check_rate(path, source.fs_hz, "Resample the recording, or correct the rate if it is wrong.")
+    check_rate(path, source.fs_hz, "Resample the recording, or correct the rate if it is wrong: a "
+               "column of times that are not in seconds needs --fs.")
     if fs_hz is not None and abs(fs_hz - source.fs_hz) > FS_TOLERANCE * source.fs_hz:
         raise UserError(f"{path}: is sampled at {source.fs_hz:g} Hz by its own account, --fs says "
                         f"{fs_hz:g}. Leave --fs out.")
@@ -231,21 +232,23 @@ def lead_index(recording, wanted):
 def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     """(time_s (k,), symbol (k,)) of the annotations that are one of `symbols`.
 
-    They are read from the file beside a recording with the suffix `annotator`.
-
-    fs_hz: rate of the recording, where the annotations have none of their own. Raises UserError, ending in
-    `remedy`, where the file is missing, damaged or out of order.
+    They are read from the file beside a recording whose suffix is `annotator`. fs_hz: rate of the
+    recording, where the annotations have none of their own. Raises UserError, ending in `remedy`,
+    where the file is missing, damaged or out of order.
     """
-    base = str(path.with_suffix("")) if path.suffix == ".hea" else str(path)
+    base = str(path.with_suffix("") if path.suffix == ".hea" else path)
+    file = f"{base}.{annotator}"
     try:
         notes = wfdb.rdann(base, annotator)
     except FileNotFoundError as error:
-        raise UserError(f"{base}.{annotator}: missing; expected an annotation file beside the record. "
+        raise UserError(f"{file}: missing; expected an annotation file beside the record. "
                         f"{remedy}") from error
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{base}.{annotator}: not a readable annotation file ({error}). {remedy}") from error
-    beat = np.isin(notes.symbol, list(symbols))
+        raise UserError(f"{file}: not a readable annotation file ({error}). {remedy}") from error
+
+    symbol = np.asarray(notes.symbol)
+    beat = np.isin(symbol, list(symbols))
     time_s = np.asarray(notes.sample)[beat] / (notes.fs or fs_hz)
     if (np.diff(time_s) < 0).any():
-        raise UserError(f"{base}.{annotator}: annotations out of order. {remedy}")
-    return time_s, np.asarray(notes.symbol)[beat]
+        raise UserError(f"{file}: annotations out of order. {remedy}")
+    return time_s, symbol[beat]

@@ -7,7 +7,8 @@ from pipeline.errors import UserError
 
 MIN_FS_HZ = 100
 MAX_FS_HZ = 2000
-MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv".casefold(): 1e-3, "microv": 1e-3, "nv": 1e-6}
+MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv".casefold(): 1e-3, "microv": 1e-3, "nv": 1e-6,
+      "\ufffdv": 1e-3}         # µV in another encoding than UTF-8
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 FILE_NAME = r"[^/\\\0]{1,255}"
 WFDB_RECORD = re.compile(
@@ -31,8 +32,8 @@ def check_rate(where, fs_hz, remedy):
 def need_rate(path, fs_hz):
     """The rate that was given for a file without one of its own; UserError if none was."""
     if fs_hz is None:
-        raise UserError(f"{path}: does not say its sampling rate. Give it in Hz with --fs, "
-                        "for example --fs 250.")
+        raise UserError(f"{path}: does not say its sampling rate, nor has it a column of evenly "
+                        "spaced times. Give the rate in Hz with --fs, for example --fs 250.")
     return float(fs_hz)
 
 

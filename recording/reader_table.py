@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from recording.reader_files import MAX_FS_HZ, MIN_FS_HZ, NUMBER, need_rate, same_size, to_mv
+from recording.reader_files import NUMBER, need_rate, same_size, to_mv
 
 MAX_COLUMNS = 1024
 MAX_LINE = 2**17                # characters; what csv takes for a cell
@@ -107,12 +107,12 @@ def open_table(path, fs_hz):
     stream = tempfile.TemporaryFile(prefix="ecg-")
     names = None
     rows = 0
-    with open(path, encoding="latin-1") as text:
+    with open(path, encoding="utf-8-sig", errors="replace") as text:
         lines = _lines(path, text)
         block = list(islice(lines, SNIFF_LINES))
         if block:
             delimiter = _delimiter(path, block)
-            head = _cells(_decode(block[0][1]), delimiter)
+            head = _cells(block[0][1], delimiter)
             width = len(head)
             if width > MAX_COLUMNS:
                 raise UserError(f"{path}: {width:,} columns; expected one for each lead, at most "
@@ -143,18 +143,10 @@ def _lines(path, stream):
                             "sample. Transpose the table.")
         if "\0" in line:
             raise UserError(f"{path}: not text, it has NUL bytes. Export it as UTF-8 text.")
-        line = line.removeprefix("\xef\xbb\xbf").strip(" \n")
+        line = line.strip(" \n")
         if line.strip() and not (above and line.startswith("#")):
             above = False
             yield number, line
-
-
-def _decode(line):
-    """A line in UTF-8 if it is that, else in Latin-1."""
-    try:
-        return line.encode("latin-1").decode("utf-8")
-    except UnicodeDecodeError:
-        return line
 
 
 def _delimiter(path, block):
@@ -187,22 +179,19 @@ def _parse(path, block, delimiter, width):
     try:
         table = pd.read_csv(text, sep=r"\s+" if delimiter == " " else delimiter, header=None,
                             dtype=np.float64, na_values=MISSING, keep_default_na=False,
-                            skipinitialspace=True, skip_blank_lines=False).to_numpy()
-        if table.shape == (len(block), width):
-            return table
-    except (ValueError, OverflowError):
-        pass  # cell by cell, below, it is found where
-
-    table = np.full((len(block), width), np.nan)
-    for row, (number, line) in enumerate(block):
-        for column, cell in enumerate(_cells(line, delimiter)):
-            if not _is_number(cell):
-                raise UserError(f"{path}: row {number}, column {column + 1}: {cell[:40]!r} is no "
-                                "number; expected one with a decimal point, or an empty cell for a "
-                                "missing sample. Mend that cell.")
-            if cell not in MISSING:
-                table[row, column] = float(cell)
-    return table
+                            skipinitialspace=True, skip_blank_lines=False)
+        if len(table) != len(block):
+            raise ValueError("a quotation mark without its second one")
+    except (ValueError, OverflowError) as error:
+        for number, line in block:
+            for column, cell in enumerate(_cells(line, delimiter), 1):
+                if not _is_number(cell):
+                    raise UserError(f"{path}: row {number}, column {column}: {cell[:40]!r} is no "
+                                    "number; expected one with a decimal point, or an empty cell "
+                                    "for a missing sample. Mend that cell.") from error
+        raise UserError(f"{path}: not understood from row {block[0][0]} on ({error}). Export it "
+                        "again, without quotation marks.") from error
+    return table.to_numpy()
 
 
 def _name_columns(path, array, names, fs_hz):
@@ -213,7 +202,7 @@ def _name_columns(path, array, names, fs_hz):
         time = TIME_COLUMN.fullmatch(names[0])
         if time:
             first = 1
-            rate = _rate(path, array[:, 0], names[0], time[1], fs_hz)
+            rate = _rate(array[:, 0], time[1], fs_hz)
         elif len(names) > 1 and INDEX_COLUMN.fullmatch(names[0]) and _step(array[:, 0]) == 1:
             first = 1
 
@@ -227,15 +216,11 @@ def _name_columns(path, array, names, fs_hz):
     return _Array(path, array[:, first:], rate or need_rate(path, fs_hz), leads, factors)
 
 
-def _rate(path, column, name, unit, fs_hz):
-    """Sampling rate in Hz by a column of times; None if they are uneven and fs_hz is given."""
+def _rate(column, unit, fs_hz):
+    """Sampling rate in Hz by a column of times; None if they are not evenly spaced."""
     step = _step(column)
     if step is None:
-        if fs_hz is None:
-            raise UserError(f"{path}: its column {name!r} is not evenly spaced in seconds. Give the "
-                            "sampling rate in Hz with --fs if no samples are missing.")
         return None
-
     rate = 1 / (step * SECONDS.get((unit or "").lower(), 1.0))
     whole = round(rate)
     if whole and abs(rate - whole) * len(column) / rate < 0.5:
@@ -243,23 +228,19 @@ def _rate(path, column, name, unit, fs_hz):
     if fs_hz and unit is None:
         # a column named `time` may well be in ms or µs: --fs decides
         return min((rate, 1e3 * rate, 1e6 * rate), key=lambda hz: abs(math.log(hz / fs_hz)))
-    if not fs_hz and not MIN_FS_HZ <= rate <= MAX_FS_HZ:
-        raise UserError(f"{path}: its column {name!r} steps by {1 / rate:g}, which in seconds is a "
-                        f"sampling rate of {rate:g} Hz; expected {MIN_FS_HZ} to {MAX_FS_HZ:,}. If "
-                        "it is not in seconds, give the rate in Hz with --fs.")
     return rate
 
 
 def _step(column):
     """Mean step of a column, None where a step is far from it or the column drifts from it."""
-    if len(column) < 3:
+    rows = len(column)
+    step = (column[-1] - column[0]) / max(1, rows - 1)
+    if rows < 3 or not step > 1e-9:
         return None
-    step = (column[-1] - column[0]) / (len(column) - 1)
-    for low in range(0, len(column) - 1, BLOCK_CELLS):
+    for low in range(0, rows - 1, BLOCK_CELLS):
         block = column[low:low + BLOCK_CELLS + 1]
         drift = block - column[0] - step * np.arange(low, low + len(block))
-        steps = np.diff(block)
-        if not (step > 1e-9 and 0.5 * step < steps.min() and steps.max() < 1.5 * step
-                and np.abs(drift).max() < 1.5 * step):
+        far = np.abs(np.diff(block) / step - 1)
+        if not (far.max() < 0.5 and np.abs(drift).max() < 1.5 * step):  # false for NaN, too
             return None
     return float(step)
