@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import evaluate
 import train_mitbih
 import visualize
 from pipeline import settings, simulated_ecg
+from pipeline.errors import UserError
+from recording.reader import open_recording
 
 SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08", "test": "s10 s11"}
 QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "SELF_CAUSAL_S": 30, "BOOTSTRAP_RESAMPLES": 100,
@@ -180,6 +183,79 @@ def mitdb():
     if not (folder / "234.dat").exists():
         pytest.skip("no MIT-BIH database: python dataset.py --download, or set ECG_MITDB")
     return folder
+
+
+# --- recordings of the user's own ---------------------------------------------------------------
+
+def ecg_mv(samples=5003, leads=2, fs_hz=250, seed=0):
+    """(samples, leads) mV: waves with noise within 2 mV; 5003 is prime to every block of bytes."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(samples)[:, None] / fs_hz
+    wave = np.sin(2 * np.pi * time_s * (1 + np.arange(leads)))
+    return np.clip(wave + 0.1 * rng.normal(size=(samples, leads)), -2, 2)
+
+
+def leads_of(path, fs_hz=None, block=None):
+    """(samples, leads) of a recording as it is read, `block` samples at a time."""
+    with open_recording(path, fs_hz) as recording:
+        block = block or recording.n_samples
+        columns = []
+        for k in range(len(recording.leads)):
+            parts = [recording.read(k, at, min(at + block, recording.n_samples))
+                     for at in range(0, recording.n_samples, block)]
+            columns.append(np.concatenate(parts))
+    return np.column_stack(columns)
+
+
+def refused(path, *words, fs_hz=None):
+    """A file that cannot be opened or read: the UserError names the file and says the words."""
+    with pytest.raises(UserError) as caught:
+        leads_of(path, fs_hz)
+    message = str(caught.value)
+    assert len(message) < 2000
+    for word in (Path(path).stem, *words):
+        assert word in message, message
+
+
+def peak_bytes(action, *arguments, **more):
+    """Most bytes of memory that a call held at a time."""
+    tracemalloc.start()
+    try:
+        action(*arguments, **more)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def fuzz(path, rounds, header, opened=None, fs_hz=None):
+    """Spoil the first `header` bytes of a file: it is read, or there is a UserError; both occur.
+
+    opened: the recording that needs the file, if it is not the file itself.
+    """
+    raw = path.read_bytes()
+    rng = np.random.default_rng(0)
+    tokens = [b"-1", b"nan", b"1e999", b"99999999999", b"0", b"..", b"/", b"~", b"\0", b"\xff", b"\n",
+              b" ", b"(", b"x3", b":9", b"+7", b"8", b"212", b"/2", "٣".encode(), b"#"]
+    read = 0
+    for _ in range(rounds):
+        data = bytearray(raw)
+        for _ in range(rng.integers(1, 6)):
+            at = int(rng.integers(max(1, min(header, len(data)))))
+            new = [tokens[rng.integers(len(tokens))], data[at:at + 40], rng.bytes(1)][rng.integers(3)]
+            data[at:at + [0, len(new), 40][rng.integers(3)]] = new
+        path.write_bytes(data)
+        try:
+            with open_recording(opened or path, fs_hz) as recording:
+                n = recording.n_samples
+                for k in range(min(len(recording.leads), 4)):
+                    for start, stop in ((0, min(n, 500)), (max(0, n - 500), n)):
+                        assert recording.read(k, start, stop).shape == (stop - start,)
+            read += 1
+        except UserError as error:
+            assert len(str(error)) < 5000
+    path.write_bytes(raw)
+    leads_of(opened or path, fs_hz)
+    assert read < rounds and (read or path.suffix == ".npz")  # a zip knows by its checksum
 
 
 # --- a cluster and a store, as separate processes and servers of this machine ------------------

@@ -1,0 +1,308 @@
+"""WFDB records: every format, segments, frames, and headers that lie."""
+
+import os
+from datetime import datetime
+
+import numpy as np
+import pytest
+import wfdb
+from conftest import ecg_mv, fuzz, leads_of, peak_bytes, refused
+
+from recording import reader_wfdb
+from recording.reader import find_recordings, open_recording
+
+FS = 250
+N = 5003
+BITS = {"8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 10,
+        "311": 10}
+
+
+def encode(fmt, numbers):
+    """Bytes of (n, k) whole numbers in a WFDB format, as signal(5) of the manual describes it."""
+    flat = numbers.ravel()
+    if fmt == "8":
+        return np.diff(numbers, axis=0, prepend=numbers[:1]).astype("i1").tobytes()
+    if fmt == "24":
+        return flat.astype("<i4").view("u1").reshape(-1, 4)[:, :3].tobytes()
+    if fmt in ("80", "160"):
+        return (flat + 2 ** (BITS[fmt] - 1)).astype({"80": "u1", "160": "<u2"}[fmt]).tobytes()
+    if fmt == "212":
+        a, b = np.pad(flat, (0, len(flat) % 2)).reshape(-1, 2).T & 0xFFF
+        return np.column_stack([a & 0xFF, a >> 8 | b >> 8 << 4, b & 0xFF]).astype("u1").tobytes()
+    if fmt in ("310", "311"):
+        a, b, c = np.pad(flat, (0, -len(flat) % 3)).reshape(-1, 3).T & 0x3FF
+        if fmt == "311":
+            return (a | b << 10 | c << 20).astype("<u4").tobytes()
+        return np.column_stack([a << 1 | (c & 31) << 11, b << 1 | c >> 5 << 11]).astype("<u2").tobytes()
+    return flat.astype({"16": "<i2", "32": "<i4", "61": ">i2"}[fmt]).tobytes()
+
+
+def write(folder, name="rec", numbers=None, fmt="16", calibration="50(3)/mV", leads=("MLII", "V5")):
+    """A WFDB record of (n, k) whole numbers; returns them and the path of its header."""
+    if numbers is None:
+        numbers = np.round(ecg_mv(N, len(leads)) * 50 + 3).astype(int)
+    lines = [f"{name} {numbers.shape[1]} {FS} {len(numbers)} 13:05:07 24/12/2001"]
+    for k in range(numbers.shape[1]):
+        lines.append(f"{name}.dat {fmt} {calibration} 12 0 {numbers[0, k]} 0 0 {leads[k]}")
+    path = folder / f"{name}.hea"
+    path.write_text("\n".join(lines) + "\n")
+    (folder / f"{name}.dat").write_bytes(encode(fmt, numbers))
+    return numbers, path
+
+
+def mv(numbers):
+    return (numbers - 3) / 50
+
+
+@pytest.mark.parametrize("fmt", BITS)
+def test_every_format_whole_and_in_parts(tmp_path, monkeypatch, fmt):
+    numbers, path = write(tmp_path, fmt=fmt, leads=("I", "II", "a lead"))
+    monkeypatch.setattr(reader_wfdb, "BLOCK_SAMPLES", 3000)
+    for block in (None, 7, 997, 1000)[:: 2 if fmt == "8" else 1]:
+        np.testing.assert_allclose(leads_of(path, block=block), mv(numbers), rtol=0, atol=1e-12)
+    with open_recording(path) as recording:
+        assert recording.leads == ["I", "II", "a lead"] and recording.fs_hz == FS
+        assert recording.start == datetime(2001, 12, 24, 13, 5, 7)
+        for start, stop in ((4001, 4010), (17, 3040), (9, 9), (0, 5)):  # backwards, too
+            np.testing.assert_allclose(recording.read(2, start, stop), mv(numbers[start:stop, 2]))
+
+
+@pytest.mark.parametrize("fmt,subtype", [("508", "PCM_S8"), ("516", "PCM_16"), ("524", "PCM_24")])
+def test_flac(tmp_path, fmt, subtype):
+    soundfile = pytest.importorskip("soundfile")
+    numbers, path = write(tmp_path)
+    path.write_text(path.read_text().replace("rec.dat 16", f"rec.dat {fmt}"))
+    stored = numbers.astype(np.int32) << 532 - int(fmt)
+    soundfile.write(tmp_path / "rec.dat", stored, FS, subtype=subtype, format="FLAC")
+    for block in (None, 999):
+        np.testing.assert_allclose(leads_of(path, block=block), mv(numbers), atol=1e-12)
+
+    if fmt != "508":  # more bits than the header says
+        path.write_text(path.read_text().replace(f"rec.dat {fmt}", "rec.dat 508"))
+        refused(path)
+    path.write_text(f"rec 2\nrec.dat {fmt}\nrec.dat {fmt}\n")
+    fuzz(tmp_path / "rec.dat", 30, 200, opened=path)
+
+
+@pytest.mark.parametrize("fmt", ["16", "24", "80", "212", "310"])
+def test_missing_samples_are_nan(tmp_path, fmt):
+    numbers = np.round(ecg_mv() * 50).astype(int)
+    numbers[10:13, 0] = -2 ** (BITS[fmt] - 1)
+    _, path = write(tmp_path, numbers=numbers, fmt=fmt)
+    assert np.argwhere(np.isnan(leads_of(path))).tolist() == [[10, 0], [11, 0], [12, 0]]
+
+
+def test_no_number_of_format_8_means_missing(tmp_path):
+    numbers = np.full((100, 1), -128)
+    _, path = write(tmp_path, numbers=numbers, fmt="8")
+    np.testing.assert_allclose(leads_of(path), mv(numbers))
+
+
+@pytest.mark.parametrize("calibration,calibrated,units,factor", [
+    ("200(10)/mV", True, "mV", 1 / 200), ("0.2(10)/uV", True, "mV", 1 / 200),
+    ("0.2(10)/µV", True, "mV", 1 / 200), ("2e5(10)/V", True, "mV", 1 / 200),
+    ("0(10)", False, "mV", 1 / 200), ("0(10)/mV", False, "mV", 1 / 200),
+    ("50(10)/mmHg", False, "mmHg", 1 / 50), ("-200(10)", True, "mV", -1 / 200)])
+def test_units_gain_and_baseline(tmp_path, calibration, calibrated, units, factor):
+    numbers, path = write(tmp_path, calibration=calibration)
+    with open_recording(path) as recording:
+        assert recording.calibrated == [calibrated] * 2 and recording.units == [units] * 2
+    np.testing.assert_allclose(leads_of(path), (numbers - 10) * factor, atol=1e-12)
+
+
+def test_header_with_nothing_but_the_needful(tmp_path):
+    """Length of the file, gain 200 but not calibrated, 250 Hz; the ADC zero is the baseline."""
+    numbers, path = write(tmp_path, fmt="212")
+    path.write_text("# note\r\nrec 2\r\nrec.dat 212\r\nrec.dat 212\r\n")
+    with open_recording(path) as recording:
+        assert recording.fs_hz == 250 and recording.start is None
+        assert recording.leads == ["1", "2"] and recording.calibrated == [False, False]
+    np.testing.assert_allclose(leads_of(path, block=800), numbers / 200, atol=1e-12)
+    path.write_text("rec 2 250\nrec.dat 212 100 12 7\nrec.dat 212 100 12 7\n")
+    np.testing.assert_allclose(leads_of(path), (numbers - 7) / 100, atol=1e-12)
+
+
+@pytest.mark.parametrize("fmt", ["16", "8", "310"])
+def test_frames_are_averaged_and_skew_is_undone(tmp_path, monkeypatch, fmt):
+    """Lead A has four samples a frame and is stored 3 frames late; lead B has one sample."""
+    monkeypatch.setattr(reader_wfdb, "BLOCK_SAMPLES", 500)
+    a = np.round(ecg_mv(4000, 1) * 50).astype(int).reshape(-1, 4)
+    b = np.round(ecg_mv(1000, 1, seed=1) * 50).astype(int)
+    raw = encode(fmt, np.hstack([a, b]))
+    if fmt == "8":  # the differences of a lead run on from frame to frame
+        steps = np.diff(a.ravel(), prepend=a[0, 0]).reshape(-1, 4)
+        raw = np.hstack([steps, np.diff(b, axis=0, prepend=b[:1])]).astype("i1").tobytes()
+    (tmp_path / "rec.dat").write_bytes(raw)
+    path = tmp_path / "rec.hea"
+    path.write_text(f"rec 2 {FS} 1000\nrec.dat {fmt}x4:3 50 0 0 {a[0, 0]} 0 0 A\n"
+                    f"rec.dat {fmt} 50 0 0 {b[0, 0]} 0 0 B\n")
+    late = np.append(a.mean(axis=1)[3:], [np.nan] * 3)
+    for block in (None, 13):
+        expected = np.column_stack([late, b[:, 0]]) / 50
+        np.testing.assert_allclose(leads_of(path, block=block), expected, atol=1e-12)
+
+
+def test_a_missing_sample_of_a_frame_is_left_out_of_its_mean(tmp_path):
+    numbers = (np.arange(400) % 50)[:, None]
+    numbers[8:12] = numbers[20] = -2**15
+    _, path = write(tmp_path, numbers=numbers, calibration="1")
+    path.write_text(f"rec 1 {FS} 100\nrec.dat 16x4 1\n")
+    signal = leads_of(path)[:, 0]
+    assert np.isnan(signal[2]) and signal[5] == numbers[21:24].mean() and signal[1] == 5.5
+
+
+def test_several_files_in_any_order_and_samples_behind_a_preamble(tmp_path):
+    one, _ = write(tmp_path, "a", fmt="212")
+    two, _ = write(tmp_path, "b", numbers=one[::-1, :1].copy())
+    (tmp_path / "b.dat").write_bytes(b"x" * 512 + (tmp_path / "b.dat").read_bytes())
+    (tmp_path / "m.hea").write_text(f"m 3 {FS} {N}\na.dat 212 50(3)\nb.dat 16+512 50(3)\n"
+                                    "a.dat 212 50(3)\n")
+    expected = mv(np.column_stack([one[:, 0], two, one[:, 1]]))
+    np.testing.assert_allclose(leads_of(tmp_path / "m"), expected, atol=1e-12)
+
+
+def write_segments(folder, variable):
+    """Record m: s1, a gap of 100, s2, which has V5 only if `variable`; returns (1800, 2) mV."""
+    one, _ = write(folder, "s1", np.round(ecg_mv(1000) * 50).astype(int))
+    two = np.round(ecg_mv(700, seed=1) * 80).astype(int)
+    expected = np.vstack([mv(one), np.full((100, 2), np.nan), (two - 3) / 80])
+    lines = ["s1 1000", "~ 100", "s2 700"]
+    leads = ("MLII", "V5")
+    if variable:
+        lines.insert(0, "m_layout 0")
+        (folder / "m_layout.hea").write_text(f"m_layout 2 {FS} 0\n~ 0 50/mV 0 0 0 0 0 MLII\n"
+                                             "~ 0 50/mV 0 0 0 0 0 V5\n")
+        two, leads = two[:, 1:], ("V5",)
+        expected[1100:, 0] = np.nan
+    write(folder, "s2", two, calibration="80(3)/mV", leads=leads)
+    head = f"m/{len(lines)} 2 {FS} 1800 10:00:00 01/02/2003"
+    (folder / "m.hea").write_text("\n".join([head, *lines]) + "\n")
+    return expected
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_segments_with_a_gap(tmp_path, variable):
+    expected = write_segments(tmp_path, variable)
+    path = tmp_path / "m.hea"
+    with open_recording(path) as recording:
+        assert recording.leads == ["MLII", "V5"] and recording.calibrated == [True, True]
+        assert recording.start == datetime(2003, 2, 1, 10)
+    for block in (None, 333):
+        np.testing.assert_allclose(leads_of(path, block=block), expected, atol=1e-12)
+    if variable:  # wfdb cannot join the other kind across a gap
+        theirs = wfdb.rdrecord(str(tmp_path / "m")).p_signal
+        np.testing.assert_allclose(leads_of(path)[:, 1], theirs[:, 1], atol=1e-12)
+    assert find_recordings([tmp_path]) == [path], "segments are no recordings"
+
+    (tmp_path / "s2.hea").write_text((tmp_path / "s2.hea").read_text().replace("/mV", "/mmHg"))
+    refused(path, "mV and mmHg")
+    for name in ("m.hea", "m_layout.hea", "s1.hea")[::2 - variable]:
+        write_segments(tmp_path, variable)
+        fuzz(tmp_path / name, 60, 10**6, opened=path)
+
+
+def test_real_records_equal_wfdb(mitdb):
+    for name in ("100", "102", "114"):
+        expected = wfdb.rdrecord(str(mitdb / name)).p_signal
+        for block in (None, 123_457):
+            np.testing.assert_allclose(leads_of(mitdb / name, block=block), expected, atol=1e-12)
+    assert len(find_recordings([mitdb])) == 48
+
+
+# --- untrusted ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", [
+    "../out/rec.dat", "/etc/passwd", "..", ".", "link.dat", "linked/rec.dat", "loop.dat", "a\\b",
+    "x" * 400, "folder", "-", "nothing.dat", "fifo"])
+def test_header_naming_a_file_elsewhere(tmp_path, name):
+    folder, outside = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    outside.mkdir()
+    write(outside)
+    _, path = write(folder)
+    (folder / "link.dat").symlink_to(outside / "rec.dat")
+    (folder / "linked").symlink_to(outside)
+    (folder / "loop.dat").symlink_to("loop.dat")
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "fifo")
+    path.write_text(path.read_text().replace("rec.dat", name))
+    refused(path, repr(name)[1:70])
+    path.write_text(f"rec/1 2 {FS} 100\n{name} 100\n")
+    refused(path)
+
+
+def test_a_link_within_the_folder_is_fine(tmp_path):
+    numbers, path = write(tmp_path)
+    (tmp_path / "rec.dat").rename(tmp_path / "other.bin")
+    (tmp_path / "rec.dat").symlink_to("other.bin")
+    np.testing.assert_allclose(leads_of(path), mv(numbers), atol=1e-12)
+
+
+@pytest.mark.parametrize("text,word", [
+    (f"rec 2 {FS} 25000000000\nrec.dat 16 50\nrec.dat 16 50\n", "promises"),
+    (f"rec 2 {FS} {N + 1}\nrec.dat 16 50\nrec.dat 16 50\n", "promises"),
+    (f"rec 2 {FS} {N}\nrec.dat 16+2 50\nrec.dat 16+2 50\n", "promises"),
+    (f"rec 2 {FS}\nrec.dat 16+999999999999 50\nrec.dat 16+999999999999 50\n", "0 samples"),
+    (f"rec 2 {FS} 100\nrec.dat 16+2 50\nrec.dat 16 50\n", "one of each"),
+    (f"rec 2 {FS} 10\nrec.dat 16x999999 50\nrec.dat 16x999999 50\n", "promises"),
+    (f"rec 0 {FS} 100\n", "0 signals"),
+    (f"rec 3 {FS} 100\nrec.dat 16 50\nrec.dat 16 50\n", "promised"),
+    (f"rec 999999999 {FS} 100\nrec.dat 16 50\n", "promised"),
+    ("rec 1 nan 100\nrec.dat 16 50\n", "'rec 1 nan 100'"), ("rec 1 99 100\nrec.dat 16 50\n", "99 Hz"),
+    ("rec 1 2001 100\nrec.dat 16 50\n", "2001 Hz"), ("rec 1 1e999 100\nrec.dat 16 50\n", "inf Hz"),
+    ("rec 1 -360 100\nrec.dat 16 50\n", "-360 Hz"), ("rec 1 0 100\nrec.dat 16 50\n", "0 Hz"),
+    (f"rec 1 {FS} 100\nrec.dat 16 nan 12 0\n", "'rec.dat 16 nan 12 0'"),
+    (f"rec 1 {FS} 100\nrec.dat 16 1e999 12 0\n", "1e999"),
+    (f"rec 1 {FS} 100\nrec.dat 17 50\n", "'rec.dat 17 50'"),
+    (f"rec 1 {FS} 100\nrec.dat 516 50\n", "FLAC"), ("# nothing\n", "''"),
+    (f"rec 1 {FS} 9\n~ 0 200\n", "0 samples"), (f"rec/1 2 {FS} 100\nrec 100\n", "segments of its own"),
+    (f"rec/0 2 {FS} 100\n", "promises 2"), (f"rec/1 2 {FS} 100\n~ 100\n", "promises 2"),
+    (f"rec/1 2 {FS} 999999999999\nok 999999999999\n", "promises"),
+    (f"rec/1 2 {FS} 200\nok 100\n", "200"), ("rec/1 2 500 100\nok 100\n", "500"),
+    (f"rec/1 2 {FS} 100\nok\n", "'ok'"),
+    (f"rec/2 2 {FS}\nok 100\n~ 999999999999\n", "hours")])
+def test_hostile_header(tmp_path, text, word):
+    _, path = write(tmp_path)
+    write(tmp_path, "ok")
+    path.write_text(text)
+    assert peak_bytes(refused, path, word) < 20e6
+
+
+def test_skew_beyond_the_end_is_missing_not_memory(tmp_path):
+    _, path = write(tmp_path)
+    path.write_text(f"rec 1 {FS} {N}\nrec.dat 16:999999999999 50\n")
+    assert peak_bytes(leads_of, path) < 20e6
+    assert np.isnan(leads_of(path)).all()
+
+
+def test_a_file_that_is_cut_short_before_or_after_opening(tmp_path):
+    _, path = write(tmp_path)
+    data = tmp_path / "rec.dat"
+    with open_recording(path) as recording:
+        os.truncate(data, 900)
+        for damage in (lambda: None, data.unlink):
+            damage()
+            with pytest.raises(Exception, match="shorter"):
+                recording.read(0, 0, N)
+    for size in (4 * N - 1, 0):
+        data.write_bytes(bytes(size))
+        refused(path, "promises")
+
+
+def test_fuzzed_headers(tmp_path):
+    _, path = write(tmp_path, fmt="212")
+    fuzz(path, 300, 10**6)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        path.write_bytes(rng.bytes(int(rng.integers(1, 500))))
+        refused(path)
+
+
+def test_memory_depends_on_the_stretch_not_on_the_recording(tmp_path):
+    """A sparse file of 12 GB; the stretch of 100,000 samples has 0.8 MB."""
+    n = 10**9
+    (tmp_path / "a.hea").write_text(f"a 8 {FS} {n}\n" + "a.dat 212 200\n" * 8)
+    (tmp_path / "a.dat").touch()
+    os.truncate(tmp_path / "a.dat", 12 * n)
+    with open_recording(tmp_path / "a.hea") as recording:
+        assert peak_bytes(recording.read, 1, n - 100_001, n - 1) < 20e6
