@@ -4,6 +4,9 @@ All see the beat through one window, the segment times a Gaussian on the R peak,
 work on its leading principal components. They come from scikit-learn; higher is more abnormal.
 None is given a label but "normal" of the training part; those named `record` use the other beats
 of the same record, without labels in the patient protocol.
+
+A baseline of one's own is a function (segments, features, train, rows) -> (len(rows),), or a row
+in DETECTORS, and a row in BASELINES, below.
 """
 
 import numpy as np
@@ -15,6 +18,8 @@ from sklearn.linear_model import SGDOneClassSVM
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from preprocess import gaussian
 
 COMPONENTS = 32        # as many as the network has latent dimensions
 NEIGHBOURS = 3
@@ -36,8 +41,9 @@ class Features:
         width = segments.x.shape[1]
         t = np.arange(width) - width // 2
         near = np.abs(t) <= 3 * sigma_samples  # beyond, the window is below 1.2 %
-        window = np.exp(-0.5 * (t[near] / sigma_samples) ** 2).astype(np.float32)
+        window = gaussian(width, sigma_samples)[near].astype(np.float32)
         self.windowed = segments.x[:, near] * window
+
         n = min(COMPONENTS, len(train) - 1, self.windowed.shape[1])
         self.pca = PCA(n, random_state=0).fit(self.windowed[train])
         self.components = self.pca.transform(self.windowed).astype(np.float32)
@@ -45,11 +51,12 @@ class Features:
 
 def median_beat(segments, features, train, rows):
     """Root mean square distance to the median of all beats of the record."""
-    distance = np.empty(len(segments.x))
-    for record in np.unique(segments.rows["record"]):
-        here = segments.rows["record"] == record
-        typical = np.median(features.windowed[here], axis=0)
-        distance[here] = np.sqrt(((features.windowed[here] - typical) ** 2).mean(axis=1))
+    record = segments.rows["record"]
+    distance = np.empty(len(record))
+    for name in np.unique(record):
+        windowed = features.windowed[record == name]
+        difference = windowed - np.median(windowed, axis=0)
+        distance[record == name] = np.sqrt((difference ** 2).mean(axis=1))
     return distance[rows]
 
 
@@ -65,8 +72,9 @@ def pca_error(segments, features, train, rows):
 
 def knn(segments, features, train, rows):
     """Mean distance to the 3 nearest normal training beats (Ramaswamy et al. 2000)."""
-    index = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(features.components[train])
-    return index.kneighbors(features.components[rows])[0].mean(axis=1)
+    index = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
+    distance, _ = index.fit(features.components[train]).kneighbors(features.components[rows])
+    return distance.mean(axis=1)
 
 
 def knn_record(segments, features, train, rows):
@@ -76,77 +84,84 @@ def knn_record(segments, features, train, rows):
     that 30 % of them do not exceed, so that a rare shape is far and a frequent one near.
     """
     record = segments.rows["record"]
-    score, trained = np.empty(len(rows)), np.zeros(len(record), bool)
-    trained[train] = True
+    score = np.empty(len(rows))
     for name in np.unique(record[rows]):
-        here, own = np.flatnonzero(record[rows] == name), np.flatnonzero((record == name) & trained)
-        if len(own) >= NEIGHBOURS:
-            index = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(features.components[own])
-            score[here] = index.kneighbors(features.components[rows[here]])[0].mean(axis=1)
-        else:
+        here = record[rows] == name
+        own = train[record[train] == name]
+        k = NEIGHBOURS
+        seen = len(own) >= NEIGHBOURS
+        if not seen:
             own = np.flatnonzero(record == name)
             k = max(1, int(RECORD_SHARE * len(own)))
-            index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(features.components[own])
-            score[here] = index.kneighbors(features.components[rows[here]])[0][:, -1]
+
+        index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(features.components[own])
+        distance, _ = index.kneighbors(features.components[rows[here]])
+        score[here] = distance.mean(axis=1) if seen else distance[:, -1]
     return score
 
 
-def _fitted(name, features, train, rows):
-    """Negated score_samples of a scikit-learn detector fitted on at most FIT_LIMIT training beats."""
-    detector = DETECTORS[name]().fit(features.components[thinned(train)])
-    return -detector.score_samples(features.components[rows])
-
-
-def thinned(train):
-    """At most FIT_LIMIT of the training rows, for detectors whose cost grows faster than linear."""
-    return np.random.default_rng(0).choice(train, FIT_LIMIT, replace=False) if len(train) > FIT_LIMIT else train
-
-
-def isolation_forest(segments, features, train, rows):
-    """Liu, Ting & Zhou 2008, 200 trees."""
-    return _fitted("isolation_forest", features, train, rows)
-
-
-def one_class_svm(segments, features, train, rows):
-    """Schoelkopf et al. 2001 in its scalable form: Nystroem features and a linear machine."""
-    return _fitted("one_class_svm", features, train, rows)
-
-
-def lof(segments, features, train, rows):
-    """Breunig et al. 2000, novelty form."""
-    return _fitted("lof", features, train, rows)
-
-
-DETECTORS = {
-    "isolation_forest": lambda: IsolationForest(n_estimators=200, random_state=0),
-    "one_class_svm": lambda: make_pipeline(
-        StandardScaler(), Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0),
-        SGDOneClassSVM(nu=0.05, random_state=0)),
-    "lof": lambda: LocalOutlierFactor(n_neighbors=20, novelty=True)}
-
-
 def rr(segments, features, train, rows):
-    """Prematurity: logarithm of the local median RR interval over the beat's own. No shape at all."""
-    interval, score = segments.rows["rr_before_s"], np.zeros(len(segments.x))
-    for record in np.unique(segments.rows["record"]):
-        here = np.flatnonzero(segments.rows["record"] == record)
-        own = interval[here].astype(float)
+    """Prematurity: log of the local median RR interval over the beat's own. No shape at all."""
+    record = segments.rows["record"]
+    score = np.zeros(len(record))
+    for name in np.unique(record):
+        here = record == name
+        own = segments.rows["rr_before_s"][here].astype(float)
         own = np.where(np.isfinite(own) & (own > 0), own, np.nanmedian(own))
         score[here] = np.log(median_filter(own, LOCAL_BEATS, mode="nearest") / own)
     return score[rows]
 
 
-TITLES = {median_beat: "distance to the record's median beat", pca_error: "PCA reconstruction error",
-          knn: "kNN on principal components", knn_record: "kNN on principal components, own record",
-          isolation_forest: "isolation forest", one_class_svm: "one-class SVM (Nystroem, SGD)",
-          lof: "local outlier factor", rr: "RR rule alone"}
-BASELINES = {detector.__name__: title for detector, title in TITLES.items()}
+# --- detectors of scikit-learn --------------------------------------------------------------------
+
+DETECTORS = {
+    # Liu, Ting & Zhou 2008
+    "isolation_forest": lambda: IsolationForest(n_estimators=200, random_state=0),
+    # Schoelkopf et al. 2001 in its scalable form: Nystroem features and a linear machine
+    "one_class_svm": lambda: make_pipeline(
+        StandardScaler(), Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0),
+        SGDOneClassSVM(nu=0.05, random_state=0)),
+    # Breunig et al. 2000, novelty form
+    "lof": lambda: LocalOutlierFactor(n_neighbors=20, novelty=True)}
+
+
+def subsample(train):
+    """At most FIT_LIMIT of the training rows: these detectors cost more than linearly."""
+    if len(train) <= FIT_LIMIT:
+        return train
+    return np.random.default_rng(0).choice(train, FIT_LIMIT, replace=False)
+
+
+def score_by_detector(name, features, train, rows):
+    """Negated score_samples of one of DETECTORS."""
+    detector = DETECTORS[name]().fit(features.components[subsample(train)])
+    return -detector.score_samples(features.components[rows])
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+BASELINES = {
+    "median_beat": "distance to the record's median beat",
+    "pca_error": "PCA reconstruction error",
+    "knn": "kNN on principal components",
+    "knn_record": "kNN on principal components, own record",
+    "isolation_forest": "isolation forest",
+    "one_class_svm": "one-class SVM (Nystroem, SGD)",
+    "lof": "local outlier factor",
+    "rr": "RR rule alone"}
+FUNCTIONS = {f.__name__: f for f in (median_beat, pca_error, knn, knn_record, rr)}
 
 
 def score_all(segments, train, rows, sigma_samples, progress):
-    """{name: (len(rows),) scores} of every baseline, fitted on the rows `train` (normal beats).
+    """{name: (len(rows),) scores} of BASELINES, fitted on the rows `train` (normal beats).
 
-    sigma_samples is the width of the window; `progress` wraps the list of detectors (tqdm).
+    sigma_samples is the width of the window; `progress` wraps the list of names (tqdm).
     """
     features = Features(segments, train, sigma_samples)
-    return {detector.__name__: detector(segments, features, train, rows) for detector in progress(list(TITLES))}
+    scores = {}
+    for name in progress(list(BASELINES)):
+        if name in DETECTORS:
+            scores[name] = score_by_detector(name, features, train, rows)
+        else:
+            scores[name] = FUNCTIONS[name](segments, features, train, rows)
+    return scores

@@ -1,9 +1,10 @@
 """Which part of a beat makes it unusual: P wave, QRS, ST-T or timing.
 
 Each beat is compared, sample by sample, with the mean of its nearest beats among the record's own
-regular ones (the reference of the score `self_reference`), in the windows below. What counts is how far
-it is from usual in units of the record's own spread, divided by the limit that the asked share of
-normal validation beats stays below: 1 is that limit, and the part with the largest value leads.
+regular ones (the reference of the score `self_reference`), in the windows below. What counts is
+how far it is from usual in units of the record's own spread, divided by the limit that the asked
+share of normal validation beats stays below: 1 is that limit, and the part with the largest value
+leads.
 """
 
 import numpy as np
@@ -14,43 +15,47 @@ from scoring.scores import neighbours, self_references
 # 0.45 the end of T at ordinary heart rates
 WINDOWS_S = {"P": (-0.25, -0.10), "QRS": (-0.10, 0.10), "ST-T": (0.10, 0.45)}
 PARTS = (*WINDOWS_S, "timing")
-TEMPLATE_BEATS = 10
 TITLES = {"P": "P wave", "QRS": "QRS", "ST-T": "ST-T", "timing": "timing"}
+TEMPLATE_BEATS = 10
+LEAST_SPREAD = 1e-3   # of equal beats, and the least limit: nothing is divided by 0
 
 
 def deviations(features, x, fitted, fs_hz):
-    """(values (n, 4) of PARTS, usual (n, w)): deviation from the record's own regular beats in units
-    of its spread, and the mean of the nearest of them, which each beat is compared with.
+    """(values (n, 4) of PARTS, usual (n, w)): how far each beat is from usual, and what is usual.
 
-    x (n, w) are the scored segments, `features` and `fitted` as in scoring/detector.py.
+    In units of the spread of the record's own regular beats; usual is the mean of the nearest of
+    them. x (n, w) are the scored segments, `features` and `fitted` as in scoring/detector.py.
     """
     middle = x.shape[1] // 2
-    spans = [slice(middle + round(a * fs_hz), middle + round(b * fs_hz)) for a, b in WINDOWS_S.values()]
+    spans = [slice(middle + round(start_s * fs_hz), middle + round(end_s * fs_hz))
+             for start_s, end_s in WINDOWS_S.values()]
     vectors = features.vectors(fitted["z_scale"])
     result = np.zeros((len(x), len(PARTS)))
-    typical = x.copy()
+    usual = x.copy()
     for here, reference in self_references(features, fitted, False):
         if len(here) < 2 or len(reference) < 2:
             continue  # nothing to compare with: no part leads
-        mean = nearest_mean(vectors[here], reference, x[here])
-        typical[here] = mean
-        difference = x[here] - mean
+        usual[here] = nearest_mean(vectors[here], reference, x[here])
+        difference = x[here] - usual[here]
 
         values = [np.sqrt((difference[:, span] ** 2).mean(axis=1)) for span in spans]
         values.append(features.irregular[here])
         for k, value in enumerate(values):
             centre = np.median(value[reference])
-            spread = max(np.median(np.abs(value[reference] - centre)), 1e-3)
-            result[here, k] = (value - centre) / spread
-    return result, typical
+            spread = np.median(np.abs(value[reference] - centre))
+            result[here, k] = (value - centre) / max(spread, LEAST_SPREAD)
+    return result, usual
 
 
 def nearest_mean(vectors, reference, x):
-    """(n, w) mean of the TEMPLATE_BEATS reference beats nearest to each beat of a record, itself left out."""
+    """(n, w) mean of the TEMPLATE_BEATS reference beats nearest to each beat, itself left out."""
     _, near = neighbours(vectors[reference], vectors, TEMPLATE_BEATS + 1)
+    # a reference beat's nearest is itself
     skipped = np.zeros((len(x), 1), int)
-    skipped[reference, 0] = 1  # a reference beat's nearest is itself
-    near = np.take_along_axis(near, np.arange(near.shape[1] - 1)[None, :] + skipped, axis=1)
+    skipped[reference] = 1
+    near = np.take_along_axis(near, skipped + np.arange(near.shape[1] - 1), axis=1)
+
+    # neighbour by neighbour: (n, 10, w) at once would be ten copies of the segments
     known = x[reference]
     mean = np.zeros_like(x)
     for column in near.T:
@@ -59,8 +64,8 @@ def nearest_mean(vectors, reference, x):
 
 
 def limits(values, specificity):
-    """(4,) of `deviations` (n, 4) of normal beats: what the asked share of them stays below, each part."""
-    return np.maximum(np.quantile(values, specificity, axis=0), 1e-3)
+    """(4,) what the asked share of normal beats stays below; values (n, 4) of `deviations`."""
+    return np.maximum(np.quantile(values, specificity, axis=0), LEAST_SPREAD)
 
 
 def leading(values, limit):
@@ -73,7 +78,8 @@ def shares(part, aami, flagged):
     """{class: {"n", part: share}} of the flagged beats of each class: which part leads."""
     result = {}
     for name in "NSVFQ":
-        here = (aami == name) & flagged
-        result[name] = {"n": int(here.sum()), **{p: float((part[here] == k).mean()) if here.any() else None
-                                                 for k, p in enumerate(PARTS)}}
+        led_by = part[(aami == name) & flagged]
+        result[name] = {"n": len(led_by)}
+        for k, title in enumerate(PARTS):
+            result[name][title] = float((led_by == k).mean()) if len(led_by) else None
     return result

@@ -1,4 +1,4 @@
-"""What the flags mean at the bedside: an EC57-style table, false alarms an hour, what a threshold kept of its promise.
+"""What the flags mean at the bedside: an EC57-style table, false alarms an hour, thresholds kept.
 
 ANSI/AAMI EC57 as WFDB's bxb and sumstats apply it, as far as a detector of "abnormal" without
 classes can be held against it: the first five minutes are not counted, records with paced beats
@@ -19,16 +19,19 @@ def ec57(rows, flagged, paced_records, fs_hz):
     rows: columns of the test beats; flagged (n,) bool. The figure of N is the false-positive rate,
     that of the others the sensitivity; `average` over the records that have the class.
     """
-    counted = (rows["sample"] >= UNCOUNTED_S * fs_hz) & ~np.isin(rows["record"], paced_records)
-    record, aami, flag = rows["record"][counted], rows["aami"][counted], flagged[counted]
+    is_paced = np.isin(rows["record"], paced_records)
+    counted = (rows["sample"] >= UNCOUNTED_S * fs_hz) & ~is_paced
+    record = rows["record"][counted]
+    flagged = flagged[counted]
+
     classes = {}
     for name in "NSVFQ":
-        here = aami == name
-        own = [flag[here & (record == r)].mean() for r in np.unique(record[here])]
-        classes[name] = {"n": int(here.sum()), "records": len(own),
-                         "gross": float(flag[here].mean()) if len(own) else None,
-                         "average": float(np.mean(own)) if len(own) else None}
-    left_out = sorted(set(np.unique(rows["record"]).tolist()) & set(paced_records))
+        here = rows["aami"][counted] == name
+        shares = [flagged[here & (record == r)].mean() for r in np.unique(record[here])]
+        classes[name] = {"n": int(here.sum()), "records": len(shares),
+                         "gross": float(flagged[here].mean()) if shares else None,
+                         "average": float(np.mean(shares)) if shares else None}
+    left_out = np.unique(rows["record"][is_paced]).tolist()
     return {"records": len(np.unique(record)), "left_out": left_out, "classes": classes}
 
 
@@ -43,19 +46,29 @@ def hours(rr_before_s):
 
 
 def false_alarms(scores, y, n_hours):
-    """[{"sensitivity", "reached", "specificity", "per_hour"}]: the highest threshold of the test
-    curve with at least each of SENSITIVITIES. A property of the curve, not of a chosen threshold."""
-    abnormal, table = np.sort(scores[y == 1])[::-1], []
+    """[{"sensitivity", "reached", "specificity", "per_hour"}] for each of SENSITIVITIES.
+
+    At the highest threshold of the test curve that has it: a property of the curve, not of a
+    chosen threshold.
+    """
+    abnormal = np.sort(scores[y == 1])[::-1]
+    normal = scores[y == 0]
+    table = []
     for wanted in SENSITIVITIES:
+        # 0.9 * 10 is a little above 9: the tenth beat is not asked for
         threshold = abnormal[int(np.ceil(wanted * len(abnormal) - 1e-9)) - 1]
-        false = int(((scores >= threshold) & (y == 0)).sum())
+        false = int((normal >= threshold).sum())
         table.append({"sensitivity": wanted, "reached": float((abnormal >= threshold).mean()),
-                      "specificity": 1 - false / max(int((y == 0).sum()), 1), "per_hour": false / n_hours})
+                      "specificity": 1 - false / max(len(normal), 1), "per_hour": false / n_hours})
     return table
 
 
 def calibration(scores, y, thresholds):
-    """[{"asked", "specificity", "sensitivity"}]: thresholds {asked specificity: threshold} of the
-    validation part, and what they did on these beats."""
-    return [{"asked": asked, "threshold": threshold, "specificity": float((scores[y == 0] < threshold).mean()),
-             "sensitivity": float((scores[y == 1] >= threshold).mean())} for asked, threshold in thresholds.items()]
+    """[{"asked", "threshold", "specificity", "sensitivity"}] of these beats.
+
+    thresholds {asked specificity: threshold} are those of the validation part.
+    """
+    return [{"asked": asked, "threshold": threshold,
+             "specificity": float((scores[y == 0] < threshold).mean()),
+             "sensitivity": float((scores[y == 1] >= threshold).mean())}
+            for asked, threshold in thresholds.items()]

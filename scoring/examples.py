@@ -3,8 +3,20 @@
 import numpy as np
 from sklearn.decomposition import PCA
 
+from scoring.features import rows_by_record
+
 STRIP_S = 30
 EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score beat of each is drawn
+
+
+def median_beat(values, here):
+    """The row of `here` with the median value."""
+    return here[np.argsort(values[here], kind="stable")[len(here) // 2]]
+
+
+def in_mv(x, rows):
+    """Segments (k, w) in mV; rows: the columns of segments.npz for these k beats."""
+    return x * rows["scale_mv"][:, None] + rows["offset_mv"][:, None]
 
 
 def examples(scores, rows, x, recon, taper):
@@ -13,17 +25,16 @@ def examples(scores, rows, x, recon, taper):
     for symbol in EXAMPLE_SYMBOLS:
         here = np.flatnonzero(rows["symbol"] == symbol)
         if len(here):
-            chosen.append(here[np.argsort(scores[here])[len(here) // 2]])
+            chosen.append(median_beat(scores, here))
     chosen = np.array(chosen, int)
 
-    scale = rows["scale_mv"][chosen, None]
-    offset = rows["offset_mv"][chosen, None]
-    return {"example_row": chosen, "example_signal": x[chosen] * taper * scale + offset,
-            "example_recon": recon[chosen] * scale + offset}
+    own = {name: values[chosen] for name, values in rows.items()}
+    return {"example_row": chosen, "example_signal": in_mv(x[chosen] * taper, own),
+            "example_recon": in_mv(recon[chosen], own)}
 
 
-def part_examples(part, strength, flagged, rows, x, typical, classes):
-    """A flagged beat of each class: of those led by the class's most frequent part, the one of median strength.
+def part_examples(part, strength, flagged, rows, x, usual, classes):
+    """A flagged beat of each class: led by the class's most frequent part, of median strength.
 
     Signals in mV, with the record's regular beats that it was compared with.
     """
@@ -31,41 +42,39 @@ def part_examples(part, strength, flagged, rows, x, typical, classes):
     for name in classes:
         here = np.flatnonzero((rows["aami"] == name) & flagged)
         if len(here):
-            here = here[part[here] == np.bincount(part[here]).argmax()]
-            chosen.append(here[np.argsort(strength[here], kind="stable")[len(here) // 2]])
+            most_frequent = np.bincount(part[here]).argmax()
+            chosen.append(median_beat(strength, here[part[here] == most_frequent]))
     chosen = np.array(chosen, int)
 
-    scale = rows["scale_mv"][chosen, None]
-    offset = rows["offset_mv"][chosen, None]
-    return {"part_row": chosen, "part_signal": x[chosen] * scale + offset,
-            "part_usual": typical[chosen] * scale + offset}
+    own = {name: values[chosen] for name, values in rows.items()}
+    return {"part_row": chosen, "part_signal": in_mv(x[chosen], own),
+            "part_usual": in_mv(usual[chosen], own)}
 
 
 def choose_strip(rows, fs_hz):
-    """(record, first sample) of the 30 s with most different symbols, then most beats of both classes."""
+    """(record, first sample) of the 30 s of most symbols, then most beats of both classes."""
     best = (0, 0, "", 0)
-    length = STRIP_S * fs_hz
-    for name in dict.fromkeys(rows["record"].tolist()):
-        here = rows["record"] == name
-        window = rows["sample"][here] // length
+    for name, here in rows_by_record(rows["record"]).items():
+        window = rows["sample"][here] // (STRIP_S * fs_hz)
         for k in np.unique(window):
-            y = rows["y"][here][window == k]
-            symbols = rows["symbol"][here][window == k]
-            fewer = int(min(y.sum(), (1 - y).sum()))
-            best = max(best, (len(set(symbols.tolist())), fewer, name, int(k)))
-    return best[2], best[3] * length
+            inside = here[window == k]
+            n_abnormal = int(rows["y"][inside].sum())
+            fewer = min(n_abnormal, len(inside) - n_abnormal)
+            best = max(best, (len(np.unique(rows["symbol"][inside])), fewer, name, int(k)))
+    return best[2], best[3] * STRIP_S * fs_hz
 
 
 def strip(segments, test, scores, fs_hz):
-    """30 seconds of a record, stitched from its segments, with all its beats; scores of test beats."""
+    """30 s of a record, stitched from its segments, with all its beats; scores of test beats."""
     rows = segments.rows
-    record, start = choose_strip({k: v[test] for k, v in rows.items()}, fs_hz)
+    record, start = choose_strip({name: values[test] for name, values in rows.items()}, fs_hz)
     half = segments.x.shape[1] // 2
     length = STRIP_S * fs_hz
     near = rows["sample"] - start
     of_record = rows["record"] == record
 
-    signal = np.full(length + 4 * half, np.nan, np.float32)  # two half windows of margin a side
+    # two half windows of margin to each side: a beat just outside reaches into the strip
+    signal = np.full(length + 4 * half, np.nan, np.float32)
     for k in np.flatnonzero(of_record & (near >= -half) & (near < length + half)):
         at = near[k] + half
         signal[at:at + 2 * half] = segments.x[k] * rows["scale_mv"][k] + rows["offset_mv"][k]
@@ -82,4 +91,5 @@ def strip(segments, test, scores, fs_hz):
 def latent_plane(z):
     """First two principal components of z (n, d), and their share of the variance."""
     pca = PCA(2, random_state=0).fit(z)
-    return {"latent_2d": pca.transform(z).astype(np.float32), "latent_explained": pca.explained_variance_ratio_}
+    return {"latent_2d": pca.transform(z).astype(np.float32),
+            "latent_explained": pca.explained_variance_ratio_}

@@ -15,9 +15,8 @@ MIN_BEATS = 5                  # of each class, for a record to have a ROC-AUC o
 
 def confusion(y, flagged):
     """{"tn", "fp", "fn", "tp"} of y (n,) and flagged (n,) bool."""
-    y = np.asarray(y, bool)
-    return {"tn": int((~y & ~flagged).sum()), "fp": int((~y & flagged).sum()),
-            "fn": int((y & ~flagged).sum()), "tp": int((y & flagged).sum())}
+    tn, fp, fn, tp = np.bincount(2 * y + flagged, minlength=4).tolist()
+    return {"tn": tn, "fp": fp, "fn": fn, "tp": tp}
 
 
 def rates(tn, fp, fn, tp):
@@ -28,7 +27,8 @@ def rates(tn, fp, fn, tp):
     tn, fp, fn, tp = (np.asarray(v, float) for v in (tn, fp, fn, tp))
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"accuracy": (tp + tn) / (tn + fp + fn + tp), "sensitivity": tp / (tp + fn),
-                "specificity": tn / (tn + fp), "ppv": tp / (tp + fp), "f1": 2 * tp / (2 * tp + fp + fn)}
+                "specificity": tn / (tn + fp), "ppv": tp / (tp + fp),
+                "f1": 2 * tp / (2 * tp + fp + fn)}
 
 
 class Ranking:
@@ -39,7 +39,8 @@ class Ranking:
         ranked = np.asarray(scores)[order]
         self.order = order
         self.y = np.asarray(y, np.float64)[order]
-        self.ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # last of equal scores
+        # equal scores are flagged together: only the last of them is a point of a curve
+        self.ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
 
     def counts(self, weights=None):
         """Cumulated (true positives, false positives) at each distinct score, falling."""
@@ -78,7 +79,7 @@ def precision_at(tp, fp):
 def auroc_by_record(scores, y, record):
     """{record: ROC-AUC, or None with fewer than MIN_BEATS beats of a class}."""
     result = {}
-    for name in dict.fromkeys(np.asarray(record).tolist()):
+    for name in np.unique(record).tolist():
         rows = record == name
         enough = MIN_BEATS <= y[rows].sum() <= rows.sum() - MIN_BEATS
         result[name] = auroc(*Ranking(scores[rows], y[rows]).counts()) if enough else None
@@ -92,29 +93,29 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     auroc, auprc, auroc_record_mean and the rates at the threshold; bands of both curves.
     """
     names, codes = np.unique(record, return_inverse=True)
-    ranking, flagged = Ranking(scores, y), scores >= threshold
-    per_record = [confusion(y[codes == k], flagged[codes == k]) for k in range(len(names))]
-    table = {key: np.array([c[key] for c in per_record]) for key in ("tn", "fp", "fn", "tp")}
-    own = auroc_by_record(scores, y, record)
-    own = np.array([np.nan if own[n] is None else own[n] for n in names.tolist()])
+    ranking = Ranking(scores, y)
+    counts = []
+    for k in range(len(names)):
+        here = codes == k
+        counts.append(list(confusion(y[here], scores[here] >= threshold).values()))
+    counts = np.array(counts)  # (records, 4)
+    own = np.array(list(auroc_by_record(scores, y, record).values()), float)  # None becomes NaN
+
+    curves = []
 
     def figures(times):
         tp, fp = ranking.counts(times[codes].astype(float))
-        values = {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp)}
+        if tp[-1] > 0 and fp[-1] > 0:
+            curves.append((roc_at(tp, fp), precision_at(tp, fp)))
         weight = np.where(np.isnan(own), 0, times)
-        values["auroc_record_mean"] = (float((weight * np.nan_to_num(own)).sum() / weight.sum())
-                                       if weight.sum() else float("nan"))
-        values |= {k: float(v) for k, v in rates(**{k: (v * times).sum() for k, v in table.items()}).items()}
-        both = tp[-1] > 0 and fp[-1] > 0
-        return values, (roc_at(tp, fp), precision_at(tp, fp)) if both else None
+        mean = (weight * np.nan_to_num(own)).sum() / weight.sum() if weight.sum() else np.nan
+        values = {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp), "auroc_record_mean": mean}
+        values |= rates(*(counts * times[:, None]).sum(axis=0))
+        return {name: float(value) for name, value in values.items()}
 
-    point, _ = figures(np.ones(len(names)))
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    drawn, curves = zip(*(figures(times) for times in draws))
-    intervals = {key: {"value": value, **_interval([d[key] for d in drawn])} for key, value in point.items()}
-    curves = np.array([c for c in curves if c is not None])
-    if not len(curves):  # one class only: no curve, no band
+    intervals = bootstrap(figures, len(names), resamples, seed)
+    curves = curves[1:]  # the first one is that of all records
+    if not curves:  # one class only: no curve, no band
         curves = np.full((1, 2, len(GRID)), np.nan)
     low, high = np.percentile(curves, (2.5, 97.5), axis=0)
     return intervals, {"roc_tpr_low": low[0], "roc_tpr_high": high[0],
@@ -127,16 +128,34 @@ def paired_difference(scores, other, y, record, resamples, seed):
     Both are taken on the same resampled records, so what makes a draw easy cancels out.
     """
     names, codes = np.unique(record, return_inverse=True)
-    rankings = Ranking(scores, y), Ranking(other, y)
+    ranking = Ranking(scores, y)
+    ranking_of_other = Ranking(other, y)
 
     def difference(times):
-        a, b = (ranking.counts(times[codes].astype(float)) for ranking in rankings)
+        weights = times[codes].astype(float)
+        a = ranking.counts(weights)
+        b = ranking_of_other.counts(weights)
         return {"auroc": auroc(*a) - auroc(*b), "auprc": auprc(*a) - auprc(*b)}
 
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    drawn = [difference(times) for times in draws]
-    point = difference(np.ones(len(names)))
-    return {key: {"value": value, **_interval([d[key] for d in drawn])} for key, value in point.items()}
+    return bootstrap(difference, len(names), resamples, seed)
+
+
+def bootstrap(figures, n, resamples, seed):
+    """{name: {"value", "low", "high"}}: of all n records, and the 95 % interval of resampled ones.
+
+    figures: how often each record counts (n,) -> {name: value}.
+    """
+    point = figures(np.ones(n))
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    drawn = [figures(times) for times in draws]
+
+    result = {}
+    for name, value in point.items():
+        values = [figure[name] for figure in drawn]
+        known = np.isfinite(values).any()
+        low, high = np.nanpercentile(values, (2.5, 97.5)) if known else (np.nan, np.nan)
+        result[name] = {"value": value, "low": float(low), "high": float(high)}
+    return result
 
 
 def by_class(scores, y, aami, classes, flagged):
@@ -157,7 +176,8 @@ def by_symbol(scores, symbol, flagged):
     result = {}
     for name, n in Counter(symbol.tolist()).most_common():
         here = symbol == name
-        result[name] = {"n": n, "flagged": float(flagged[here].mean()), "median": float(np.median(scores[here]))}
+        result[name] = {"n": n, "flagged": float(flagged[here].mean()),
+                        "median": float(np.median(scores[here]))}
     return result
 
 
@@ -165,22 +185,19 @@ def by_record(scores, y, record):
     """{record: {"n_normal", "n_abnormal", "auroc" or None}}"""
     result = {}
     for name, value in auroc_by_record(scores, y, record).items():
-        own = y[record == name]
-        result[name] = {"n_normal": int((own == 0).sum()), "n_abnormal": int((own == 1).sum()), "auroc": value}
+        n_normal, n_abnormal = np.bincount(y[record == name], minlength=2).tolist()
+        result[name] = {"n_normal": n_normal, "n_abnormal": n_abnormal, "auroc": value}
     return result
 
 
 def without_record(name, scores, rows):
-    """{"auroc", "auprc", "auroc_record_mean"} of all other records, or None where it is not among them."""
+    """{"auroc", "auprc", "auroc_record_mean"} of all other records; None where it is not there."""
     kept = rows["record"] != name
     if kept.all() or not kept.any():
         return None
+    scores = scores[kept]
     y = rows["y"][kept]
-    ranked = Ranking(scores[kept], y).counts()
-    own = [v for v in auroc_by_record(scores[kept], y, rows["record"][kept]).values() if v is not None]
-    return {"auroc": auroc(*ranked), "auprc": auprc(*ranked), "auroc_record_mean": float(np.mean(own))}
-
-
-def _interval(values):
-    low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (np.nan, np.nan)
-    return {"low": float(low), "high": float(high)}
+    counts = Ranking(scores, y).counts()
+    areas = auroc_by_record(scores, y, rows["record"][kept]).values()
+    return {"auroc": auroc(*counts), "auprc": auprc(*counts),
+            "auroc_record_mean": float(np.mean([area for area in areas if area is not None]))}

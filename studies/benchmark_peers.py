@@ -115,7 +115,7 @@ def time_detectors(database, protocol, segments, repeats):
             x = features.windowed if make is Reconstruction else features.components
             # those whose cost grows no faster than linear see every training beat
             linear = make in (Reconstruction, Neighbours)
-            fitted_on = train if linear else baselines.thinned(train)
+            fitted_on = train if linear else baselines.subsample(train)
             peer = make()
             fit_s, _ = time_work(lambda: peer.fit(x[fitted_on]))
             score_s, scores = time_work(lambda: scores_of(peer, x[rows]))
