@@ -16,10 +16,15 @@ from recording.reader_files import MAX_FS_HZ, MIN_FS_HZ, same_size, to_mv
 
 ECG_LABEL = re.compile(r"e[ck]g|^(lead\s*)?(i{1,3}|av[rlf]|v[1-9]r?|ml?i{1,3}|mcl\d|c[cms]\d)"
                        r"([\s-]|$)", re.I)
-SIGNAL_FIELDS = (("label", 16), ("transducer", 80), ("units", 8), ("bottom", 8), ("top", 8),
-                 ("low", 8), ("high", 8), ("filter", 80), ("samples", 8), ("reserved", 32))
+# name and bytes of the fields of the header, all signals in each
+SIGNAL_FIELDS = {"label": 16, "transducer": 80, "units": 8, "bottom": 8, "top": 8, "low": 8,
+                 "high": 8, "filter": 80, "samples": 8, "reserved": 32}
 ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 ONSET = re.compile(rb"([+-]\d{1,9}(\.\d{1,9})?)\x14")
+
+
+def _text(raw):
+    return raw.decode("latin-1").strip(" \0")
 
 
 class Edf:
@@ -30,91 +35,85 @@ class Edf:
         try:
             with open(path, "rb") as stream:
                 head = stream.read(256)
-                signals = self._read_signals(head, stream)
-            self._choose_leads(signals, float(head[244:252]))
+                count = int(head[252:256])
+                if count < 1 or int(head[184:192]) != 256 * (count + 1):
+                    raise ValueError(f"a header of another size than {count} signals take")
+                fields = {name: [_text(stream.read(size)) for _ in range(count)]
+                          for name, size in SIGNAL_FIELDS.items()}
+                samples = [int(text) for text in fields["samples"]]
+                self._map(head, samples, stream.tell())
+            self._choose_leads(fields, samples, float(head[244:252]))
+
             # stretches without a gap: (first sample, first data record, number of records)
             self.stretches = [(0, 0, len(self.data))]
             if head[192:197] in (b"EDF+D", b"BDF+D"):
-                self._find_gaps(signals)
+                self._find_gaps(fields["label"])
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: no sound EDF or BDF: {error}. Copy or export it "
                             "again.") from error
 
-        first, _, count = self.stretches[-1]
-        self.n_samples = first + count * self.per_record
+        first, _, records = self.stretches[-1]
+        self.n_samples = first + records * self.per_record
         try:
-            self.start = datetime.strptime(head[168:184].decode("latin-1"), "%d.%m.%y%H.%M.%S")
+            self.start = datetime.strptime(_text(head[168:184]), "%d.%m.%y%H.%M.%S")
         except ValueError:
             self.start = None
 
-    def _read_signals(self, head, stream):
-        """[{field: text}] of the signals, with their `samples` and byte `end` in a data record."""
-        begin = int(head[184:192])
-        records = int(head[236:244])
-        count = int(head[252:256])
+    def _map(self, head, samples, begin):
+        """Map the data records, which begin at a byte; a sample has 2 or 3 bytes."""
         self.width = 3 if head.startswith(b"\xffBIOSEMI") else 2
         if self.width == 2 and head[:8].strip() != b"0":
             raise ValueError("it does not begin as one")
-        if count < 1 or begin != 256 * (count + 1):
-            raise ValueError(f"a header of {begin} bytes for {count} signals")
+        if min(samples) < 0:
+            raise ValueError(f"{min(samples)} samples in a data record")
 
-        signals = [{} for _ in range(count)]
-        for name, size in SIGNAL_FIELDS:
-            for signal in signals:
-                signal[name] = stream.read(size).decode("latin-1").strip(" \0")
-        size = 0
-        for signal in signals:
-            signal["samples"] = int(signal["samples"])
-            if signal["samples"] < 0:
-                raise ValueError(f"{signal['samples']} samples in a data record")
-            size += signal["samples"] * self.width
-            signal["end"] = size
-
+        self.sizes = np.array(samples) * self.width  # of each signal in a record, in bytes
+        self.ends = np.cumsum(self.sizes)
+        size = int(self.ends[-1])
         held = (self.path.stat().st_size - begin) // max(size, 1)
+        records = int(head[236:244])
         if records == -1:
             records = held  # the writer was interrupted
         if not size or not 0 < records <= held:
             raise ValueError(f"cut short: {held:,} of the {records:,} data records of {size:,} "
                              "bytes that its header promises")
         self.data = np.memmap(self.path, np.uint8, "r", begin, (records, size))
-        return signals
 
-    def _choose_leads(self, signals, seconds):
+    def _choose_leads(self, fields, samples, seconds):
         """Leads: the signals with the rate of the first ECG by name, else of any that fits."""
-        signals = [signal for signal in signals if signal["label"] not in ANNOTATIONS]
+        labels = fields["label"]
+        signals = [k for k, label in enumerate(labels) if label not in ANNOTATIONS]
         if not signals or not 0 < seconds < 1e9:
             raise ValueError(f"{len(signals)} signals in data records of {seconds:g} s")
-        fits = [signal for signal in signals
-                if MIN_FS_HZ <= signal["samples"] / seconds <= MAX_FS_HZ] or signals
-        ecg = next((signal for signal in fits if ECG_LABEL.search(signal["label"])), fits[0])
-        self.per_record = ecg["samples"]
+        fits = [k for k in signals if MIN_FS_HZ <= samples[k] / seconds <= MAX_FS_HZ] or signals
+        ecg = next((k for k in fits if ECG_LABEL.search(labels[k])), fits[0])
+        self.per_record = samples[ecg]
         self.fs_hz = self.per_record / seconds
-        chosen = [signal for signal in signals if signal["samples"] == self.per_record]
-        self.ends = [signal["end"] for signal in chosen]
-        self.leads = [signal["label"] for signal in chosen]
+        self.chosen = [k for k in signals if samples[k] == self.per_record]
+        self.leads = [labels[k] for k in self.chosen]
+
         self.units = []
         self.lines = []  # (slope, offset) from the stored number to mV, or to the unit of the file
-        for signal in chosen:
-            units = signal["units"]
-            mv = to_mv(units) or 1.0
-            bottom, top, low, high = (float(signal[name]) for name in
+        for k in self.chosen:
+            bottom, top, low, high = (float(fields[name][k]) for name in
                                       ("bottom", "top", "low", "high"))
+            units = fields["units"][k]
             slope = (top - bottom) / (high - low) if high > low else 0.0
-            offset = bottom - low * slope
-            if not slope or not np.isfinite([slope, offset]).all():
+            if not slope or not np.isfinite(slope * low):
                 # without a range the file's own numbers are all that is known
-                slope, offset, units, mv = 1.0, 0.0, "", 1.0
-            self.lines.append((slope * mv, offset * mv))
+                bottom, low, slope, units = 0.0, 0.0, 1.0, ""
+            mv = to_mv(units) or 1.0
             self.units.append("mV" if to_mv(units) else units)
+            self.lines.append((slope * mv, (bottom - low * slope) * mv))
         self.calibrated = [units == "mV" for units in self.units]
 
-    def _find_gaps(self, signals):
+    def _find_gaps(self, labels):
         """The first annotation of each data record of an EDF+D says when the record begins."""
-        column = next((signal for signal in signals if signal["label"] in ANNOTATIONS), None)
-        if column is None:
+        signal = next((k for k, label in enumerate(labels) if label in ANNOTATIONS), None)
+        if signal is None:
             raise ValueError("discontinuous (EDF+D), but without times of its data records")
         times = []
-        for row in self.data[:, column["end"] - column["samples"] * self.width:column["end"]]:
+        for row in self._column(signal):
             match = ONSET.match(row.tobytes())
             if match is None:
                 raise ValueError(f"data record {len(times) + 1} does not say when it begins")
@@ -128,11 +127,14 @@ class Edf:
         counts = np.diff([*begins, len(firsts)])
         self.stretches = list(zip(firsts[begins].tolist(), begins, counts.tolist()))
 
+    def _column(self, signal):
+        """The bytes of a signal in every data record: (records, bytes)."""
+        return self.data[:, self.ends[signal] - self.sizes[signal]:self.ends[signal]]
+
     def read(self, k, start, stop):
         same_size(self.path, self.path, self.data.offset + self.data.size)
         result = np.full(stop - start, np.nan)
-        end = self.ends[k]
-        column = self.data[:, end - self.per_record * self.width:end]
+        column = self._column(self.chosen[k])
         for first, record, count in self.stretches:
             low = max(start, first)
             high = min(stop, first + count * self.per_record)

@@ -19,7 +19,6 @@ from pipeline.errors import UserError
 from recording.reader_files import FILE_NAME, WFDB_RECORD, beside, to_mv
 
 MAX_HEADER_BYTES = 8 * 2**20    # the longest multi-segment headers of MIMIC have 0.2 MB
-BLOCK_SAMPLES = 2**18           # of all leads together that are decoded at once
 DEFAULT_FS_HZ = 250.0           # what the WFDB library takes where the header says nothing
 DEFAULT_GAIN = 200.0            # likewise, per mV; such a lead is not calibrated
 
@@ -132,8 +131,6 @@ class _Segment:
         for name, signals in groupby(self.stored, attrgetter("file_name")):
             self._check_file(name, list(signals))
 
-        self.firsts = [[signal.first for signal in self.stored]]  # before each block, for format 8
-        self.step = max(1, BLOCK_SAMPLES // max(1, sum(s.samps_per_frame for s in stored)))
         self.arguments = {"dir_name": str(self.file.parent), "pn_dir": None, "n_sig": len(stored),
                           "sig_len": self.n_samples, "ignore_skew": True}
         for name in ("file_name", "fmt", "samps_per_frame", "skew", "byte_offset"):
@@ -165,51 +162,42 @@ class _Segment:
             raise UserError(f"{file}: holds {held:,} of the {self.n_samples:,} samples that "
                             f"{self.file.name} promises. Copy it again, or correct the header.")
 
-    def _decode(self, channels, low, high, block=0):
-        """Whole numbers of stored signals from frame low to high: [(frames * per frame,)]."""
-        try:
-            return _rd_segment(**self.arguments, init_value=self.firsts[block], channels=channels,
-                               sampfrom=low, sampto=high)
-        except Exception as error:  # the decoder of a damaged file raises anything
-            raise UserError(f"{self.file}: samples {low} to {high} cannot be read ({error}). A "
-                            "signal file is damaged or has become shorter. Copy it "
-                            "again.") from error
-
-    def _value_before(self, block):
-        """Add up the differences of format 8 in all blocks before this one, once."""
-        while len(self.firsts) <= block:
-            low = (len(self.firsts) - 1) * self.step
-            signals = self._decode(list(range(len(self.stored))), low, low + self.step, -1)
-            self.firsts.append([int(signal[-1]) for signal in signals])
+    def _value_before(self, signal, begin):
+        """The value of a signal before a frame; format 8 stores differences, which are added up."""
+        if signal.fmt != "8":
+            return 0
+        group = [other for other in self.stored if other.file_name == signal.file_name]
+        ends = np.cumsum([other.samps_per_frame for other in group])
+        data = np.memmap(self.file.with_name(signal.file_name), np.int8, "r", signal.byte_offset,
+                         (self.n_samples, ends[-1]))
+        column = ends[group.index(signal)]
+        before = data[:begin, column - signal.samps_per_frame:column]
+        return signal.first + int(before.sum(dtype=int))
 
     def read(self, k, start, stop):
         """(stop - start,) float64 of signal k in its own units, missing samples NaN."""
         signal = self.signals[k]
         result = np.full(stop - start, np.nan)
-        if signal not in self.stored:
+        begin = start + signal.skew
+        end = min(stop + signal.skew, self.n_samples)
+        if begin >= end or signal not in self.stored:
             return result
-        channel = self.stored.index(signal)
-        start += signal.skew
-        stop = min(stop + signal.skew, self.n_samples)
+        try:
+            value = self._value_before(signal, begin)
+            values, = _rd_segment(**self.arguments, channels=[self.stored.index(signal)],
+                                  init_value=[value] * len(self.stored), sampfrom=begin, sampto=end)
+        except Exception as error:  # the decoder of a damaged file raises anything
+            raise UserError(f"{self.file}: samples {begin} to {end} cannot be read ({error}). A "
+                            "signal file is damaged or has become shorter. Copy it "
+                            "again.") from error
 
-        for low in range(start // self.step * self.step, stop, self.step):
-            begin = max(low, start)
-            high = min(low + self.step, stop)
-            if signal.fmt == "8":
-                block = low // self.step
-                self._value_before(block)
-                values = self._decode([channel], low, high, block)[0]
-                values = values[(begin - low) * signal.samps_per_frame:]
-            else:
-                values = self._decode([channel], begin, high)[0]
-            values = values.reshape(-1, signal.samps_per_frame)
-
-            # the mean of a frame is that of the samples it has
-            valid = values != signal.missing
-            with np.errstate(invalid="ignore"):
-                mean = np.where(valid, values, 0).sum(axis=1, dtype=float) / valid.sum(axis=1)
-            result[begin - start:high - start] = mean
-        return (result - signal.baseline) * signal.scale
+        # the mean of a frame is that of the samples it has
+        frames = values.reshape(-1, signal.samps_per_frame)
+        valid = frames != signal.missing
+        with np.errstate(invalid="ignore"):
+            mean = np.where(valid, frames, 0).sum(axis=1, dtype=float) / valid.sum(axis=1)
+        result[:len(mean)] = (mean - signal.baseline) * signal.scale
+        return result
 
 
 class Wfdb:

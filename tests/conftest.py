@@ -234,8 +234,7 @@ def fuzz(path, rounds, header, opened=None, fs_hz=None):
     """
     raw = path.read_bytes()
     rng = np.random.default_rng(0)
-    tokens = [b"-1", b"nan", b"1e999", b"99999999999", b"0", b"..", b"/", b"~", b"\0", b"\xff", b"\n",
-              b" ", b"(", b"x3", b":9", b"+7", b"8", b"212", b"/2", "٣".encode(), b"#"]
+    tokens = "-1 nan 1e999 99999999999 0 .. / ~ \0 \xff \n ( x3 :9 +7 8 212 /2 ٣ #".encode().split(b" ")
     read = 0
     for _ in range(rounds):
         data = bytearray(raw)

@@ -4,8 +4,6 @@ import csv
 import gc
 import os
 import pickle
-import subprocess
-import sys
 import tempfile
 import zipfile
 from datetime import datetime, time
@@ -16,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import ecg_mv, fuzz, leads_of, peak_bytes, refused
 
-from pipeline import settings
 from pipeline.errors import UserError
 from recording import reader_table
 from recording.reader import READERS, find_recordings, lead_index, open_recording
@@ -25,7 +22,7 @@ FS = 250
 N = 5003
 
 
-def write_edf(path, signal=None, units="mV", factor=1.0, extra=(), seconds=1.0, **more):
+def write_edf(path, signal=None, units="mV", factor=1.0, seconds=1.0, **more):
     """An EDF or BDF file of two leads by edfio; returns their (n, 2) mV."""
     signal = ecg_mv(20 * FS) if signal is None else signal
     bdf = path.suffix == ".bdf"
@@ -34,8 +31,8 @@ def write_edf(path, signal=None, units="mV", factor=1.0, extra=(), seconds=1.0, 
     signals = [make(signal[:, k] * factor, FS, label=label, physical_dimension=units,
                     physical_range=(-3 * factor, 3 * factor), **digital)
                for k, label in enumerate(("ECG II", "ECG V5"))]
-    file = (edfio.Bdf if bdf else edfio.Edf)([*signals, *extra], data_record_duration=seconds, **more)
-    file.write(path)
+    file = edfio.Bdf if bdf else edfio.Edf
+    file(signals, data_record_duration=seconds, **more).write(path)
     return signal
 
 
@@ -57,38 +54,34 @@ def write_csv(path, table, head=("MLII", "V5"), delimiter=","):
 
 # --- EDF and BDF --------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name,units,factor,tolerance", [
-    ("rec.edf", "mV", 1, 1e-4), ("rec.edf", "uV", 1e3, 1e-4), ("rec.edf", "V", 1e-3, 1e-4),
-    ("rec.bdf", "uV", 1e3, 1e-6)])
-def test_edf_and_bdf_equal_edfio(tmp_path, name, units, factor, tolerance):
+@pytest.mark.parametrize("name", ["rec.edf", "rec.bdf"])
+@pytest.mark.parametrize("units,factor", [("mV", 1), ("uV", 1e3), ("V", 1e-3)])
+def test_edf_and_bdf_equal_edfio(tmp_path, name, units, factor):
     path = tmp_path / name
-    signal = write_edf(path, units=units, factor=factor, starttime=time(5, 6, 7))
+    write_edf(path, units=units, factor=factor, starttime=time(5, 6, 7))
     theirs = (edfio.read_bdf if name == "rec.bdf" else edfio.read_edf)(path).signals
     with open_recording(path) as recording:
         assert recording.leads == ["ECG II", "ECG V5"] and recording.fs_hz == FS
         assert recording.units == ["mV"] * 2 and recording.calibrated == [True] * 2
         assert recording.start == datetime(1985, 1, 1, 5, 6, 7)
     for block in (None, 77, 250, 3000):
-        read = leads_of(path, block=block)
-        np.testing.assert_allclose(read, signal, atol=tolerance)
-        np.testing.assert_allclose(read[:, 1] * factor, theirs[1].data, atol=1e-9 * factor)
+        read = leads_of(path, block=block) * factor
+        np.testing.assert_allclose(read, np.column_stack([s.data for s in theirs]), atol=1e-9)
 
 
-def test_edf_annotations_and_other_rates_are_no_leads(tmp_path):
-    slow = edfio.EdfSignal(np.arange(20.0), 1, label="SpO2", physical_dimension="%")
+def test_edf_leads_are_the_signals_with_the_rate_of_the_first_ecg(tmp_path):
+    path = tmp_path / "rec.edf"
+    eeg = edfio.EdfSignal(ecg_mv(20 * 500)[:, 0], 500, label="EEG C3")
     wave = np.sin(np.arange(20 * FS))
     pressure = edfio.EdfSignal(wave, FS, label="ABP", physical_dimension="mmHg")
-    eeg = edfio.EdfSignal(ecg_mv(20 * 500, 1)[:, 0], 500, label="EEG C3")
-    path = tmp_path / "rec.edf"
-    write_edf(path, extra=[slow, pressure, eeg], annotations=[edfio.EdfAnnotation(1, None, "x")])
+    ekg = edfio.EdfSignal(wave, FS, label="EKG", physical_dimension="mV")
+    spo2 = edfio.EdfSignal(np.arange(20.0), 1, label="SpO2")
+    note = edfio.EdfAnnotation(1, None, "x")
+    edfio.Edf([eeg, pressure, ekg, spo2], annotations=[note]).write(path)
     with open_recording(path) as recording:
-        assert recording.leads == ["ECG II", "ECG V5", "ABP"] and recording.fs_hz == FS
-        assert recording.units == ["mV", "mV", "mmHg"]
-        assert recording.calibrated == [True, True, False]
-    np.testing.assert_allclose(leads_of(path)[:, 2], wave, atol=1e-4)
-    edfio.Edf([eeg, edfio.EdfSignal(wave, FS, label="EKG")]).write(path)
-    with open_recording(path) as recording:
-        assert recording.leads == ["EKG"], "the rate is that of the ECG, not of the first signal"
+        assert recording.leads == ["ABP", "EKG"] and recording.fs_hz == FS
+        assert recording.units == ["mmHg", "mV"] and recording.calibrated == [False, True]
+    np.testing.assert_allclose(leads_of(path), np.column_stack([wave] * 2), atol=1e-4)
 
 
 def test_edf_of_one_long_record_without_a_count_or_a_range(tmp_path):
@@ -107,17 +100,15 @@ def test_gaps_of_a_discontinuous_edf_are_missing_samples(tmp_path, name):
     """Records 5 to 9 are 2.5 s late, records 10 to 19 another 4 s; the first begins at 0.25 s."""
     path = tmp_path / name
     signal = write_edf(path, annotations=[], starttime=time(0, 0, 0, 250_000))
-    late = np.repeat([0, 2.5, 6.5], [5, 5, 10])
-    data = path.read_bytes().replace(b"EDF+C", b"EDF+D").replace(b"BDF+C", b"BDF+D")
-    for record in reversed(range(20)):
-        old, new = (b"+%g\x14\x14\0" % onset for onset in (record + .25, record + .25 + late[record]))
-        assert data.count(old) == 1
-        data = data.replace(old + b"\0" * (len(new) - len(old)), new)
-    path.write_bytes(data)
+    data = path.read_bytes().replace(b"DF+C", b"DF+D")
     expected = np.full((int(26.5 * FS), 2), np.nan)
-    for record in range(20):
-        at = int((record + late[record]) * FS)
+    for record, late in reversed([*enumerate(np.repeat([0, 2.5, 6.5], [5, 5, 10]))]):
+        old = b"+%g\x14\x14\0" % (record + 0.25)
+        new = b"+%g\x14\x14\0" % (record + 0.25 + late)
+        data = data.replace(old.ljust(len(new), b"\0"), new)
+        at = int((record + late) * FS)
         expected[at:at + FS] = signal[record * FS:(record + 1) * FS]
+    path.write_bytes(data)
     for block in (None, 333):
         np.testing.assert_allclose(leads_of(path, block=block), expected, atol=1e-4)
 
@@ -131,7 +122,7 @@ def test_gaps_of_a_discontinuous_edf_are_missing_samples(tmp_path, name):
 
 @pytest.mark.parametrize("at,text,word", [
     (192, b"EDF+D", "times"), (236, b"99999999", "cut short"), (236, b"-7      ", "-7"),
-    (236, b"x", "x"), (244, b"nan     ", "nan s"), (244, b"0       ", "0 s"), (244, b"-1      ", "-1 s"),
+    (236, b"x", "x"), (244, b"nan     ", "nan s"), (244, b"0       ", "0 s"),
     (244, b"10      ", "Hz"), (252, b"0   ", "signals"), (252, b"9999", "signals"),
     (184, b"512     ", "header"), (0, b"1", "begin"), (236, b"0       ", "cut short"),
     (256 + 2 * 216, b"0       0       ", "0 bytes"), (256 + 2 * 216, b"-5      ", "-5 samples")])
@@ -229,8 +220,7 @@ def test_a_full_temporary_folder_is_said(tmp_path, monkeypatch):
 
 # --- arrays -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<i2", "u1", "<f2"])
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype,order", [("<f8", "C"), (">f4", "F"), ("<i2", "C"), ("u1", "F")])
 def test_npy_and_npz(tmp_path, dtype, order):
     signal = np.asarray(np.abs(ecg_mv()) * 50, dtype, order=order)
     np.save(tmp_path / "rec.npy", signal)
@@ -238,8 +228,11 @@ def test_npy_and_npz(tmp_path, dtype, order):
     np.savez_compressed(tmp_path / "named.npz", ecg=signal, other=np.arange(3))
     for name in ("rec.npy", "plain.npz", "named.npz"):
         np.testing.assert_array_equal(leads_of(tmp_path / name, FS, block=999), signal)
-    np.save(tmp_path / "rec.npy", np.array([1, np.inf, np.nan, -np.inf, 2]))
-    np.testing.assert_array_equal(leads_of(tmp_path / "rec.npy", FS)[:, 0], [1, *[np.nan] * 3, 2])
+
+
+def test_infinite_samples_are_missing(tmp_path):
+    np.save(tmp_path / "rec.npy", np.array([1, np.inf, -np.inf, 2]))
+    np.testing.assert_array_equal(leads_of(tmp_path / "rec.npy", FS)[:, 0], [1, np.nan, np.nan, 2])
 
 
 class Evil:
@@ -247,20 +240,26 @@ class Evil:
         return Path.touch, (Path("pwned"),)
 
 
-def test_hostile_arrays(tmp_path, monkeypatch):
+def test_a_pickle_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    np.save("evil.npy", np.array([Evil()], object))
+    np.savez("evil.npz", np.array([Evil()], object))
     Path("raw.npy").write_bytes(pickle.dumps(Evil()))
-    refused("raw.npy", "pickle", fs_hz=FS)
-    for array in (np.array([Evil()], object), np.array(["a"]), np.zeros(5, complex), np.zeros(5, bool),
-                  np.zeros((5, 2, 2)), np.array(1.0), np.zeros((2, 500)), np.zeros((0, 2)),
-                  np.zeros((2000, 2000), "i1")):
-        np.save("rec.npy", array)
-        refused("rec.npy", fs_hz=FS)
-        np.savez("rec.npz", array)
-        refused("rec.npz", fs_hz=FS)
+    for name in ("evil.npy", "evil.npz", "raw.npy"):
+        refused(name, "pickle", fs_hz=FS)
     assert not Path("pwned").exists()
-    np.savez("two.npz", a=np.arange(5), b=np.arange(5))
-    refused("two.npz", "2 arrays", "signal", fs_hz=FS)
+
+
+@pytest.mark.parametrize("array", [
+    np.array(["a"]), np.zeros(5, complex), np.zeros(5, bool), np.zeros((5, 2, 2)), np.array(1.0),
+    np.zeros((2, 500)), np.zeros((0, 2)), np.zeros((2000, 2000), "i1")], ids=str)
+def test_hostile_arrays(tmp_path, array):
+    np.save(tmp_path / "rec.npy", array)
+    np.savez(tmp_path / "rec.npz", array)
+    np.savez(tmp_path / "two.npz", a=array, b=array)
+    refused(tmp_path / "rec.npy", fs_hz=FS)
+    refused(tmp_path / "rec.npz", fs_hz=FS)
+    refused(tmp_path / "two.npz", "2 arrays", "signal", fs_hz=FS)
 
 
 @pytest.mark.parametrize("claim", [
@@ -301,28 +300,30 @@ def test_the_same_signal_in_every_container(tmp_path):
     refused(paths[-1], "--fs")
 
 
-def test_files_cut_short_empty_missing_or_none(tmp_path):
+def test_files_cut_short_before_or_after_opening(tmp_path):
     _, paths = write_all(tmp_path)
     for path in paths[1:3] + paths[4:]:
         raw = path.read_bytes()
-        with open_recording(path, FS) as recording:
-            if path.suffix != ".npz":  # it is unpacked by now
-                os.truncate(path, 900)
-                with pytest.raises(UserError, match="shorter"):
-                    recording.read(0, 0, 5000)
         for size in (len(raw) - 1, 768, 767, 300, 128, 7, 1):
             path.write_bytes(raw[:size])
             refused(path, fs_hz=FS)
-    for suffix in READERS:
-        (tmp_path / f"none{suffix}").touch()
-        refused(tmp_path / f"none{suffix}", "empty", fs_hz=FS)
-        (tmp_path / f"dir{suffix}").mkdir()
-        refused(tmp_path / f"dir{suffix}", "folder", fs_hz=FS)
-        refused(tmp_path / f"missing{suffix}", "missing", fs_hz=FS)
-    os.mkfifo(tmp_path / "fifo.csv")
-    refused(tmp_path / "fifo.csv", "no regular file", fs_hz=FS)
-    (tmp_path / "note.txt").write_text("x")
-    refused(tmp_path / "note.txt", ".edf")
+        if path.suffix != ".npz":  # an archive is unpacked before it is read
+            path.write_bytes(raw)
+            with open_recording(path, FS) as recording, pytest.raises(UserError, match="shorter"):
+                os.truncate(path, 900)
+                recording.read(0, 0, 5000)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_empty_missing_and_no_files(tmp_path, suffix):
+    (tmp_path / f"none{suffix}").touch()
+    (tmp_path / f"dir{suffix}").mkdir()
+    os.mkfifo(tmp_path / f"fifo{suffix}")
+    (tmp_path / f"note{suffix}.txt").write_text("x")
+    for name, word in (("none", "empty"), ("dir", "folder"), ("missing", "missing"),
+                       ("fifo", "no regular file")):
+        refused(tmp_path / f"{name}{suffix}", word, fs_hz=FS)
+    refused(tmp_path / f"note{suffix}.txt", suffix)
 
 
 def test_memory_depends_on_the_stretch_not_on_the_recording(tmp_path):
@@ -365,43 +366,37 @@ def test_lead_index(tmp_path):
                 lead_index(recording, wanted)
 
 
-def test_read_outside_the_recording(tmp_path):
+@pytest.mark.parametrize("lead,start,stop", [(0, -1, 5), (0, 5, 4), (0, 0, 10), (2, 0, 1)])
+def test_read_outside_the_recording(tmp_path, lead, start, stop):
     with open_recording(write_csv(tmp_path / "rec.csv", ecg_mv(9)), FS) as recording:
-        for lead, start, stop in ((0, -1, 5), (0, 5, 4), (0, 0, 10), (2, 0, 1)):
-            with pytest.raises(ValueError):
-                recording.read(lead, start, stop)
+        with pytest.raises(ValueError, match="it has 9 of 2"):
+            recording.read(lead, start, stop)
     with pytest.raises(ValueError, match="closed"):
         recording.read(0, 0, 1)
 
 
-def test_another_process_reads_the_same(tmp_path):
-    path = write_csv(tmp_path / "rec.csv", ecg_mv(500))
+def test_a_pickle_holds_the_path_not_the_samples(tmp_path):
+    path = write_csv(tmp_path / "rec.csv", ecg_mv(5000))
     with open_recording(path, FS) as recording:
-        (tmp_path / "pickle").write_bytes(pickle.dumps(recording))
-        expected = f"250.0 ['MLII', 'V5'] {recording.read(1, 100, 200).sum()}\n"
-    code = ("import pickle; r = pickle.load(open('pickle', 'rb')); "
-            "print(r.fs_hz, r.leads, r.read(1, 100, 200).sum())")
-    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True,
-                           env={**os.environ, "PYTHONPATH": str(settings.ROOT)})
-    assert shown.stdout == expected, shown.stderr
+        stored = pickle.dumps(recording)
+        assert len(stored) < 1000
+        with pickle.loads(stored) as again:
+            assert again.fs_hz == FS and again.path == path
+            np.testing.assert_array_equal(again.read(1, 9, 99), recording.read(1, 9, 99))
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what is mapped")
 @pytest.mark.parametrize("name", ["d.csv", "f.npz"])
 def test_temporary_files_are_gone(tmp_path, monkeypatch, name):
     write_all(tmp_path)
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-
-    def mapped():
-        gc.collect()
-        return Path("/proc/self/maps").read_text().count(str(folder))
-
-    recording = open_recording(tmp_path / name, FS)
-    assert mapped() == 1 and not list(folder.iterdir())
-    recording.close()
-    assert mapped() == 0
+    maps = Path("/proc/self/maps")  # where there is one, a mapped file without a name is seen, too
+    with open_recording(tmp_path / name, FS) as recording:
+        assert recording.n_samples == 5000 and not list(folder.iterdir())
+    del recording
+    gc.collect()
+    assert not maps.exists() or str(folder) not in maps.read_text()
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -414,7 +409,8 @@ def test_find_in_folders_files_patterns_and_record_names(tmp_path, monkeypatch):
             (tmp_path / f"{name}.{suffix}").write_text(f"r 1\n{Path(name).name}.dat 16\n")
     for name in ("c.CSV", "sub/deep/d.edf", "[1].npy", "note.txt"):
         (tmp_path / name).write_text("x")
-    everything = [tmp_path / name for name in ("[1].npy", "b.hea", "c.CSV", "sub/a.hea", "sub/deep/d.edf")]
+    names = ("[1].npy", "b.hea", "c.CSV", "sub/a.hea", "sub/deep/d.edf")
+    everything = [tmp_path / name for name in names]
     assert find_recordings([tmp_path]) == everything
     assert find_recordings([tmp_path, str(tmp_path / "sub"), tmp_path / "b"]) == everything
     assert find_recordings([tmp_path / "sub", tmp_path])[:2] == everything[3:]
@@ -436,8 +432,8 @@ def test_find_does_not_follow_links_out(tmp_path):
     outside.mkdir()
     np.save(outside / "secret.npy", ecg_mv(9))
     np.save(inside / "own.npy", ecg_mv(9))
-    for name, target in (("file.npy", outside / "secret.npy"), ("folder", outside), ("loop", inside),
-                         ("loop.npy", "loop.npy"), ("twin.npy", "own.npy")):
+    for name, target in (("file.npy", outside / "secret.npy"), ("folder", outside),
+                         ("loop", inside), ("loop.npy", "loop.npy"), ("twin.npy", "own.npy")):
         (inside / name).symlink_to(target)
     assert len(find_recordings([inside])) == 1, "the link within is the same recording"
     for pattern in ("f*.npy", "fold*"):
