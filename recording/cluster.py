@@ -252,11 +252,6 @@ def worker_function(archive, task, expected):
         # one lock for all threads of the worker and all its clients
         with sys.__dict__.setdefault("ecg_import_lock", threading.Lock()):
             if sys.path[0] != root:
-                found = {name: importlib.metadata.version(name).split("+")[0]
-                         for name in expected}
-                if found != expected:
-                    raise ImportError(f"a worker has {found}, expected {expected}")
-
                 with zipfile.ZipFile(path) as file:
                     file.extractall(root)
                     ours = {name.partition("/")[0].removesuffix(".py") for name in file.namelist()}
@@ -265,6 +260,9 @@ def worker_function(archive, task, expected):
                         del sys.modules[name]
                 sys.path[:] = [root, *(p for p in sys.path if not Path(p).name.startswith("ecg-"))]
             cluster = importlib.import_module("recording.cluster")
+            found = cluster.versions()
+            if found != expected:
+                raise ImportError(f"a worker has {found}, expected {expected}")
             work = pickle.loads(task)
         return cluster.attempt(work, item)
     return run

@@ -1,4 +1,4 @@
-"""A stretch of one lead of a recording as the network needs it: read, resampled, filtered, and judged."""
+"""A stretch of one lead of a recording as the network needs it: resampled, filtered, judged."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Stretch:
     raw: np.ndarray            # (n,) resampled, NaN filled
     filtered: np.ndarray       # (n,)
     found: np.ndarray          # (k,) beats in samples of `raw`, by which noise is judged
-    unreadable: np.ndarray     # of each window of quality.VERDICT_S without the margin: index into REASONS
+    unreadable: np.ndarray     # of each VERDICT_S without the margin: index into quality.REASONS
 
     def is_readable(self, time_s):
         """(k,) bool for times in the recording (k,), none of them in the margin."""

@@ -1,15 +1,16 @@
 """Any number of annotated WFDB records to shards that training streams through.
 
 reads   RECORD ...                WFDB records with annotations: files, folders, patterns, addresses
-writes  FOLDER/NAME-000.npz ...   at most SHARD_BEATS beats of a record: the columns of dataset.read_record, and meta
-        FOLDER/index.json         which shards there are and to which part their record belongs; written last
+writes  FOLDER/NAME-000.npz ...   at most SHARD_BEATS beats of a record: the columns of
+                                  dataset.read_record, and meta
+        FOLDER/index.json         which shards there are, and the part of each; written last
 
     python -m scaling.build_shards RECORD ... --out FOLDER
     next: python -m scaling.train_on_shards FOLDER
 
-A record is read piece by piece, so that memory does not grow with its length. Records at another rate are
-resampled to FS_HZ; beats in stretches that cannot be read (recording/quality.py) are left out. A record's
-part is drawn by its name: an archive may grow, and no record changes sides.
+A record is read piece by piece, so that memory does not grow with its length. Records at another
+rate are resampled to FS_HZ; beats in stretches that cannot be read (recording/quality.py) are left
+out. A record's part is drawn by its name: an archive may grow, and no record changes sides.
 """
 
 import argparse
@@ -49,15 +50,18 @@ def part_of(record, seed, train_fraction, validation_fraction):
 
 
 def choose_lead(recording, wanted, leads):
-    """Index of the lead that is asked for, else the first of `leads`, else the only one; UserError if none of these."""
+    """Index of the lead that is asked for, else the first of `leads`, else the only one.
+
+    Raises UserError where it is none of these: leads of any kind are not to be mixed in training.
+    """
     if wanted is not None:
         return reader.lead_index(recording, wanted)
     for name in leads:
         if name in recording.leads:
             return recording.leads.index(name)
     if len(recording.leads) > 1:
-        raise UserError(f"{recording.path}: has the leads {recording.leads}, expected one of {list(leads)}. "
-                        "Name one with --lead.")
+        raise UserError(f"{recording.path}: has the leads {recording.leads}, expected one of "
+                        f"{list(leads)}. Name one with --lead.")
     return 0
 
 
@@ -75,23 +79,27 @@ def piece_columns(recording, lead, start_s, beats):
         return np.unique(peaks[(peaks >= 0) & (peaks < len(raw))])
 
     stop_s = start_s + PIECE_S
-    stretch = read_stretch(recording, lead, start_s, stop_s, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER,
-                           annotated)
+    stretch = read_stretch(recording, lead, start_s, stop_s, config.FS_HZ, config.BAND_HZ,
+                           config.FILTER_ORDER, annotated)
     peaks = samples(stretch.start_s)
     keep = (beats["time_s"] >= start_s) & (beats["time_s"] < stop_s)
     keep &= inside(peaks, len(stretch.filtered), config.WINDOW_SIZE)
     keep[keep] = stretch.is_readable(beats["time_s"][keep])
 
-    return beat_columns(stretch.filtered, peaks[keep], recording.name, samples(0)[keep],
-                        **{name: column[keep] for name, column in beats.items() if name != "time_s"})
+    kept = {name: column[keep] for name, column in beats.items() if name != "time_s"}
+    return beat_columns(stretch.filtered, peaks[keep], recording.name, samples(0)[keep], **kept)
 
 
 def batches(tables, size):
-    """(columns, whether they are the last) of `size` rows, the last of fewer perhaps, from tables of any number."""
+    """(columns, whether they are the last) of `size` rows each, the last of fewer perhaps.
+
+    tables: the same columns with any number of rows, one after the other.
+    """
     rest = {}
     for table in tables:
-        rest = {name: np.concatenate([rest.get(name, column[:0]), column]) for name, column in table.items()}
-        while len(rest["x"]) > size:  # not where they are equal: more may come, or these are the last
+        rest = {name: np.concatenate([rest.get(name, column[:0]), column])
+                for name, column in table.items()}
+        while len(rest["x"]) > size:  # not where they are equal: these may be the last
             yield {name: column[:size] for name, column in rest.items()}, False
             rest = {name: column[size:] for name, column in rest.items()}
     if rest and len(rest["x"]):
@@ -114,35 +122,37 @@ def write_record(folder, recording, lead, beats, meta):
     entries = []
     for columns, last in batches(pieces, config.SHARD_BEATS):
         entry = {"file": f"{recording.name}-{len(entries):03d}.npz", "record": recording.name,
-                 "beats": len(columns["y"]), "normal": int((columns["y"] == 0).sum()), "part": meta["part"]}
+                 "beats": len(columns["y"]), "normal": int((columns["y"] == 0).sum()),
+                 "part": meta["part"]}
         stored = json.dumps(meta | {"entry": entry, "last": last})
         write_npz(folder / entry["file"], {"meta": np.array(stored), **columns})
         entries.append(entry)
     if not entries:
-        raise UserError(f"{recording.path}: none of {len(beats['time_s'])} annotated beats can be read. "
-                        "Leave the record out, or name another --lead.")
+        raise UserError(f"{recording.path}: none of {len(beats['time_s'])} annotated beats can be "
+                        "read. Leave the record out, or name another --lead.")
     return entries
 
 
 def build_record(folder, annotator, lead, leads, place):
-    """The entries of the index of one record, whose shards are written unless they are there already."""
+    """The entries of the index of one record; its shards are written unless they are there."""
     name = record_name(place)
     files = places.files_of(place, annotator)
     origin = repr((sorted(files.items()), annotator, lead))
+    part = part_of(name, config.SPLIT_SEED, config.TRAIN_FRACTION, config.VALIDATION_FRACTION)
     meta = {"format": FORMAT, "settings": settings.snapshot(settings.SEGMENT_SETTINGS),
-            "origin": hashlib.sha256(origin.encode()).hexdigest(),
-            "part": part_of(name, config.SPLIT_SEED, config.TRAIN_FRACTION, config.VALIDATION_FRACTION)}
+            "origin": hashlib.sha256(origin.encode()).hexdigest(), "part": part}
     entries = stored_entries(folder, name, meta["origin"])
     if entries:
         return entries
 
     with places.fetched(place, files) as path, reader.open_recording(path) as recording:
+        remedy = "Leave the record out, or name another --annotator."
         time_s, symbol = reader.annotated_beats(path, annotator, recording.fs_hz, settings.AAMI_OF,
-                                                "Leave the record out, or name another --annotator.")
+                                                remedy)
         before_s, after_s = rr_intervals_s(time_s, 1)
         beats = {"time_s": time_s, "symbol": symbol, "rr_before_s": before_s, "rr_after_s": after_s}
         chosen = choose_lead(recording, lead, leads)
-        meta |= {"fs_hz": recording.fs_hz, "lead": recording.leads[chosen], "annotated": len(time_s)}
+        meta |= {"fs_hz": recording.fs_hz, "lead": recording.leads[chosen]}
         return write_record(folder, recording, chosen, beats, meta)
 
 
@@ -160,7 +170,11 @@ def shards_of(folder, record):
 
 
 def stored_entries(folder, record, origin=None):
-    """Entries of a record whose shards are all there, of today's settings and, where given, this origin; else None."""
+    """Entries of a record whose shards are all there and of today's settings, else None.
+
+    origin: what they must come from; None: whatever the first of them comes from.
+    """
+    today = settings.snapshot(settings.SEGMENT_SETTINGS)
     entries = []
     try:
         while True:
@@ -168,8 +182,8 @@ def stored_entries(folder, record, origin=None):
             with np.load(path, allow_pickle=False) as stored:
                 meta = json.loads(str(stored["meta"]))
             origin = origin or meta["origin"]
-            foreign = meta["format"] != FORMAT or meta["entry"]["file"] != path.name or meta["origin"] != origin
-            if foreign or settings.differences(meta["settings"], settings.snapshot(settings.SEGMENT_SETTINGS)):
+            ours = (meta["format"], meta["origin"], meta["entry"]["file"])
+            if ours != (FORMAT, origin, path.name) or settings.differences(meta["settings"], today):
                 return None
             entries.append(meta["entry"])
             if meta["last"]:
@@ -181,20 +195,21 @@ def stored_entries(folder, record, origin=None):
 # --- many records -------------------------------------------------------------------------------
 
 def find_records(texts, absolute):
-    """[Path or address] of the WFDB records asked for; UserError for none, or for two of one name."""
+    """[Path or address] of the WFDB records that texts mean; UserError for none, two of a name."""
     found = places.find_places(texts, None, absolute)
     headers = [place for place in found if places.name_of(place).endswith(".hea")]
     names = {}
     for place in headers:
         other = names.setdefault(places.name_of(place), place)
         if other != place:
-            raise UserError(f"{place} and {other}: two records of one name. Rename one, or give them different "
-                            "--out folders.")
+            raise UserError(f"{place} and {other}: two records of one name. Rename one, or give "
+                            "them different --out folders.")
     if not headers:
-        raise UserError(f"{' '.join(texts)}: no WFDB record among them; expected .hea files with annotations beside "
-                        "them.")
+        raise UserError(f"{' '.join(texts)}: no WFDB record among them; expected .hea files with "
+                        "annotations beside them.")
     if len(headers) < len(found):
-        print(f"{len(found) - len(headers)} files of other formats are left out: they have no annotations")
+        print(f"{len(found) - len(headers)} files of other formats are left out: "
+              "they have no annotations")
     return headers
 
 
@@ -202,22 +217,27 @@ def report(folder, index, stale):
     """Print what is in the index, part by part."""
     for part in settings.PARTS:
         shards = [entry for entry in index["shards"] if entry["part"] == part]
-        print(f"{part:<12}{len({entry['record'] for entry in shards}):>8,d} records {len(shards):>8,d} shards "
+        records = {entry["record"] for entry in shards}
+        print(f"{part:<12}{len(records):>8,d} records {len(shards):>8,d} shards "
               f"{sum(entry['beats'] for entry in shards):>14,d} beats, "
               f"{sum(entry['normal'] for entry in shards):,d} normal")
     if stale:
-        print(f"not in the index: {len(stale)} records of earlier runs, unfinished or of other settings "
-              f"({', '.join(stale[:5])}{', ...' if len(stale) > 5 else ''}). Name them, too, or delete them.")
+        print(f"not in the index: {len(stale)} records of earlier runs, unfinished or of other "
+              f"settings, {', '.join(stale[:5])} for example. Name them, too, or delete them.")
     print(f"wrote {folder / 'index.json'}\nnext: python -m scaling.train_on_shards {folder}")
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("records", nargs="+", metavar="RECORD", help="WFDB files, folders, patterns, addresses")
+    parser.add_argument("records", nargs="+", metavar="RECORD",
+                        help="WFDB files, folders, patterns, addresses")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the shards go")
-    parser.add_argument("--annotator", default="atr", help="suffix of the annotation files [%(default)s]")
-    parser.add_argument("--lead", help="name or number (from 1) [the first of the database's leads that there is]")
-    parser.add_argument("--cluster", metavar="ADDRESS", help="of a dask scheduler, whose workers do it")
+    parser.add_argument("--annotator", default="atr",
+                        help="suffix of the annotation files [%(default)s]")
+    parser.add_argument("--lead", help="name or number (from 1) [the first of the leads in "
+                                       "config.py that there is]")
+    parser.add_argument("--cluster", metavar="ADDRESS",
+                        help="of a dask scheduler, whose workers do it")
     return parser.parse_args(argv)
 
 
@@ -225,7 +245,8 @@ def main(argv=None):
     args = parse_args(argv)
     settings.check()
     if places.is_url(args.out):
-        raise UserError(f"--out {args.out}: an address; expected a folder, which all workers of a cluster share.")
+        raise UserError(f"--out {args.out}: an address; expected a folder, which all workers of a "
+                        "cluster share.")
     folder = Path(args.out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     records = find_records(args.records, bool(args.cluster))
@@ -260,8 +281,8 @@ def main(argv=None):
     report(folder, index, stale)
     if failed:
         lines = "\n  ".join(f"{fail['record']}: {fail['why']}" for fail in index["failed"])
-        raise UserError(f"{len(failed)} of {len(records)} records failed, the others are in {folder / 'index.json'}:\n"
-                        f"  {lines}")
+        raise UserError(f"{len(failed)} of {len(records)} records failed, the others are in "
+                        f"{folder / 'index.json'}:\n  {lines}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""An archive of shards, larger than memory, as training reads it: an endless stream of mixed normal beats.
+"""An archive of shards, larger than memory, as training reads it: a stream of mixed normal beats.
 
 reads   FOLDER/index.json, FOLDER/*.npz    python -m scaling.build_shards RECORD ... --out FOLDER
 
 A pass goes over every normal training beat once. The archive is cut into chunks of CHUNK
 neighbouring beats; the chunks of all records, in random order, are dealt out to blocks of about
-ARCHIVE_BUFFER beats, and the beats of a block are mixed. A block holds chunks of hundreds of records,
-so that a batch is nearly as mixed as a permutation of all beats would make it, at a few hundred kB a
-read. One thread reads the next block while the network trains on this one.
+ARCHIVE_BUFFER beats, and the beats of a block are mixed. A block holds chunks of hundreds of
+records, so that a batch is nearly as mixed as a permutation of all beats would make it, at a few
+hundred kB a read. One thread reads the next block while the network trains on this one.
 
 Order depends on the seed, the pass and the archive alone: a run that goes on, or one of several
 processes, sees the same batches.
@@ -32,8 +32,9 @@ from pipeline.errors import UserError
 from scaling.build_shards import FORMAT, INDEX_FORMAT
 
 CHUNK = 128       # neighbouring beats read at once: 370 kB
-LONGEST = 1000    # first beats of a record in a sample held in memory: many records, each with its rhythm
+LONGEST = 1000    # first beats of a record in a sample: many records, each with its rhythm
 COLUMNS = tuple(name for name in ROW_COLUMNS if not name.startswith("split_"))
+ENTRY = {"file", "record", "beats", "normal", "part"}
 COMMAND = "python -m scaling.build_shards RECORD ... --out"
 
 
@@ -41,7 +42,7 @@ COMMAND = "python -m scaling.build_shards RECORD ... --out"
 
 @dataclass
 class Archive:
-    """The shards of a folder: entries [{"file", "record", "beats", "normal", "part"}], and meta as Segments have it."""
+    """The shards of a folder: entries (dicts, see ENTRY) of the index, meta as Segments have it."""
 
     folder: Path
     entries: list
@@ -51,39 +52,39 @@ class Archive:
         """Entries of "train", "validation" or "test", in order of their files."""
         return sorted((e for e in self.entries if e["part"] == name), key=lambda e: e["file"])
 
-    def normal(self, name):
-        """Number of normal beats of a part."""
-        return sum(e["normal"] for e in self.part(name))
+
 
 
 def load_archive(folder, least, title, simulated):
-    """The Archive in `folder`, sure to be of today's settings and to hold `least` normal beats to train on
-    and one to validate with; UserError naming the file and the command that makes it otherwise."""
+    """The Archive in `folder`, sure to be of today's settings.
+
+    It holds `least` normal beats to train on and one to validate with, or more. Raises UserError
+    naming the file and the command that makes it.
+    """
     path = Path(folder) / "index.json"
     command = f"{COMMAND} {folder}"
     index = load_json(path, command)
     try:
         stored = dict(index["settings"])
         shards = index["shards"]
-        sound = index["format"] == INDEX_FORMAT
-        for entry in shards:
-            sound &= isinstance(entry["file"], str) and isinstance(entry["record"], str)
-            sound &= 0 <= entry["normal"] <= entry["beats"] and entry["part"] in settings.PARTS
+        sound = index["format"] == INDEX_FORMAT and all(ENTRY <= set(entry) for entry in shards)
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:
-        raise UserError(f"{path}: not an index of shards (format {INDEX_FORMAT}). Make it again with: {command}")
+        raise UserError(f"{path}: not an index of shards (format {INDEX_FORMAT}). "
+                        f"Make it again with: {command}")
     today = settings.snapshot(settings.SEGMENT_SETTINGS)
     refuse_stale(path, settings.differences(stored, today), command)
 
     # the leads are no condition: they tell detect.py which lead of a recording is like those
     stored["LEADS"] = index.get("leads", list(settings.database().leads))
     digest = hashlib.sha256(json.dumps([today, shards], sort_keys=True).encode()).hexdigest()
-    archive = Archive(path.parent, shards, {"database": title, "simulated": simulated, "id": digest,
-                                            "settings": stored})
+    meta = {"database": title, "simulated": simulated, "id": digest, "settings": stored}
+    archive = Archive(path.parent, shards, meta)
     for part, needed in (("train", least), ("validation", 1)):
-        if archive.normal(part) < needed:
-            raise UserError(f"{path}: {archive.normal(part)} normal beats in the {part} part, expected at least "
+        normal = sum(entry["normal"] for entry in archive.part(part))
+        if normal < needed:
+            raise UserError(f"{path}: {normal} normal beats in the {part} part, expected at least "
                             f"{needed}. Add records: {command}")
     return archive
 
@@ -91,14 +92,15 @@ def load_archive(folder, least, title, simulated):
 # --- one shard ----------------------------------------------------------------------------------
 
 def explain_damage(read):
-    """A function of a shard's path that raises a UserError saying how to mend the shard where it cannot be read."""
+    """The function `read` of a shard's path, with a UserError that says how to mend the shard."""
     @functools.wraps(read)
     def guarded(path, *rest):
         try:
             return read(path, *rest)
         except UNREADABLE as error:
             state = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
-            raise UserError(f"{path}: {state}. Delete it and make it again with: {COMMAND} {path.parent}") from error
+            raise UserError(f"{path}: {state}. Delete it and make it again with: "
+                            f"{COMMAND} {path.parent}") from error
     return guarded
 
 
@@ -116,13 +118,15 @@ def read_columns(path, names):
 @functools.lru_cache(maxsize=8192)  # 8 kB each: most chunks find their shard known
 @explain_damage
 def layout(path, beats, normal):
-    """(byte at which the first row of x begins, (beats,) bool: which are normal) of a shard that should hold so many.
+    """(byte at which the first row of x begins, (beats,) bool: which are normal) of a shard.
 
-    x is stored as np.savez does it, not compressed: float32 rows, one after the other.
+    It should hold so many. x is stored as np.savez does it, not compressed: float32 rows, one after
+    the other.
     """
     is_normal = read_columns(path, ("y",))["y"] == 0
     if (len(is_normal), is_normal.sum()) != (beats, normal):
-        raise ValueError(f"{is_normal.sum()} normal beats of {len(is_normal)}, index.json says {normal} of {beats}")
+        raise ValueError(f"{is_normal.sum()} normal beats of {len(is_normal)}, index.json says "
+                         f"{normal} of {beats}")
     with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
         np.lib.format.read_magic(file)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
@@ -133,14 +137,17 @@ def layout(path, beats, normal):
     if shape != (beats, config.WINDOW_SIZE) or fortran or dtype != np.dtype("<f4"):
         raise ValueError(f"x is {dtype} {shape}, expected float32 {(beats, config.WINDOW_SIZE)}")
 
-    # before the data: 30 bytes, the last four of them the lengths of a name and of a field that follow
+    # before the data: 30 bytes, the last four of them the lengths of a name and a field that follow
     lengths = np.fromfile(path, "<u2", 2, offset=member.header_offset + 26)
     return member.header_offset + 30 + int(lengths.sum()) + header_bytes, is_normal
 
 
 @explain_damage
 def read_rows(path, start, rows):
-    """Rows (k,) of x, ascending: (k, w), by one read from the first to the last; start: see `layout`."""
+    """Rows (k,) of x, ascending: (k, w), by one read from the first to the last.
+
+    start: see `layout`. Abnormal beats between them are read and left out: they are few.
+    """
     width = config.WINDOW_SIZE
     first, last = rows[0], rows[-1]
     found = np.fromfile(path, "<f4", (last - first + 1) * width, offset=start + 4 * first * width)
@@ -152,14 +159,20 @@ def read_rows(path, start, rows):
 # --- the stream ---------------------------------------------------------------------------------
 
 def chunks_of(normal):
-    """(c, 3): shard, first of its normal beats and number of them in every chunk; normal (s,) beats a shard."""
+    """(c, 3): shard, first of its normal beats, and number of them, of every chunk.
+
+    normal: (s,) numbers of normal beats of the shards.
+    """
     return np.array([(shard, first, min(CHUNK, n - first))
                      for shard, n in enumerate(normal) for first in range(0, n, CHUNK)])
 
 
 def blocks_from(chunks, seed, size, position):
-    """Endless ([seed, pass, block], chunk numbers, first row's place in the stream, rows to leave out)
-    of the blocks from row `position` of the stream on, each of about `size` rows."""
+    """Endless plans of the blocks from row `position` of the stream on, each of about `size` rows.
+
+    A plan is ([seed, pass, block], chunk numbers, first row's place in the stream, rows to leave
+    out at the beginning).
+    """
     n = int(chunks[:, 2].sum())
     for k in itertools.count(position // n):
         start = k * n
@@ -167,12 +180,13 @@ def blocks_from(chunks, seed, size, position):
         for b, block in enumerate(np.array_split(order, -(-n // size))):
             rows = int(chunks[block, 2].sum())
             if start + rows > position:
-                yield [seed, k, b], np.sort(block), start, max(0, position - start)  # sorted: files one by one
+                # sorted, so that the files are read one by one
+                yield [seed, k, b], np.sort(block), start, max(0, position - start)
             start += rows
 
 
 class Stream:
-    """An archive's normal training beats, for train_mitbih.train: n of them, `names` of their records, batches.
+    """An archive's normal training beats for train_mitbih.train: n, names of records, batches.
 
     buffer: beats mixed at a time; rank, count: which of how many processes this is.
     """
@@ -180,13 +194,16 @@ class Stream:
     def __init__(self, archive, batch_size, buffer, rank=0, count=1):
         self.folder = archive.folder
         self.entries = [e for e in archive.part("train") if e["normal"]]
-        self.names, self.record = np.unique([e["record"] for e in self.entries], return_inverse=True)
+        records = [e["record"] for e in self.entries]
+        self.names, self.record = np.unique(records, return_inverse=True)
         self.chunks = chunks_of([e["normal"] for e in self.entries])
         self.n = int(self.chunks[:, 2].sum())
-        self.batch_size, self.buffer, self.rank, self.count = batch_size, buffer, rank, count
+        self.batch_size = batch_size
+        self.buffer = buffer
+        self.rank, self.count = rank, count
 
     def places(self, key, rows, start, skip):
-        """((rows,) place of each row among the block's rows of this process or -1, number of those).
+        """((rows,) place of each row among this process's rows of the block, or -1; their number).
 
         The block's rows are mixed; of every batch of the stream each process has its share.
         """
@@ -225,9 +242,9 @@ class Stream:
                 yield block
 
     def batches(self, seed, first_epoch, steps, size):
-        """Endless (x (b, w), record (b,)): this process's share of each batch, of epochs that follow without a gap.
+        """Endless (x (b, w), record (b,)): this process's share of each batch, epoch after epoch.
 
-        An epoch is `steps` batches, whatever its `size`.
+        An epoch is `steps` batches, whatever its `size`: they follow without a gap.
         """
         share = self.batch_size // self.count
         parts = []       # of a batch that began in the block before
@@ -246,7 +263,7 @@ class Stream:
 # --- what is held in memory ---------------------------------------------------------------------
 
 def choose_records(entries, limit):
-    """({record: its entries} whose first beats make a sample of at most about `limit` beats, how many of each).
+    """({record: its entries}, how many first beats of each): a sample of at most about `limit`.
 
     In order of a hash of the name: an archive that grows keeps most of its sample.
     """
@@ -285,9 +302,10 @@ def join(tables):
 
 
 def sample(archive, limits):
-    """Segments of the first beats of some records: {part: number of beats}, with the patients' split.
+    """Segments of the first beats of some records, with the patients' split.
 
-    Abnormal beats of training records are there for their rhythm, in the part "unused".
+    limits: {part: number of beats}. Abnormal beats of training records are there for their rhythm,
+    in the part "unused".
     """
     tables = []
     for part, limit in limits.items():
@@ -295,7 +313,8 @@ def sample(archive, limits):
         for entries in records.values():
             table = first_beats(archive.folder, entries, longest)
             unused = (table["y"] != 0) & (part == "train")
-            table["split_patient"] = table["split_beat"] = np.where(unused, "unused", part).astype("U10")
+            split = np.where(unused, "unused", part).astype("U10")
+            table["split_patient"] = table["split_beat"] = split
             tables.append(table)
     columns = join(tables)
     return Segments(columns.pop("x"), columns, archive.meta)

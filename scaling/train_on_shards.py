@@ -4,9 +4,9 @@ reads   FOLDER/index.json, FOLDER/*.npz   python -m scaling.build_shards RECORD 
 writes  checkpoints/archive.pt            as train_mitbih.py does; archive-seed1.pt of other seeds
         results/archive/history.csv       one row an epoch, as it happens
 
-Training streams from the disk; a sample of the archive, held in memory, chooses the epoch and fits the
-scores. A run that was killed goes on with --resume. Several processes, each with its share of every batch:
-torchrun --nproc-per-node=4 -m scaling.train_on_shards FOLDER
+Training streams from the disk; a sample of the archive, held in memory, chooses the epoch and fits
+the scores. A run that was killed goes on with --resume. Several processes, each with its share of
+every batch: torchrun --nproc-per-node=4 -m scaling.train_on_shards FOLDER
 Next: python detect.py RECORDING --checkpoint checkpoints/archive.pt
 """
 
@@ -18,15 +18,18 @@ from models import stamp_of
 from pipeline import errors, processes, runtime, settings
 from scaling import shards
 
-FITTED_WITH = ("ARCHIVE_REFERENCES",)   # beside SCORE_SETTINGS: what the scores in the checkpoint depend on
+FITTED_WITH = ("ARCHIVE_REFERENCES",)   # what scores depend on beside SCORE_SETTINGS
 
 
 def parse_args(argv=None):
     parser = runtime.machine_parser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="of scaling.build_shards")
-    parser.add_argument("--seed", type=int, default=config.SEED, help="another seed, another checkpoint file")
-    parser.add_argument("--resume", action="store_true", help="go on with a stopped run, if there is one")
-    parser.add_argument("--force", action="store_true", help="train even if the checkpoint is up to date")
+    parser.add_argument("--seed", type=int, default=config.SEED,
+                        help="another seed, another checkpoint file")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with a stopped run, if there is one")
+    parser.add_argument("--force", action="store_true",
+                        help="train even if the checkpoint is up to date")
     return runtime.parse(parser, argv)
 
 
@@ -36,7 +39,9 @@ def main(argv=None):
     processes.silence_others()
     fit.check_names("patient")
     database, device = runtime.prepare(args)
-    title = f"shards in {args.folder}{' (SIMULATED ECG, no patient)' if database.simulated else ''}"
+    title = f"shards in {args.folder}"
+    if database.simulated:
+        title += " (SIMULATED ECG, no patient)"
     archive = shards.load_archive(args.folder, config.BATCH_SIZE, title, database.simulated)
     stamp = stamp_of(archive, "archive", args.seed)
     seed_flag = ["--seed", args.seed] if args.seed != config.SEED else []
@@ -55,13 +60,15 @@ def main(argv=None):
         held = shards.sample(archive, {"validation": config.ARCHIVE_VALIDATION})
         x_validation = torch.from_numpy(held.x[held.normal_validation("patient")]).to(device)
         with train_mitbih.training_group(device, command):
-            stream = shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER, processes.rank(),
-                                   processes.count())
-            model, history = train_mitbih.train(stream, x_validation, args.seed, device, paths, stamp, resume)
+            stream = shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER,
+                                   processes.rank(), processes.count())
+            model, history = train_mitbih.train(stream, x_validation, args.seed, device, paths,
+                                                stamp, resume)
 
     if runtime.is_first():  # several processes train together, one fits and writes
         limits = {"train": config.ARCHIVE_REFERENCES, "validation": config.ARCHIVE_VALIDATION}
-        scores = fit.fit_scores(model.to(device), shards.sample(archive, limits), "patient", device)
+        held = shards.sample(archive, limits)
+        scores = fit.fit_scores(model.to(device), held, "patient", device)
         scores["score_settings"] |= settings.snapshot(FITTED_WITH)
         train_mitbih.finish(paths, model, history, stamp, scores)
         print(f"next: python detect.py RECORDING --checkpoint {paths['checkpoint']}")

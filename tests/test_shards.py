@@ -1,4 +1,4 @@
-"""Training on an archive of shards: order, damage, what is held in memory, and against training from memory."""
+"""Training on an archive of shards: order, damage, samples, and against training from memory."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ import config
 import detect
 import models
 import train_mitbih
-from conftest import ARCHIVE_PARTS, ON_SIMULATED, archive_of, write_archive, write_shard
+from conftest import ARCHIVE_PARTS, ON_SIMULATED, archive_of, write_archive
 from pipeline import settings
 from pipeline.errors import UserError
 from scaling import shards, train_on_shards
@@ -25,15 +25,18 @@ def opened(folder, least=1):
 
 @pytest.fixture(scope="session")
 def numbered(tmp_path_factory):
-    """60 records of 300 beats, two for validation, every fifth beat abnormal; x holds a beat's number and record."""
+    """60 records of 300 beats, two of them for validation, every fifth beat abnormal.
+
+    x begins with the beat's number and ends with that of its record.
+    """
     tables = {}
     for r in range(60):
         x = np.zeros((300, config.WINDOW_SIZE), np.float32)
         x[:, 0] = np.arange(300 * r, 300 * (r + 1))
         x[:, -1] = r
-        columns = {"x": x, "y": (np.arange(300) % 5 == 3).astype(np.int8), "symbol": np.full(300, "N"),
-                   "aami": np.full(300, "N"), "record": np.full(300, f"r{r:02d}"), "sample": np.arange(300) * 300}
-        columns |= {name: np.ones(300, np.float32) for name in ("offset_mv", "scale_mv", "rr_before_s", "rr_after_s")}
+        columns = dict.fromkeys(shards.COLUMNS, np.ones(300, np.float32))
+        columns |= {"x": x, "y": (np.arange(300) % 5 == 3).astype(np.int8),
+                    "record": np.full(300, f"r{r:02d}")}
         tables[f"r{r:02d}"] = columns, "train" if r < 58 else "validation"
     return write_archive(tmp_path_factory.mktemp("numbered") / "shards", tables, 130)
 
@@ -73,7 +76,8 @@ def test_order_is_set_by_the_seed_and_goes_on_in_the_middle(numbered):
     whole = numbers(stream_of(numbered), 0, 500)  # over two passes
     assert not np.array_equal(whole[:50], numbers(stream_of(numbered), 0, 50, seed=1))
     for done in (0, 1, 63, 217, 218, 300):
-        np.testing.assert_array_equal(numbers(stream_of(numbered), done, 100), whole[done:done + 100])
+        part = numbers(stream_of(numbered), done, 100)
+        np.testing.assert_array_equal(part, whole[done:done + 100])
     x, _ = next(stream_of(numbered).batches(0, 7, 10, 640))
     np.testing.assert_array_equal(x[:, 0], whole[70])
 
@@ -85,8 +89,8 @@ def test_processes_share_each_batch_of_the_same_stream(numbered, count):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
-def test_batches_are_nearly_as_mixed_as_a_permutation_of_all_makes_them(numbered, monkeypatch):
-    """Four chunks a block for each beat of a batch, as with the shipped settings; three blocks an archive."""
+def test_batches_are_nearly_as_mixed_as_a_permutation_of_all(numbered, monkeypatch):
+    """Four chunks a block for each beat of a batch, as shipped; three blocks an archive."""
     assert config.ARCHIVE_BUFFER >= 4 * shards.CHUNK * config.BATCH_SIZE
     monkeypatch.setattr(shards, "CHUNK", 16)
     stream = stream_of(numbered)
@@ -110,11 +114,12 @@ def test_memory_is_two_blocks_however_large_the_archive(numbered, monkeypatch):
     monkeypatch.setattr(shards.Stream, "read", counted)
     batches = stream_of(numbered).batches(0, 0, 1, 64)
     next(batches)
-    time.sleep(0.3)
-    assert len(sizes) == 2 and max(sizes) <= 4000 * 1.1
+    while len(sizes) < 2:
+        time.sleep(0.01)
+    time.sleep(0.2)
     batches.close()
-    time.sleep(0.1)
-    assert len(sizes) == 2
+    time.sleep(0.2)
+    assert len(sizes) == 2 and max(sizes) <= 4000 * 1.1
 
 
 # --- what is wrong with an archive ----------------------------------------------------------------
@@ -133,14 +138,15 @@ def archive(numbered, tmp_path):
 
 
 @pytest.mark.parametrize("change, least, words", [
-    ({"format": "other"}, 1, "not an index of shards"), ({"shards": [{"file": "x"}]}, 1, "not an index of shards"),
-    ({"settings": {}}, 1, "FS_HZ: None then, 360 now"), ({}, 721, "720 normal beats in the train part, expected at "
-                                                         "least 721"),
+    ({"format": "other"}, 1, "not an index of shards"),
+    ({"shards": [{"file": "x"}]}, 1, "not an index of shards"),
+    ({"settings": {}}, 1, "FS_HZ: None then, 360 now"),
+    ({}, 721, "720 normal beats in the train part, expected at least 721"),
     ({"shards": []}, 0, "0 normal beats in the validation part")])
-def test_an_archive_of_no_use_is_refused_with_the_command_that_makes_it(archive, change, least, words):
+def test_an_archive_of_no_use_is_refused(archive, change, least, words):
     path = archive / "index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=f"index.json: .*{words}.*: python -m scaling.build_shards RECORD ... --out"):
+    with pytest.raises(UserError, match=f"index.json: .*{words}.*: python -m scaling.build_shards "):
         opened(archive, least)
     path.unlink()
     with pytest.raises(UserError, match="index.json: missing.*scaling.build_shards"):
@@ -157,22 +163,20 @@ def rewrite(path, save=np.savez, **changes):
     save(path, **columns | changes)
 
 
-def without_abnormal(path):
-    with np.load(path) as stored:
-        columns = {name: stored[name] for name in stored.files if name != "meta"}
-    write_shard(path, columns | {"y": np.zeros_like(columns["y"])})
+
 
 
 @pytest.mark.parametrize("spoil, words", [
     (lambda path: path.unlink(), "missing"), (cut, "damaged"),
     (lambda path: rewrite(path, np.savez_compressed), "damaged .x is compressed"),
     (lambda path: rewrite(path, x=np.zeros((130, 720))), "damaged .x is float64"),
-    (lambda path: rewrite(path, meta=np.array('{"format": "ecg-shard-1", "settings": {}}')), "damaged .*settings"),
-    (without_abnormal, "damaged .130 normal beats of 130, index.json says 104")])
+    (lambda path: rewrite(path, meta=np.array('{"format": "ecg-shard-1", "settings": {}}')),
+     "damaged .*settings"),
+    (lambda path: rewrite(path, y=np.zeros(130)), "damaged .130 normal beats of 130, .* says 104")])
 def test_a_spoilt_shard_ends_training_with_its_name(archive, spoil, words):
     spoil(archive / "r01-001.npz")
     shards.layout.cache_clear()
-    with pytest.raises(UserError, match=f"r01-001.npz: {words}.*Delete it and make it again with: python -m scaling"):
+    with pytest.raises(UserError, match=f"r01-001.npz: {words}.*again with: python -m scaling"):
         numbers(stream_of(archive), 0, 11)
 
 
@@ -226,30 +230,34 @@ class FromMemory(shards.Stream):
         for x, _ in super().batches(*where):
             rows = [row_of[row.numpy().tobytes()] for row in x]
             names = self.segments.rows["record"][rows]
-            assert not self.segments.rows["y"][rows].any() and {ARCHIVE_PARTS[name] for name in names} == {"train"}
-            yield torch.from_numpy(self.segments.x[rows]), torch.tensor([("s01", "s02", "s10").index(n) for n in names])
+            assert not self.segments.rows["y"][rows].any()
+            assert {ARCHIVE_PARTS[name] for name in names} == {"train"}
+            record = [("s01", "s02", "s10").index(name) for name in names]
+            yield torch.from_numpy(self.segments.x[rows]), torch.tensor(record)
 
 
-def test_training_from_shards_is_training_from_memory_in_that_order(simulated_archive, segments, tmp_path):
-    model, stored = train(simulated_archive)
+def test_training_is_training_from_memory_in_that_order(simulated_archive, segments, tmp_path):
+    model, _ = train(simulated_archive)
     archive = opened(simulated_archive)
     validation = np.isin(segments.rows["record"], ("s07", "s08")) & (segments.rows["y"] == 0)
-    paths = {name: tmp_path / name for name in ("resume", "history")}
-    expected, history = train_mitbih.train(
-        FromMemory(archive, segments), torch.from_numpy(segments.x[validation]), config.SEED, torch.device("cpu"),
-        paths, models.stamp_of(archive, "archive", config.SEED))
-    assert [row["train_loss"] for row in history] == [row["train_loss"] for row in stored["history"]]
+    expected, _ = train_mitbih.train(
+        FromMemory(archive, segments), torch.from_numpy(segments.x[validation]), config.SEED,
+        torch.device("cpu"), {name: tmp_path / name for name in ("resume", "history")},
+        models.stamp_of(archive, "archive", config.SEED))
     assert models.weights_digest(model) == models.weights_digest(expected)
 
 
-def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tmp_path, capsys, monkeypatch):
+def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tmp_path, capsys,
+                                                    monkeypatch):
     model, stored = train(simulated_archive)
-    assert stored["protocol"] == "archive" and stored["simulated"] and len(stored["history"]) == config.MAX_EPOCHS
+    assert stored["protocol"] == "archive" and stored["simulated"]
     assert set(stored["fitted"]["reference_records"]) == {"s01", "s02", "s10"}
-    assert stored["history"][-1]["validation_loss"] < stored["history"][0]["validation_loss"]
+    first, last = stored["history"]
+    assert last["validation_loss"] < first["validation_loss"]
     assert "next: python detect.py RECORDING --checkpoint" in capsys.readouterr().out
     path = small.checkpoint_path("archive", config.SEED)
-    detect.main([str(small.records_dir() / "s11.hea"), "--checkpoint", str(path), "--out", str(tmp_path / "out")])
+    detect.main([str(small.records_dir() / "s11.hea"), "--checkpoint", str(path),
+                 "--out", str(tmp_path / "out")])
     summary = json.loads((tmp_path / "out" / "s11.ecgad.json").read_text())
     assert summary["scored"] > 50
     capsys.readouterr()
@@ -278,10 +286,11 @@ def test_a_stopped_run_goes_on_with_the_same_rows(simulated_archive, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             train(simulated_archive, "--force")
     again, stored = train(simulated_archive, "--resume")
-    assert len(stored["history"]) == 2 and models.weights_digest(again) == models.weights_digest(whole)
+    assert len(stored["history"]) == 2
+    assert models.weights_digest(again) == models.weights_digest(whole)
 
 
-def test_an_archive_without_labels_trains_and_knows_no_sensitivity(small, segments, tmp_path, monkeypatch):
+def test_an_archive_without_labels_knows_no_sensitivity(small, segments, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     unlabelled = {"x": segments.x, **segments.rows} | {"y": np.zeros_like(segments.rows["y"])}
     _, stored = train(archive_of(unlabelled, tmp_path / "archive"))
