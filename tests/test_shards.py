@@ -146,7 +146,7 @@ def archive(numbered, tmp_path):
 def test_an_archive_of_no_use_is_refused(archive, change, least, words):
     path = archive / "index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=f"index.json: .*{words}.*: python -m scaling.build_shards "):
+    with pytest.raises(UserError, match=f"index.json: .*{words}.*: python -m scaling.build_shards"):
         opened(archive, least)
     path.unlink()
     with pytest.raises(UserError, match="index.json: missing.*scaling.build_shards"):
