@@ -19,6 +19,7 @@ def bandpass(signal_mv, fs_hz, band_hz, order):
     signal_mv (n,) -> (n,) float64. Run forwards and backwards, so the R peak stays where the
     annotation has it and the effective order doubles.
     """
+    # second-order sections: as one polynomial the 0.5 Hz edge loses its digits at 360 Hz
     sos = butter(order, band_hz, btype="bandpass", fs=fs_hz, output="sos")
     return sosfiltfilt(sos, signal_mv)
 
@@ -30,6 +31,7 @@ def fill_gaps(signal):
         return signal
     if missing.all():
         return np.zeros(len(signal))
+
     at = np.arange(len(signal))
     return np.where(missing, np.interp(at, at[~missing], signal[~missing]), signal)
 
@@ -41,8 +43,8 @@ def resample(signal, from_hz, to_hz):
 
 
 def longest_flat_run(signal_mv):
-    """(start, length) in samples of the longest stretch of one constant value; NaN is never
-    flat."""
+    """(start, length) in samples of the longest run of one value; NaN is never flat."""
+    # NaN differs from NaN: each missing sample is a run of its own
     edges = np.flatnonzero(np.diff(signal_mv) != 0) + 1
     bounds = np.concatenate(([0], edges, [len(signal_mv)]))
     k = int(np.argmax(np.diff(bounds)))
@@ -64,6 +66,8 @@ def cut_segments(signal, samples, window_size):
     """
     if not np.all(inside(samples, len(signal), window_size)):
         raise ValueError("a segment reaches over the end of the signal")
+
+    # a view of every window, of which only those of beats are copied
     windows = np.lib.stride_tricks.sliding_window_view(signal, window_size)
     return windows[np.asarray(samples, int) - window_size // 2]
 
@@ -76,8 +80,10 @@ def normalise(segments_mv):
     segments_mv == x * scale_mv + offset_mv up to float32 rounding.
     """
     k, width = segments_mv.shape
-    x, offset, scale = np.empty((k, width),
-                                np.float32), np.empty(k, np.float32), np.empty(k, np.float32)
+    x = np.empty((k, width), np.float32)
+    offset = np.empty(k, np.float32)
+    scale = np.empty(k, np.float32)
+
     for start in range(0, k, NORMALISED):
         rows = slice(start, start + NORMALISED)
         part = segments_mv[rows]
@@ -86,7 +92,8 @@ def normalise(segments_mv):
         spread = np.sqrt(np.square(away).mean(axis=1, keepdims=True))
         np.maximum(spread, 1e-6, out=spread)  # 1 nV: a flat segment becomes zeros, not NaN
         np.divide(away, spread, out=x[rows], casting="same_kind")
-        offset[rows], scale[rows] = mean[:, 0], spread[:, 0]
+        offset[rows] = mean[:, 0]
+        scale[rows] = spread[:, 0]
     return x, offset, scale
 
 

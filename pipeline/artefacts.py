@@ -27,8 +27,11 @@ def whole_file(path):
     made where it is missing. Raises OSError where that, or the renaming, is refused.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+
     for leftover in path.parent.glob(f".part-*-{path.name}"):  # of a run that was killed
         leftover.unlink(missing_ok=True)
+
+    # in the same folder: only there is a rename one step, and whole for every reader
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield part
@@ -45,6 +48,7 @@ def write_json(path, value):
 
 def write_npz(path, arrays, compress=False):
     """{name: array} as one .npz, whole or not at all."""
+    # an open file instead of a name: numpy would add .npz to the temporary one
     save = np.savez_compressed if compress else np.savez
     with whole_file(path) as part, open(part, "wb") as file:
         save(file, **arrays)
@@ -66,6 +70,8 @@ def load_npz(path, command):
     damaged."""
     if not path.exists():
         raise UserError(f"{path}: missing. Make it with: {command}")
+
+    # without pickle: a file from a stranger must not run
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -82,6 +88,7 @@ def load_json(path, command):
         raise UserError(f"{path}: missing. Make it with: {command}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}). Make it again with: {command}") from error
+
     if not isinstance(value, dict):
         raise UserError(f"{path}: damaged (expected a dict). Make it again with: {command}")
     return value

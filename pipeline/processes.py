@@ -54,12 +54,14 @@ def group(device, batch_size, timeout_s, resume):
             f"config.py: BATCH_SIZE = {batch_size}; expected a whole multiple of the {launched()} "
             "processes that share each batch. Edit BATCH_SIZE or start another number of them.")
 
+
     lost = (
         f"process {os.environ.get('RANK')} of {launched()}: another one died or did not answer for "
         f"{timeout_s:g} s " "({}). Epochs that ended are kept. Go on with: " + resume)
 
     def ended(*_):  # torchrun may see the dead process before this one misses it
         raise UserError(lost.format("torchrun ends this one"))
+
 
     before = signal.signal(signal.SIGTERM, ended)
     try:
@@ -113,26 +115,27 @@ def total(value, device):
 
 
 class _Step(torch.nn.Module):
-    """Both modules as one, and the loss as its forward pass: what DistributedDataParallel hooks
-    into."""
+    """Both modules as one, the loss as its forward pass: what DistributedDataParallel needs."""
 
     def __init__(self, loss, *modules):
         super().__init__()
-        self.loss, self.parts = loss, torch.nn.ModuleList(modules)
+        self.loss = loss
+        self.parts = torch.nn.ModuleList(modules)
 
     def forward(self, *batch):
         return self.loss(*self.parts, *batch)
 
 
 def averaged(loss, *modules):
-    """`loss(*modules, *batch)` as a function of the batch whose gradients are those of the
-    whole batch."""
+    """`loss(*modules, *batch)` as a function of a share, with the gradients of the whole batch."""
     step = _Step(loss, *modules)
     if count() == 1:
         return step
+
     for norm in step.modules():
         if isinstance(norm, torch.nn.BatchNorm1d):
-            norm.over_processes = batch_norm  # layers.py calls it in its place
+            norm.over_processes = batch_norm  # ChannelsLastBatchNorm1d calls it in its place
+
     # gradients of a kernel of height 1 have other strides for the same layout: nothing is
     # copied twice for it
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -154,34 +157,41 @@ def _wide(value):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Gradients as in Ioffe and Szegedy 2015, sums over all processes; weight and bias get this
-    process's share."""
+    """Ioffe and Szegedy 2015, sums over all processes; weight and bias get this process's share."""
 
     @staticmethod
     def forward(ctx, h, weight, bias, norm):
+        # of the rows of this process
         var, mean = torch.var_mean(_wide(h), (0, 2, 3), correction=0)
-        # mean of squares less squared mean: digits cancel
+
+        # of all rows; mean of squares less squared mean: digits cancel, hence double precision
         moments = torch.stack([mean, var]).double()
         moments[1] += moments[0].square()
         dist.all_reduce(moments)
         moments /= count()
         moments[1] -= moments[0].square()
         mean, var = moments.to(norm.running_mean.dtype)
+
+        # as nn.BatchNorm1d keeps them: the variance without bias
         n = count() * h.numel() // h.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
+
         ctx.save_for_backward(h, weight, mean, torch.rsqrt(var + norm.eps))
         return F.batch_norm(h, mean, var, weight, bias, False, 0.0, norm.eps)
 
     @staticmethod
     def backward(ctx, gradient):
         h, weight, mean, slope = map(_wide, ctx.saved_tensors)
-        shape, gradient = (1, -1, 1, 1), _wide(gradient)
+        shape = (1, -1, 1, 1)
+        gradient = _wide(gradient)
         unit = (h - mean.view(shape)) * slope.view(shape)
         own = torch.stack([gradient.sum((0, 2, 3)), (gradient * unit).sum((0, 2, 3))])
+
         sums = own.clone()
         dist.all_reduce(sums)
         sums /= count() * h.numel() // h.shape[1]
+
         inner = gradient - sums[0].view(shape) - unit * sums[1].view(shape)
         return (inner * (weight * slope).view(shape)).to(
             ctx.saved_tensors[0].dtype), own[1], own[0], None

@@ -30,7 +30,8 @@ def stage_parser(description):
 
 def machine_parser(description):
     """Parser of a script that goes over both protocols: which data, where to, on what."""
-    settings.check()
+    settings.check()  # a wrong setting is told before a wrong flag
+
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     add_database(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -50,6 +51,7 @@ def add_database(parser):
 def parse(parser, argv):
     """Parsed flags, with negative numbers refused."""
     args = parser.parse_args(argv)
+
     if args.threads < 0 or getattr(args, "seed", 0) < 0:
         parser.error("--threads and --seed are whole numbers from 0")
     return args
@@ -68,6 +70,7 @@ def use_threads(n):
 
     With another number of them a product is summed in another order and the last digits differ.
     """
+    # torch has a pool of its own, beside that of the BLAS which numpy and scikit-learn share
     torch.set_num_threads(n)
     threadpool_limits(n)
     keep_memory()
@@ -86,12 +89,14 @@ def keep_memory():
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
+
     mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK)
     mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
 def device_of(name):
     """torch.device, sure to be usable here."""
+    # a name that torch knows may still be a device that this machine lacks
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

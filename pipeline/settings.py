@@ -213,15 +213,20 @@ def check_together():
         and low_high[0] < low_high[1], "two rising frequencies below half of FS_HZ")
     expect("VALIDATION_FRACTION", config.TRAIN_FRACTION + config.VALIDATION_FRACTION < 1,
            "less than what TRAIN_FRACTION leaves: test beats need a share")
+
+    # the shipped checkpoint is that of SEED: it is one of those the tables are over
     seeds = config.SEEDS
     expect(
         "SEEDS",
         isinstance(seeds, tuple) and all(is_number(s, 0, 2**32 - 1, True) for s in seeds)
         and len(set(seeds)) == len(seeds) and config.SEED in seeds,
         "different whole numbers, SEED among them")
+
     taper = config.TAPER_SIGMA_S
     expect("TAPER_SIGMA_S", taper is None or is_number(taper, 0.005, 10),
            "a number from 0.005 to 10, or None")
+
+    # their names are checked where scores are known: scoring/scores.py
     for name in ("SCORES", "WEIGHTS"):
         value = getattr(config, name)
         expect(
@@ -231,6 +236,7 @@ def check_together():
     for weights in config.WEIGHTS.values():
         sound = isinstance(weights, dict) and all(is_number(w, 0, 1000) for w in weights.values())
         expect("WEIGHTS", sound and any(weights.values()), "numbers from 0, not all of them 0")
+
     shared = [name for name in config.SCORES["beat"] if name in config.SCORES["patient"]]
     expect("DEFAULT_SCORE", config.DEFAULT_SCORE in shared, f"one of {', '.join(shared)}")
     expect("PROTOCOL", config.PROTOCOL in config.PROTOCOLS, f"one of {', '.join(config.PROTOCOLS)}")
@@ -246,6 +252,7 @@ def expect(name, sound, expected):
 
 def is_number(value, low, high, whole=False):
     """Whether a value is a number in this range; True and False are none."""
+    # True is an int to Python, and BATCH_SIZE = True a batch of one
     kinds = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         return False
@@ -255,8 +262,10 @@ def is_number(value, low, high, whole=False):
 def check_split(described):
     """Raise UserError where a record is in two parts or not there at all, or a part is empty."""
     names = [name for part in PARTS for name in getattr(described, part)]
+    # a patient on both sides of the split would be no new patient
     twice = sorted({name for name in names if names.count(name) > 1})
     unknown = sorted(set(names) - set(described.records))
+
     if twice or unknown or not all(getattr(described, part) for part in PARTS):
         raise UserError(
             f"config.py: patient split of {described.title}: in two parts: {twice}; not in the "

@@ -57,6 +57,7 @@ def as_image(h):
 
 
 def _convolve(h, weight, bias, pad, transposed):
+    # without a gradient to come there is nothing to win, on a GPU neither
     if h.device.type == "cpu" and torch.is_grad_enabled():
         return _Convolution.apply(h, weight, bias, pad, transposed)
     return _forward(h, weight, bias, pad, transposed)
@@ -81,6 +82,7 @@ class _Convolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         h, weight = ctx.saved_tensors
+        # of a ReLU's output it comes in either layout
         gradient = gradient.contiguous(memory_format=torch.channels_last)
 
         # of a single channel there is nothing to win: then the library does it
@@ -89,6 +91,8 @@ class _Convolution(torch.autograd.Function):
         of_h, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient, h, weight, [gradient.shape[1]], (1, 2), ctx.pad, (1, 1), ctx.transposed,
             (0, 0), 1, wanted)
+
+        # the longer signal is the input of a convolution, the output of a transposed one
         if not by_library:
             longer, shorter = (gradient, h) if ctx.transposed else (h, gradient)
             of_weight = weight_gradient(_rows(longer), _rows(shorter), weight.shape[3],
@@ -140,6 +144,7 @@ def weight_gradient(longer, shorter, kernel, pad):
 def _products(kernel, pad):
     """[(rows away, slice of taps, slice of the pair)] of weight_gradient."""
     taps = [(j, *divmod(j - pad, 2)) for j in range(kernel)]  # tap, rows away, which of the pair
+
     products = []
     for away, group in itertools.groupby(taps, key=lambda tap: tap[1]):
         group = list(group)

@@ -45,6 +45,7 @@ def median_of(runs, name, key):
 def spread(runs, name, key):
     """"97.21 (97.10 to 97.30)": median and range over seeds."""
     values = values_of(runs, name, key)
+
     low_high = f"{percent(min(values))} to {percent(max(values))}"
     return f"{percent(statistics.median(values))} ({low_high})"
 
@@ -68,6 +69,8 @@ def of_result(result, runs):
     """The results of evaluate.py as text, at most 120 columns wide; runs {seed: metrics}: the
     seeds beside it."""
     runs = runs or {result["seed"]: result}
+
+    # --- a row a score, and a row a detector without a network
     rates = ("sensitivity", "specificity", "ppv", "f1")
     rows = [["score, in %", "ROC-AUC", f"median of {len(runs)}", "PR-AUC",
              "by record", *rates]]
@@ -84,6 +87,7 @@ def of_result(result, runs):
             *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))
         ])
 
+    # --- the default score by class, and its four counts
     default = result["scores"][result["default_score"]]
     counts = default["confusion"]
     classes = [["* by class", "beats", "ROC-AUC", "flagged"]]

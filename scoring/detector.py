@@ -19,6 +19,7 @@ ROBUST_Z_FLOOR = 0.5   # of a standardised score: keeps a very even record from 
 
 def parts_of_sum(name, weights):
     """[(score, causal, weight)] that a weighted sum of SCORES consists of."""
+    # a score may put one part in another's place: the same patient's beats for everybody's
     score = SCORES[name]
     instead = score.instead or {}
     return [(instead.get(part, part), score.causal, weight)
@@ -48,6 +49,8 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
     SCORE_SETTINGS.
     """
     features = BeatFeatures.of(model, segments, train, settings, fs_hz, device, keep_recon=False)
+
+    # latents and log RR in one distance: the latents' spread over normal beats becomes 1
     z_scale = float(max(features.z.std(), 1e-6))
     # half precision: 60,000 references are 4 MB of a checkpoint instead of 8
     references = torch.from_numpy(features.vectors(z_scale)).half()
@@ -61,6 +64,8 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
 
     features = BeatFeatures.of(model, segments, validation, settings, fs_hz, device)
     normal = segments.rows["y"][validation] == 0
+
+    # parts of a sum must be of one size: mean 0 and deviation 1 over normal validation beats
     fitted["standard"] = {}
     for name, score in SCORES.items():
         if score.values:
@@ -120,6 +125,7 @@ def robust_z(scores, features, fitted, causal=False):
     """
     result = np.empty(len(scores))
     for here, reference in self_references(features, fitted, causal):
+        # median and median absolute deviation: a few abnormal beats among them do not count
         known = scores[here[reference]]
         middle = np.median(known)
         # of a normal distribution: its deviation
@@ -171,6 +177,8 @@ def threshold_at_specificity(normal_scores, specificity):
     """
     if not len(normal_scores):
         raise ValueError("a threshold needs normal beats in the validation part")
+
+    # the next larger number than the last score that must not be flagged
     allowed = int(np.floor((1 - specificity) * len(normal_scores) + 1e-9))
     ranked = np.sort(normal_scores)[::-1]
     return float(np.nextafter(ranked[min(allowed, len(ranked) - 1)], np.inf))

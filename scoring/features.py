@@ -52,6 +52,7 @@ class BeatFeatures:
     def set_rhythm(self, table, rows, settings, fs_hz):
         """Timing of the rows from the RR intervals of all beats of their records in `table`."""
         n = len(table["record"])
+        # timing is of all beats of a record, whichever of them are scored
         early = table["sample"] < settings["SELF_CAUSAL_S"] * fs_hz
         columns = {}
         for prefix in ("", "past_"):
@@ -121,6 +122,8 @@ def fill_missing_rr(rr_s, causal):
     """
     rr_s = np.asarray(rr_s, float)
     known = np.isfinite(rr_s) & (rr_s > 0)
+
+    # from the past alone the median of all is not known: the first interval stands for it
     usual = rr_s[known][:1] if causal and not known[:1].all() else rr_s[known]
     return np.where(known, rr_s, np.median(usual) if known.any() else 1.0)
 
@@ -149,6 +152,8 @@ def timing(rr_before_s, rr_after_s, beats, percentile, causal=False):
     """(n, 2) float32: prematurity log(usual RR / RR before), pause log(RR after / RR before)."""
     before = fill_missing_rr(rr_before_s, causal)
     after = fill_missing_rr(rr_after_s, causal)
+
+    # logarithms: half and double the usual interval are as far from it
     usual = local_percentile(before, beats, percentile, causal)
     return np.stack([np.log(usual / before), np.log(after / before)], axis=1).astype(np.float32)
 
@@ -160,6 +165,7 @@ def irregularity(times, pause_weight, spread_floor, learning=slice(None)):
     is taken from. In atrial fibrillation it is wide, and an early beat says little; the floor keeps
     a metronome's rhythm from making every beat irregular.
     """
+    # median absolute deviation: the premature beats themselves must not widen it
     early = times[learning, 0]
     spread = np.median(np.abs(early - np.median(early))) if len(early) else 0.0
     return (times[:, 0] + pause_weight * times[:, 1]) / (spread_floor + spread)

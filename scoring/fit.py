@@ -30,6 +30,7 @@ def fit_scores(model, segments, protocol, device):
     scores, features = detector.score(model, fitted, segments, rows, config.SCORES[protocol],
                                       config.FS_HZ, device)
 
+    # from here on normal beats alone: no abnormal one has a say in a threshold
     normal = np.isin(rows, segments.normal_validation(protocol))
     thresholds = {name: detector.threshold_at_specificity(values[normal], config.TARGET_SPECIFICITY)
                   for name, values in scores.items()}
@@ -42,6 +43,7 @@ def fit_scores(model, segments, protocol, device):
     robust_z = detector.robust_z(default, features, fitted)
     curve = detector.robust_z_curve(robust_z, segments.rows["y"][rows],
                                     segments.rows["record"][rows])
+
     deviations, _ = beat_parts.deviations(features, segments.x[rows], fitted, config.FS_HZ)
     limits = beat_parts.limits(deviations[normal], config.TARGET_SPECIFICITY).tolist()
     return {

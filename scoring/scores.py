@@ -65,8 +65,11 @@ def regular_beats(irregular, candidates, limit):
     beats are left out even where they are the majority. At least LEAST_SELF, the least irregular.
     """
     ranked = candidates[np.argsort(irregular[candidates], kind="stable")]
+
     n_regular = int((irregular[candidates] <= limit).sum())
     chosen = np.sort(ranked[:max(LEAST_SELF, n_regular)])
+
+    # evenly in time, so that a day's morning and night are both in the reference
     step = -(-len(chosen) // SELF_LIMIT)
     return chosen[::max(step, 1)]
 
@@ -76,6 +79,7 @@ def self_references(features, fitted, causal):
     irregular = features.past_irregular if causal else features.irregular
     for here in rows_by_record(features.record).values():
         candidates = np.arange(len(here))
+        # a bedside monitor knows the first minutes, or the first beats of a record cut out of them
         if causal:
             learning = np.flatnonzero(features.learning[here])
             candidates = learning if len(learning) >= LEAST_SELF else candidates[:LEAST_SELF]
@@ -91,6 +95,8 @@ def distance_to_share(known, queries, share):
     k = min(max(3, int(share * len(known))), len(known) - 1)
     squares = (known ** 2).sum(axis=1)
     result = np.empty(len(queries))
+
+    # squared distances as one matrix product: |q|^2 - 2 q r + |r|^2
     for part in slices(len(queries), BATCH):
         kth = np.partition(squares - 2 * queries[part] @ known.T, k, axis=1)[:, k]
         result[part] = 0.5 * np.log(np.maximum(kth + (queries[part] ** 2).sum(axis=1), TINY))
@@ -112,6 +118,7 @@ def rhythm(features, fitted, causal):
 
 
 def latent_knn(features, fitted, causal):
+    # the columns behind the latents are timing
     references = fitted["references"].float().numpy()[:, :features.z.shape[1]]
     result = np.empty(len(features.z))
     for part in slices(len(result), SEARCH):
@@ -125,6 +132,7 @@ def nearest(features, fitted, causal):
     references = fitted["references"].float().numpy()
     settings = fitted["settings"]
     result = np.empty(len(features.z))
+
     for part in slices(len(result), SEARCH):
         queries = features.vectors(fitted["z_scale"], causal, part)
         distance, index = neighbours(references, queries, settings["KNN_NEIGHBOURS"])
@@ -159,6 +167,7 @@ def same_patient(features, fitted, causal):
     settings = fitted["settings"]
     vectors = features.vectors(fitted["z_scale"], causal)
     result = np.empty(len(features.z))
+
     for name, here in rows_by_record(features.record).items():
         own = np.flatnonzero(names == name)
         if len(own) < LEAST_SELF:
