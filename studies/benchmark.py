@@ -51,6 +51,7 @@ class PlainAutoencoder(ConvAutoencoder):
 
     def __init__(self, window_size, latent_dim, taper_samples=None):
         super().__init__(window_size, latent_dim, taper_samples)
+        # the layers but this last one come from conv and conv_transpose
         self.decoder[-1] = nn.ConvTranspose1d(32, 1, 4, stride=2, padding=1)
 
     @staticmethod
@@ -84,6 +85,7 @@ def our_step(n_records):
     """A function (x, record) that takes one training step, from batch to updated weights."""
     model = benchmark_training.new_model()
     head = nn.Linear(config.LATENT_DIM, n_records)
+    # at the library's learning rate: it changes no time
     optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], fused=True)
 
     def step(x, record):
@@ -98,6 +100,7 @@ def our_training(threads, x, record):
     runtime.use_threads(threads)
     names, record = np.unique(record, return_inverse=True)
     step = our_step(len(names))
+
     batches = list(zip(torch.from_numpy(x).split(config.BATCH_SIZE),
                        torch.from_numpy(record).split(config.BATCH_SIZE)))
     return lambda: [step(*batch) for batch in batches]
@@ -105,6 +108,7 @@ def our_training(threads, x, record):
 
 def plain_training(threads, x, size):
     """The same steps of the plain form, as PyTorch comes, without the loss on the records."""
+    # not runtime.use_threads, which also has the C library keep memory: that is ours
     torch.set_num_threads(threads)
     plain = plain_of(benchmark_training.new_model())
     optimizer = torch.optim.AdamW(plain.parameters())
@@ -160,9 +164,11 @@ def plain_building(threads, database):
             path = str(database.records_dir() / name)
             record = wfdb.rdrecord(path)
             notes = wfdb.rdann(path, "atr")
+
             lead = next(lead for lead in database.leads if lead in record.sig_name)
             b, a = butter(config.FILTER_ORDER, config.BAND_HZ, "bandpass", fs=record.fs)
             signal = filtfilt(b, a, record.p_signal[:, record.sig_name.index(lead)])
+
             for sample, symbol in zip(notes.sample, notes.symbol):
                 if symbol in settings.AAMI_OF and half <= sample <= len(signal) - half:
                     segment = signal[sample - half:sample + half]
@@ -191,6 +197,7 @@ def our_scoring(threads, database, what):
     model, stored = load_detector(database, "patient", config.SEED, segments)
     test = segments.part("patient", "test")
     x = segments.x[test]
+
     if what == "network":
         return lambda: reconstruct(model, x, BATCH, "cpu")
 
@@ -199,6 +206,7 @@ def our_scoring(threads, database, what):
     names = (config.DEFAULT_SCORE,) if what == "default" else config.SCORES["patient"]
 
     def work():
+        # made above already, but it is part of what comes after the network
         features.set_rhythm(segments.rows, test, fitted["settings"], config.FS_HZ)
         detector.scores_of(features, fitted, names)
     return work
@@ -212,9 +220,10 @@ def measure(database, segments, threads, repeats):
     gflop = flop_per_segment(plain_of(load_checkpoint(checkpoint, "")[0])) / 1e9
     gflop_of_product = 2 * MATRIX ** 3 / 1e9
 
+    # --- training; the gradients are twice the work of a forward pass
     chosen = segments.part("patient", "train")[:STEPS * config.BATCH_SIZE]
     x = segments.x[chosen]
-    products = round(3 * gflop * len(x) / gflop_of_product)  # gradients are twice a forward pass
+    products = round(3 * gflop * len(x) / gflop_of_product)
     rows = time_group("training step", {
         "ours": (our_training, (threads, x, segments.rows["record"][chosen])),
         "plain": (plain_training, (threads, x, config.BATCH_SIZE)),
@@ -222,6 +231,7 @@ def measure(database, segments, threads, repeats):
         "as much in matrix products": (matrix_product, (threads, products))},
         (len(x), "segments"), "plain", repeats)
 
+    # --- inference, at batch sizes around the one that is used
     x = segments.x[:SEGMENTS]
     products = round(gflop * len(x) / gflop_of_product)
     candidates = {}
@@ -230,10 +240,12 @@ def measure(database, segments, threads, repeats):
         candidates[f"ours, batch {size}{used}"] = (our_inference, (threads, checkpoint, x, size))
     candidates["plain"] = (plain_inference, (threads, checkpoint, x, BATCH))
     candidates["matrix product"] = (matrix_product, (threads, products))
+
     amount = dict.fromkeys(candidates, gflop * len(x))
     amount["matrix product"] = products * gflop_of_product
     rows += time_group("inference", candidates, (amount, "GFLOP"), "plain", repeats)
 
+    # --- building and scoring: seconds a turn, so fewer turns
     rows += time_group("building the segments", {
         "ours": (our_building, (threads, database)),
         "one loop": (plain_building, (threads, database)),
@@ -258,12 +270,14 @@ def time_commands(database):
             commands.append(f"{script} --protocol {protocol}")
     commands.append(f"detect.py data/{records.name}/{database.records[0]}.hea --out found")
 
+    # without checkpoints and results: what is up to date would not be done again
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         for path in settings.ROOT.glob("*.py"):
             shutil.copy(path, folder)
         for room in ROOMS:
             shutil.copytree(settings.ROOT / room, folder / room)
+
         (folder / "data").mkdir()
         (folder / "data" / records.name).symlink_to(records)
         return [time_command(folder, *command.split()) for command in tqdm(commands, disable=None)]
@@ -283,7 +297,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     database, _ = runtime.prepare(args)
-    benchmark_report.long_runs(database)  # missing ones are told of before half an hour has gone
+
+    # what is missing or stale is told of before half an hour has gone
+    benchmark_report.long_runs(database)
     segments = dataset.load_segments(database)
     for protocol in config.PROTOCOLS:
         load_detector(database, protocol, config.SEED, segments)
@@ -293,11 +309,14 @@ def main(argv=None):
 
     threads = torch.get_num_threads()
     saved = {"threads": threads, "rows": measure(database, segments, threads, args.repeats)}
+
+    # validation beats alone: nothing of the test split is looked at for a comparison of speed
     saved["detectors"] = []
     for protocol in config.PROTOCOLS:
         saved["detectors"] += benchmark_peers.time_detectors(database, protocol, segments,
                                                              PEER_REPEATS)
     saved["qrs"] = benchmark_peers.time_qrs_detectors(database, PEER_REPEATS)
+
     saved["stages"] = time_commands(database)
     saved |= {"batch": config.BATCH_SIZE, "recipe_batch": benchmark_training.BATCH_SIZE,
               "n_test": len(segments.part("patient", "test"))}

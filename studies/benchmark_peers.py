@@ -62,15 +62,17 @@ def of_pyod():
         from pyod.models import cblof, copod, ecod, gmm, hbos, iforest, inne, knn, loda, lof, pca
     except ImportError:
         return {}
+
     made = {"ECOD": ecod.ECOD, "COPOD": copod.COPOD, "HBOS": hbos.HBOS, "LODA": loda.LODA,
             "PCA": pca.PCA, "KNN": knn.KNN, "LOF": lof.LOF}
     random = {"IForest": iforest.IForest, "GMM": gmm.GMM, "CBLOF": cblof.CBLOF, "INNE": inne.INNE}
+    # each with one seed; bound as a default: a lambda would see the last kind alone
     return made | {name: lambda kind=kind: kind(random_state=0) for name, kind in random.items()}
 
 
 def scores_of(fitted, x):
     """(n,) scores, higher is more abnormal, of either library's detector."""
-    if hasattr(fitted, "decision_scores_"):
+    if hasattr(fitted, "decision_scores_"):  # PyOD's, where higher is more abnormal
         return fitted.decision_function(x)
     return -fitted.score_samples(x)
 
@@ -93,6 +95,7 @@ def time_detectors(database, protocol, segments, repeats):
     y = segments.rows["y"][rows]
     features = baselines.Features(segments, train, config.QRS_SIGMA_S * config.FS_HZ)
     model, stored = load_detector(database, protocol, config.SEED, segments)
+
     peers = [("scikit-learn", *peer) for peer in of_sklearn().items()]
     peers += [("PyOD", *peer) for peer in of_pyod().items()]
     found = {}
@@ -116,6 +119,7 @@ def time_detectors(database, protocol, segments, repeats):
             # those whose cost grows no faster than linear see every training beat
             linear = make in (Reconstruction, Neighbours)
             fitted_on = train if linear else baselines.subsample(train)
+
             peer = make()
             fit_s, _ = time_work(lambda: peer.fit(x[fitted_on]))
             score_s, scores = time_work(lambda: scores_of(peer, x[rows]))
@@ -145,11 +149,12 @@ def time_qrs_detectors(database, repeats):
         signal, fs_hz, _ = read_lead(path, database.leads, "")
         annotated, _ = read_beats(path, "")
         hours += len(signal) / fs_hz / 3600
+
         for k in range(repeats):
             for name, find in QRS.items():
                 taken_s, peaks = time_work(lambda: find(signal, fs_hz))
                 seconds[name][k] += taken_s
-                if k == 0:
+                if k == 0:  # they find the same peaks every time
                     pairs = compare_annotations(annotated, np.asarray(peaks),
                                                 round(MATCH_S * fs_hz))
                     counts[name] += pairs.tp, pairs.fn, pairs.fp

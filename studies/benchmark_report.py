@@ -28,6 +28,7 @@ def summary(rows):
     """
     found = {}
     for row in rows:
+        # of the batch sizes of inference, the one that is used is "ours"
         name = row["name"].split(",")[0] if "(used)" in row["name"] else row["name"]
         found[row["what"], name] = row
 
@@ -35,6 +36,7 @@ def summary(rows):
     for what, name in SUMMARY:
         ours = found[what, "ours"]
         other = found[what, name]
+        # a whole number of matrix products is nearly, not exactly, as much work
         work = ours["rate"] * ours["median_s"] / (other["rate"] * other["median_s"])
         ratios = [work * b / a for a, b in zip(ours["times_s"], other["times_s"])]
         compared.append((what, ours, name, other, statistics.median(ratios)))
@@ -63,6 +65,7 @@ def trainings(rows, database):
 
     def add(library, name, segments, quality, loss):
         seconds = segments / rate["plain, recipe" if library == "recipe" else "ours"]
+        # the shipped network comes first in its protocol
         first = next((r for r in found if r["protocol"] == protocol), {"seconds": seconds})
         found.append({"protocol": protocol, "library": library, "name": name, "segments": segments,
                       "seconds": seconds, "times_as_long": seconds / first["seconds"],
@@ -73,11 +76,13 @@ def trainings(rows, database):
         shipped = recipe["shipped"]
         add("this project", "shipped", shipped["segments"], shipped, shipped["validation_loss"])
 
+        # our training, many times as long
         segments = full["n_train"] * len(full["history"])
         losses = [row["validation_loss"] for row in full["history"]]
         times = segments / shipped["segments"]
         add("this project", f"{times:.0f} times as long", segments, full["quality"], min(losses))
 
+        # the recipe: to the shipped loss, as far as it went, and all of it
         n = recipe["n_train"]
         losses = [row["validation_loss"] for row in recipe["history"]]
         equal = recipe["equal_epoch"]
@@ -107,6 +112,7 @@ def quality_figure(speed, database):
         shown.sort(key=lambda point: -point["auroc"])
         for number, point in enumerate(shown, 1):
             colour, marker = LIBRARIES[point["library"]]
+            # on a logarithmic scale, what is missing to 100 % sets good ones apart
             at = (max(point["seconds"], EARLIEST_S), 100 * (1 - point["auroc"]))
             ax.plot(*at, marker, color=colour, markersize=10 if marker == "*" else 6,
                     label=f"{number}  {point['library']}: {point['name'].split(' (')[0]}")
@@ -141,6 +147,7 @@ def stages_of(size):
         rows = [row for row in size["rows"] if row["stage"] == name]
         fixed, slope = straight_line(rows)
         stages[name] = {"rows": rows, "fixed": fixed, "slope": slope}
+
         if rows[-1]["bytes"]:
             core_s = slope * size["cores"]  # of one core, for an hour of ECG
             written = rows[-1]["bytes"] / rows[-1]["size"]

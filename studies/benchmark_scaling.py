@@ -52,6 +52,7 @@ REPEATS = 3
 def time_steps(beats, steps):
     """(s of the first training step, which waits for a block of shards, s of `steps` more)."""
     step = our_step(len(beats.names))
+
     size = (steps + 1) * config.BATCH_SIZE
     with closing(beats.batches(config.SEED, 0, steps + 1, size)) as batches:
         start = time.perf_counter()
@@ -59,6 +60,7 @@ def time_steps(beats, steps):
         first = time.perf_counter()
         for batch in itertools.islice(batches, steps):
             step(*batch)
+
     return first - start, time.perf_counter() - first
 
 
@@ -77,6 +79,7 @@ def time_sizes(database, segments, repeats):
         row["seconds"].append(seconds)
 
     for _ in tqdm(range(repeats), desc="repeats", disable=None):
+        # sizes in turn: a machine's speed drifts
         for times in TIMES:
             chosen = records[:RECORDS * times]
             for stage, command in commands.items():
@@ -107,6 +110,8 @@ def write_copies(folder, database, copies):
     """Shards of the database's records, `copies` times, and their index."""
     paths = [database.records_dir() / f"{name}.hea" for name in database.records]
     time_command(settings.ROOT, "-m", "scaling.build_shards", *paths, "--out", folder)
+
+    # copies of the files: each has its own pages in the cache, and its own record's name
     index = load_json(folder / "index.json", "")
     entries = []
     for copy in tqdm(range(copies), desc="copies", disable=None):
@@ -115,6 +120,8 @@ def write_copies(folder, database, copies):
             shutil.copyfile(folder / entry["file"], path)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())  # only what is on the disk can leave the page cache
+
+            # trained on are the records that training from memory takes
             part = "validation" if entry["record"] in database.validation else "train"
             entries.append(entry | {"file": path.name, "record": f"{copy}-{entry['record']}",
                                     "part": part})
@@ -132,6 +139,7 @@ def time_training(database, folder, copies, threads):
     """{"first_s", "segments_per_s", "peak_mb"} of STEPS training steps; copies 0: from memory."""
     runtime.use_threads(threads)
     start = time.perf_counter()
+
     if copies:
         archive = first_copies(folder, copies)
         beats = shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
@@ -140,6 +148,7 @@ def time_training(database, folder, copies, threads):
         rows = segments.rows
         train = np.flatnonzero((rows["y"] == 0) & ~np.isin(rows["record"], database.validation))
         beats = BeatsInMemory(segments, train, torch.device("cpu"))
+
     loaded_s = time.perf_counter() - start
     first_s, seconds = time_steps(beats, STEPS)
 
@@ -154,9 +163,11 @@ def time_archives(database, folder, copies, threads, repeats):
     found = {n: [] for n in (0, *copies)}
     for _ in tqdm(range(repeats), desc="timings", disable=None):
         for n, timings in found.items():
+            # the next read of each shard comes from the disk
             for path in folder.glob("*.npz"):
                 with open(path, "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
                 timings.append(alone.submit(time_training, database, folder, n, threads).result())
 
@@ -164,6 +175,7 @@ def time_archives(database, folder, copies, threads, repeats):
     for n, timings in found.items():
         ratios = [a["segments_per_s"] / b["segments_per_s"] for a, b in zip(timings, found[0])]
         files = [folder / entry["file"] for entry in first_copies(folder, n).entries] if n else []
+
         medians = {}
         for name in timings[0]:
             medians[name] = statistics.median(timing[name] for timing in timings)
@@ -179,11 +191,13 @@ def measure_archives(database, segments, folder, copies, repeats):
     if folder.exists():
         raise UserError(f"{folder}: exists already; expected a new folder, since it is deleted "
                         "at the end. Name another one.")
+
     needed = (TIMES[-1] * copies + 1) * segments.x.nbytes
     free = shutil.disk_usage(folder.resolve().parent).free
     if needed > free:
         raise UserError(f"{folder}: {needed / 1e9:.1f} GB of shards, {free / 1e9:.1f} GB free. "
                         "Choose fewer --copies or another disk.")
+
     threads = torch.get_num_threads()
     try:
         write_copies(folder, database, TIMES[-1] * copies)
@@ -213,6 +227,7 @@ def main(argv=None):
     args = parse_args(argv)
     database, _ = runtime.prepare(args)
     segments = load_segments(database)
+
     path = database.out / "results" / ("scaling.json" if args.folder else "size.json")
     if args.folder:
         saved = measure_archives(database, segments, args.folder, args.copies, args.repeats)

@@ -89,14 +89,17 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
             total += loss.item() * len(rows)
         seconds = time.perf_counter() - start
 
+        # on normal validation beats, as ours: the plateau, the end and the best weights hang on it
         loss = train_mitbih.validation_loss(model, x_validation, x.device)
         rate = optimizer.param_groups[0]["lr"]
         schedule.step(loss)
         weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
         if loss < min((row["validation_loss"] for row in history), default=np.inf):
             kept["best"] = weights
         if loss <= target:
             kept.setdefault("equal", weights)
+
         history.append({"epoch": len(history) + 1, "train_loss": total / len(x),
                         "validation_loss": loss, "learning_rate": rate,
                         "seconds": round(seconds, 2)})
@@ -110,6 +113,7 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
 def is_finished(history):
     """Whether the recipe stops: PATIENCE epochs without a better validation loss, or EPOCHS."""
     losses = [row["validation_loss"] for row in history]
+    # epochs since the best one
     waited = len(losses) - 1 - losses.index(min(losses)) if losses else 0
     return len(losses) >= EPOCHS or waited >= PATIENCE
 
@@ -124,6 +128,7 @@ def quality(model, segments, protocol, device):
                           config.WEIGHTS[protocol], settings.snapshot(settings.SCORE_SETTINGS),
                           config.FS_HZ, device)
     scores, _ = detector.score(model, fitted, segments, rows, names, config.FS_HZ, device)
+
     default, mse = (scores[name] for name in names)
     y = segments.rows["y"][rows]
     return {"auroc": roc_auc_score(y, default), "auprc": average_precision_score(y, default),
@@ -150,11 +155,13 @@ def run_recipe(database, protocol, segments, device, epochs, stopped_run):
     target = ours["validation_loss"]
     x = torch.from_numpy(segments.x[segments.part(protocol, "train")]).to(device)
     x_validation = torch.from_numpy(segments.x[segments.normal_validation(protocol)]).to(device)
+
     path = database.out / "checkpoints" / f"recipe-{protocol}.pt"
     stamp = stamp_of(segments, protocol, config.SEED)
     model, history, kept = train_recipe(x, x_validation, target, path, stamp, epochs,
                                         stopped_run(path, stamp, STOPPED))
 
+    # of the best epoch, and of the first that is as good as the shipped network
     qualities = {}
     for name, weights in kept.items():
         model.load_state_dict(weights)
@@ -172,10 +179,13 @@ def run_full(database, protocol, segments, device, epochs, stopped_run):
     paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
     beats = train_mitbih.BeatsInMemory(segments, segments.part(protocol, "train"), device)
     x_validation = torch.from_numpy(segments.x[segments.normal_validation(protocol)]).to(device)
+
+    # an epoch is a pass, and none is left out: the learning rate's cycle ends with the last
     with other_settings(EPOCH_SEGMENTS=beats.n, MAX_EPOCHS=FULL_EPOCHS, PATIENCE=FULL_EPOCHS):
         stamp = stamp_of(segments, protocol, config.SEED)
         model, history = train_mitbih.train(beats, x_validation, config.SEED, device, paths, stamp,
                                             stopped_run(paths["resume"], stamp))
+
     save_checkpoint(path, model, **stamp, history=history)
     write_json(database.results_dir(protocol, config.SEED) / "full.json",
                {"shipped": shipped(database, segments, protocol, device), "history": history,

@@ -42,6 +42,7 @@ def median(values):
 def spread(values):
     """"97.21 (97.10 to 97.30)": median and range in %."""
     values = list(values)
+
     low = None if None in values else min(values)
     high = None if None in values else max(values)
     return f"{tables.percent(median(values))} ({tables.percent(low)} to {tables.percent(high)})"
@@ -54,6 +55,7 @@ def bounds(figure):
 
 def render(template, **values):
     """A file of studies/templates with these values in it; one that is not there is an error."""
+    # a line with a block alone leaves no line behind: rows of a table stay together
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(settings.ROOT / "studies" / "templates"),
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
@@ -61,6 +63,7 @@ def render(template, **values):
     environment.filters |= {"percent": tables.percent, "interval": tables.interval,
                             "median": median, "spread": spread, "bounds": bounds,
                             "thousands": "{:,.0f}".format}
+
     environment.globals |= {"counts_line": tables.counts_line, "warning": tables.warning}
     return environment.get_template(template).render(values)
 
@@ -91,6 +94,7 @@ class Protocol:
     @property
     def published(self):
         """The published figures, where they are of the same data and split."""
+        # its beats are split at random, and those of the simulated database are no patient's
         comparable = self.name == "beat" and not self.result["simulated"]
         return self.result["published"] if comparable else None
 
@@ -110,8 +114,11 @@ def saved(database, name, study):
     Raises UserError naming the command if it is missing, damaged or of other settings.
     """
     path = database.out / "results" / name
+
     command = database.command(f"-m studies.{study}")
     stored = load_json(path, command)
+
+    # the ablation keeps all settings, the selection those of training, timings none
     then = stored.get("settings", stored.get("training_settings", {}))
     refuse_stale(path, settings.differences(then, settings.snapshot(then)), command)
     return stored
@@ -122,9 +129,11 @@ def protocols_of(database):
     ablation = saved(database, "ablation.json", "ablation")["protocols"]
     selection = saved(database, "selection.json", "select_score")["protocols"]
     found = []
+
     for name in config.PROTOCOLS:
         folder = database.results_dir(name, config.SEED)
         result = load_metrics(folder, database.stage_command("evaluate.py", name, config.SEED))
+
         candidates = [selection[name]["settings"], selection[name]["weights"][:BEST_WEIGHTS]]
         found.append(Protocol(name, result, load_seeds(database, name), candidates=candidates,
                               **ablation[name]))
@@ -136,6 +145,8 @@ def with_and_without_rule(recordings, noise):
     pairs = []
     if {"test", "test-all"} <= recordings.keys():
         pairs.append(("test records", recordings["test"], recordings["test-all"]))
+
+    # every second ratio: the others lie between
     for row in noise["rows"] if noise else []:
         if row["snr_db"] in (None, 24, 12, 0):
             name = "the stress test's records, no noise"
@@ -155,13 +166,17 @@ def speed_values(database):
 def results_document(database):
     """docs/results.md."""
     folder = database.out / "results"
+    # detect.py on recordings: the test patients, and folders that somebody has labels of
     recordings = {}
     for path in sorted(folder.glob("recordings-*.json")):
         name = path.stem.removeprefix("recordings-")
         recordings[name] = load_json(path, "python -m studies.expert_labels")
+
+    # not everybody has the recordings and the noise
     noise = None
     if (folder / "noise_stress.json").exists():
         noise = saved(database, "noise_stress.json", "noise_stress")
+
     selection = saved(database, "selection.json", "select_score")
     return render("results.md", protocols=protocols_of(database), areas=AREAS, rates=RATES,
                   ablation=saved(database, "ablation.json", "ablation"),
@@ -182,6 +197,7 @@ def scaling_document(database):
 
 def readme_block(database):
     """What stands in README.md between BEGIN and END, these two lines included."""
+    # the template names the protocols
     by_name = {protocol.name: protocol for protocol in protocols_of(database)}
     return f"{BEGIN}\n{render('readme.md', **by_name)}{END}"
 
@@ -207,6 +223,7 @@ def main(argv=None):
     args = parse_args(argv)
     settings.check()
     database = settings.database()
+
     documents = {"docs/results.md": results_document(database),
                  "docs/scaling.md": scaling_document(database)}
     block = readme_block(database)
@@ -214,6 +231,7 @@ def main(argv=None):
         return print(block, *documents.values(), sep="\n\n")
 
     documents["README.md"] = insert_block((settings.ROOT / "README.md").read_text(), block)
+
     for name, text in documents.items():
         with whole_file(settings.ROOT / name) as part:
             part.write_text(text)
@@ -225,6 +243,7 @@ def draw(database):
     """The two pictures of the documents."""
     speed = saved(database, "benchmark.json", "benchmark")
     stages = benchmark_report.stages_of(saved(database, "size.json", "benchmark_scaling"))
+
     plots = database.out / "evaluation_plots"
     save(plots / "benchmark.png", lambda: benchmark_report.quality_figure(speed, database))
     save(plots / "scaling.png", lambda: benchmark_report.scaling_figure(stages))

@@ -98,6 +98,7 @@ def time_command(folder, *command):
     """
     command = list(map(str, command))
     peak = 0
+
     # a file: a pipe that nobody reads would stop the command when full
     with tempfile.TemporaryFile("w+") as printed:
         start = time.perf_counter()
