@@ -11,21 +11,23 @@ Nothing is chosen here: the elements were fixed by studies.select_score and the 
 Next: python -m studies.report --write
 """
 
+import functools
 import textwrap
 
 import numpy as np
+import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import nn
 
 import config
 from dataset import load_segments
-from evaluate import load_detector, load_metrics
+from evaluate import load_detector, origin_of, stored_result
 from models import new_network
 from pipeline import errors, runtime, settings
-from pipeline.artefacts import load_json, load_npz, refuse_stale, write_json
-from pipeline.figures import BEST, GREY, save
+from pipeline.artefacts import load_json, load_npz, write_json
+from pipeline.errors import UserError
+from pipeline.figures import BEST, new_figure, save
 from pipeline.tables import percent
 from preprocess import gaussian
 from scoring import detector, metrics
@@ -147,12 +149,13 @@ def ablate(database, protocol, segments, device):
     y = segments.rows["y"][test]
     record = segments.rows["record"][test]
     table = {"ladder": [], "checks": []}
-    known = {}
+
+    @functools.cache
+    def seen_by(kind):
+        return detector_of(kind, database, protocol, segments, device)
 
     def scores_of(kind, name, changed):
-        if kind not in known:
-            known[kind] = detector_of(kind, database, protocol, segments, device)
-        features, fitted = known[kind]
+        features, fitted = seen_by(kind)
         fitted = fitted | {"settings": fitted["settings"] | changed}
         return detector.scores_of(features, fitted, [name])[name]
 
@@ -183,18 +186,15 @@ def ensemble(database, protocol, segments):
 
     Raises UserError where those of a seed are missing or were made otherwise.
     """
-    today = settings.snapshot(settings.TRAINING_SETTINGS + settings.SCORE_SETTINGS)
     scores = []
     for seed in config.SEEDS:
-        command = database.stage_command("evaluate.py", protocol, seed, "--force")
-        path = database.results_dir(protocol, seed) / "scores.npz"
-        table = load_npz(path, command)
-        origin = load_metrics(path.parent, command)["origin"]
-
-        then = {**origin, **origin["training_settings"], **origin["score_settings"]}
-        why = settings.differences(then, {"segments_id": segments.meta["id"], **today})
-        why += settings.differences(origin, {"weights": str(table["weights"])})
-        refuse_stale(path, why, command)
+        folder = database.results_dir(protocol, seed)
+        command = database.stage_command("evaluate.py", protocol, seed)
+        _, stored = load_detector(database, protocol, seed, segments)
+        if not stored_result(folder, origin_of(stored)):
+            raise UserError(f"{folder}: the results are missing or not of today's checkpoint. "
+                            f"Make them with: {command}")
+        table = load_npz(folder / "scores.npz", command)
         scores.append(table[f"score_{config.DEFAULT_SCORE}"].astype(float))
     return np.mean(scores, axis=0)
 
@@ -207,10 +207,9 @@ def draw_protocol(ax, protocol, table):
     height = np.arange(len(rows))
     for key, name, marker, colour, shift in (("auroc", "ROC-AUC", "o", BEST, -0.14),
                                              ("auprc", "PR-AUC", "s", "#E69F00", 0.14)):
-        value, low, high = (np.array([100 * row[key][part] for row in rows])
-                            for part in ("value", "low", "high"))
+        value, low, high = 100 * pd.DataFrame([row[key] for row in rows]).to_numpy().T
         # an interval of resampled records need not hold the value itself
-        bars = np.maximum(value - low, 0), np.maximum(high - value, 0)
+        bars = np.clip([value - low, high - value], 0, None)
         ax.errorbar(value, height + shift, xerr=bars, fmt=marker, color=colour, markersize=4.5,
                     capsize=2, linewidth=1, label=name)
 
@@ -223,15 +222,9 @@ def draw_protocol(ax, protocol, table):
 
 def ablation_figure(result):
     """The picture of ablation.json, a panel a protocol."""
-    figure = Figure(figsize=(11, 6.6), dpi=150, layout="constrained")
-    title = (f"test split, seed {result['seed']}; each row keeps what the rows above added; "
-             "below the line: the default score with something broken or replaced")
-    colour = GREY
-    if result["simulated"]:
-        title = f"SIMULATED DATA  ·  {title}"
-        colour = "red"
-    figure.suptitle(title, fontsize=8, color=colour)
-
+    origin = (f"test split, seed {result['seed']}; each row keeps what the rows above added; "
+              "below the line: the default score with something broken or replaced")
+    figure = new_figure(11, 6.6, origin, result["simulated"])
     for ax, (protocol, table) in zip(figure.subplots(1, 2), result["protocols"].items()):
         draw_protocol(ax, protocol, table)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -242,7 +235,7 @@ def ablation_figure(result):
 
 def parse_args(argv=None):
     parser = runtime.machine_parser(__doc__)
-    parser.add_argument("--draw", action="store_true", help="the picture of the saved results alone")
+    parser.add_argument("--draw", action="store_true", help="the picture of saved results alone")
     return runtime.parse(parser, argv)
 
 
@@ -258,11 +251,12 @@ def main(argv=None):
         for protocol in config.PROTOCOLS:
             result["protocols"][protocol] = ablate(database, protocol, segments, device)
         write_json(path, result)
+        print(f"wrote {path}")
 
     result = load_json(path, database.command("-m studies.ablation"))
     picture = database.out / "evaluation_plots" / "ablation.png"
     save(picture, lambda: ablation_figure(result))
-    print(f"wrote {path}, {picture}")
+    print(f"wrote {picture}")
 
 
 if __name__ == "__main__":

@@ -1,154 +1,193 @@
-"""detect.py's own output on recordings with expert labels, EC57-style: `python evaluate.py --recordings DIR`.
+"""detect.py's own output held against expert labels, EC57-style; nothing is refitted.
+
+reads   FOLDER ...                      WFDB records with .atr files, whatever rate and leads;
+                                        none: the test patients of the database
+        checkpoints/patient.pt          shipped
+writes  results/recordings-test.json    or --out FILE.json; printed too
 
 A detected beat within 150 ms of an expert's is that beat (wfdb's compare_annotations); the first
 five minutes are not counted. Missed and extra beats are counted, not dropped: an abnormal beat that
-was missed, unreadable or cut off at an end is not flagged, an extra beat that is flagged is a false alarm.
+was missed, unreadable or cut off at an end is not flagged, an extra beat that is flagged is a false
+alarm. Next: python -m studies.report --write
 """
 
 import warnings
-from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 from wfdb.processing import compare_annotations
 
 import config
 import detect
-from scoring import metrics
-from recording import quality
-from recording import reader
-from scoring.ec57 import UNCOUNTED_S
+from models import load_checkpoint
+from pipeline import errors, runtime, settings
+from pipeline.artefacts import without_nan, write_json
 from pipeline.errors import UserError
-from dataset import AAMI_OF
-from pipeline.runtime import device_of, use_threads
+from recording import reader
+from recording.quality import VERDICT_S
+from scoring import metrics
+from scoring.ec57 import UNCOUNTED_S
 
-WINDOW_S = 0.15    # EC57
-CLASSES = tuple(config.AAMI)
+MATCH_S = 0.15     # EC57
+MATCH_HZ = 1000    # beats are matched in ms
 
+
+# --- one record -----------------------------------------------------------------------------------
 
 def expert_beats(path, annotator, fs_hz):
     """(time_s (k,), symbol (k,)) of the expert's beats beside a WFDB record."""
-    return reader.annotated_beats(path, annotator, fs_hz, AAMI_OF, "Leave the record out, or name another "
-                                      "--annotator.")
+    return reader.annotated_beats(path, annotator, fs_hz, settings.AAMI_OF,
+                                  "Leave the record out, or name another --annotator.")
 
 
-def matched(expert_s, found_s, fs_hz=1000):
-    """(m,) index of the found beat of each expert beat, -1 where it was missed; one found beat has one expert beat."""
-    result = np.full(len(expert_s), -1)
-    if len(expert_s) and len(found_s):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pairs = compare_annotations(np.round(expert_s * fs_hz).astype(int), np.round(found_s * fs_hz).astype(int),
-                                        int(WINDOW_S * fs_hz))
-        result[:] = [-1 if k is None or k < 0 else k for k in pairs.matching_sample_nums]
-    return result
+def match(expert_s, found_s):
+    """(m,) index of the found beat of each expert beat, -1 where missed; no beat is taken twice."""
+    if not len(expert_s) or not len(found_s):
+        return np.full(len(expert_s), -1)
+    expert, found = (np.round(times * MATCH_HZ).astype(int) for times in (expert_s, found_s))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of rates without a denominator, which nobody asks for
+        return compare_annotations(expert, found, int(MATCH_S * MATCH_HZ)).matching_sample_nums
 
 
-def one_record(path, args, annotator):
-    """Rows of one record: a dict of arrays of its counted expert beats, and counts of what was found beside them."""
-    use_threads(args.threads)
-    model, stored = detect.load(args)
-    summary, findings = detect.detect(path, args, model.to(device_of(args.device)), stored)
-    return compared(path.stem, summary["lead"], findings, *expert_beats(path, annotator, summary["fs_hz"]))
+def after_learning(time_s):
+    """(n,) bool: which times EC57 counts."""
+    return time_s >= UNCOUNTED_S
 
 
-def compared(name, lead, findings, time_s, symbol, counts=lambda t: t >= UNCOUNTED_S):
-    """(rows, record) of Findings against expert beats; `counts` says which times (in s) are counted."""
-    found = findings.beats
-    pair = matched(time_s, found.time_s)
-    counted = counts(time_s)
-    hit = pair >= 0
+def compare(name, scored, time_s, symbol, counts=after_learning):
+    """(rows, record): a row a counted expert beat, and what was found beside them.
 
-    def take(values, missing):
-        values = np.append(values, missing)  # the last stands for a missed beat: index -1
-        return values[pair]
+    scored: ScoredBeats; time_s, symbol (k,) of the expert's beats; counts: which times (s) count.
+    """
+    beats = scored.beats
+    pair = match(time_s, beats.time_s)
+    rows = {"record": name, "aami": [settings.AAMI_OF[s] for s in symbol], "found": pair >= 0}
+    for column, values, missed in (("scored", beats.scored, False),
+                                   ("flagged", scored.flagged, False),
+                                   ("score", scored.scores, np.nan),
+                                   ("robust_z", scored.robust_z, np.nan)):
+        rows[column] = np.append(values, missed)[pair]  # a missed beat's index is -1: the last
 
-    extra = np.setdiff1d(np.arange(len(found.time_s)), pair[hit])
-    extra = extra[counts(found.time_s[extra])]
-    rows = {"record": np.full(int(counted.sum()), name), "aami": np.array([AAMI_OF[s] for s in symbol])[counted],
-            "found": hit[counted], "scored": take(found.scored, False)[counted].astype(bool),
-            "score": take(findings.scores, np.nan)[counted], "level": take(findings.levels, np.nan)[counted],
-            "flagged": take(findings.flagged, False)[counted].astype(bool)}
-    windows = counts((np.arange(len(found.unreadable)) + 0.5) * quality.WINDOW_S)
-    return rows, {"record": name, "lead": lead, "extra": len(extra),
-                  "extra_flagged": int(findings.flagged[extra].sum()),
-                  "hours": float(windows.sum() * quality.WINDOW_S / 3600),
-                  "unreadable_share": float((found.unreadable[windows] > 0).mean()) if windows.any() else 0.0}
-
-
-def share(values):
-    return float(np.mean(values)) if len(values) else None
+    extra = np.setdiff1d(np.flatnonzero(counts(beats.time_s)), pair)
+    middles = (np.arange(len(beats.unreadable)) + 0.5) * VERDICT_S
+    unreadable = pd.Series(beats.unreadable > 0)[counts(middles)]
+    record = {"record": name, "lead": scored.lead, "extra": len(extra),
+              "extra_flagged": int(scored.flagged[extra].sum()),
+              "hours": len(unreadable) * VERDICT_S / 3600, "unreadable_share": unreadable.mean()}
+    return pd.DataFrame(rows)[counts(time_s)], record
 
 
-def figures(rows, records):
-    """Everything the table shows, of the rows of all records together."""
-    y, record = (rows["aami"] != config.NORMAL_CLASS).astype(int), rows["record"]
-    names, extra = [r["record"] for r in records], np.array([r["extra"] for r in records])
-    hits = np.array([rows["found"][record == n].sum() for n in names])
-    beats = np.array([(record == n).sum() for n in names])
-    ok = rows["scored"]
-    result = {"records": len(names), "beats": len(y), "hours": float(sum(r["hours"] for r in records)),
-              "qrs": {"sensitivity_gross": float(hits.sum() / max(beats.sum(), 1)),
-                      "ppv_gross": float(hits.sum() / max((hits + extra).sum(), 1)),
-                      "sensitivity_average": share(hits[beats > 0] / beats[beats > 0]),
-                      "ppv_average": share((hits / np.maximum(hits + extra, 1))[beats > 0])},
-              "unreadable_share": share([r["unreadable_share"] for r in records]), "classes": {}}
-    for key in ("score", "level"):
-        both = ok.any() and 0 < y[ok].sum() < ok.sum()
-        own = metrics.auroc_by_record(rows[key][ok], y[ok], record[ok]).values() if both else []
-        own = [v for v in own if v is not None]
-        result[key] = {"auroc": float(metrics.auroc(*metrics.Ranking(rows[key][ok], y[ok]).counts())) if both else None,
-                       "auroc_record_mean": share(own), "records": len(own)}
-    for name in CLASSES:
-        here = rows["aami"] == name
-        own = [rows["flagged"][here & (record == n)].mean() for n in names if (here & (record == n)).any()]
-        result["classes"][name] = {"n": int(here.sum()), "missed": int((here & ~rows["found"]).sum()),
-                                   "not_scored": int((here & rows["found"] & ~ok).sum()),
-                                   "gross": share(rows["flagged"][here]), "average": share(own), "records": len(own)}
-    false = int((rows["flagged"] & (y == 0)).sum()) + sum(r["extra_flagged"] for r in records)
-    result["false_alarms_per_hour"] = false / result["hours"] if result["hours"] else None
-    return result
+def score_record(path, model, stored, annotator, given, score_all, device):
+    """(rows, record) of one WFDB record; given: its R peaks are the expert's."""
+    runtime.use_threads(1)
+    with reader.open_recording(path) as recording:
+        time_s, symbol = expert_beats(path, annotator, recording.fs_hz)
+        _, scored = detect.score_recording(recording, model, stored, score_all=score_all,
+                                           given_s=time_s if given else None, device=device)
+    return compare(path.stem, scored, time_s, symbol)
 
 
-def table(result):
-    """Lines of text."""
-    percent = lambda v: "n/a" if v is None else f"{100 * v:.2f}"
-    qrs = result["qrs"]
-    lines = [f"{result['records']} records, {result['hours']:.1f} h, {result['beats']:,d} expert beats counted",
-             f"QRS detection: sensitivity {percent(qrs['sensitivity_gross'])} % gross, "
-             f"{percent(qrs['sensitivity_average'])} % average; "
-             f"PPV {percent(qrs['ppv_gross'])} %, {percent(qrs['ppv_average'])} %",
-             *(f"ROC-AUC of the {key}, scored beats: {percent(result[key]['auroc'])} % pooled, "
-               f"{percent(result[key]['auroc_record_mean'])} % mean over {result[key]['records']} records"
-               for key in ("score", "level")),
-             f"unreadable: {percent(result['unreadable_share'])} % of the time; "
-             f"false alarms: {result['false_alarms_per_hour']:.1f} an hour",
-             "class      n  missed  not scored  flagged % gross  average"]
-    lines += [f"{name:5s} {c['n']:7,d} {c['missed']:7,d} {c['not_scored']:11,d} {percent(c['gross']):>16s} "
-              f"{percent(c['average']):>8s}" for name, c in result["classes"].items() if c["n"]]
-    return "\n".join(lines)
+# --- figures --------------------------------------------------------------------------------------
+
+def areas(rows, name):
+    """Pooled ROC-AUC of a column of the scored rows, and its mean over records."""
+    values = rows[name].to_numpy()
+    y = (rows.aami != config.NORMAL_CLASS).to_numpy()
+    pooled = metrics.auroc(*metrics.Ranking(values, y).counts()) if len(rows) else None
+    own = pd.Series(metrics.auroc_by_record(values, y, rows.record.to_numpy()), dtype=float)
+    return {"auroc": pooled, "auroc_record_mean": own.mean(), "records": int(own.count())}
 
 
-def evaluate_recordings(paths, annotator, args, jobs):
-    """(figures, records, rows) over all recordings; UserError of the first that fails."""
-    work = Parallel(n_jobs=jobs, return_as="generator")(delayed(one_record)(path, args, annotator) for path in paths)
-    found = list(tqdm(work, total=len(paths), desc="recordings", disable=None))
-    rows = {name: np.concatenate([r[name] for r, _ in found]) for name in found[0][0]}
-    records = [record for _, record in found]
-    return figures(rows, records), records, rows
+def figures_of(found):
+    """Everything that is reported of [(rows, record)] of all records; None where nothing counts."""
+    rows = pd.concat([rows for rows, _ in found])
+    records = pd.DataFrame([record for _, record in found])
+    hours = float(records.hours.sum())
+    by_record = rows.groupby("record").found
+    hits = by_record.sum()
+    all_found = hits + records.groupby("record").extra.sum()
+
+    classes = {}
+    for name in config.AAMI:
+        own = rows[rows.aami == name]
+        classes[name] = {"n": len(own), "missed": int((~own.found).sum()),
+                         "not_scored": int((own.found & ~own.scored).sum()),
+                         "gross": own.flagged.mean(),
+                         "average": own.groupby("record").flagged.mean().mean(),
+                         "records": own.record.nunique()}
+
+    scored = rows[rows.scored]
+    false = rows[rows.aami == config.NORMAL_CLASS].flagged.sum() + records.extra_flagged.sum()
+    return without_nan({
+        "records": len(records), "beats": len(rows), "hours": hours,
+        "qrs": {"sensitivity_gross": rows.found.mean(),
+                "ppv_gross": hits.sum() / (hits.sum() + records.extra.sum()),
+                "sensitivity_average": by_record.mean().mean(),
+                "ppv_average": (hits / all_found).mean()},
+        "unreadable_share": records.unreadable_share.mean(),
+        "false_alarms_per_hour": false / hours if hours else None,
+        "score": areas(scored, "score"), "robust_z": areas(scored, "robust_z"), "classes": classes})
 
 
-def run(folder, annotator, given, device, threads, jobs=None, **flags):
-    """What `python evaluate.py --recordings` does; returns metrics.json's content."""
-    jobs = jobs or threads
-    args = Namespace(**{"fs": None, "lead": None, "beats": annotator if given else None, "level": None, "causal": False,
-                        "score_all": False,
-                        "alarms_per_hour": None, "sensitivity": None, "checkpoint": None, "simulated": False,
-                        "device": str(device), "threads": max(1, threads // jobs)} | flags)
-    paths = [path for path in reader.find_recordings([str(f) for f in folder]) if path.suffix == ".hea"]
+# --- the script -----------------------------------------------------------------------------------
+
+def load_detector(database):
+    """(model, stored) of the database's checkpoint for unseen patients."""
+    return load_checkpoint(database.checkpoint_path("patient", config.SEED),
+                           database.stage_command("train_mitbih.py", "patient", config.SEED))
+
+
+def run(tasks, threads):
+    """What joblib's delayed tasks return, in their order, so many at a time."""
+    work = Parallel(n_jobs=threads or runtime.cores(), return_as="generator")(tasks)
+    return list(tqdm(work, total=len(tasks), desc="recordings", disable=None))
+
+
+def parse_args(argv=None):
+    parser = runtime.machine_parser(__doc__)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="records with expert labels")
+    parser.add_argument("--annotator", default="atr", help="suffix of the labels [%(default)s]")
+    parser.add_argument("--given-beats", action="store_true", help="R peaks of the labels")
+    parser.add_argument("--score-all", action="store_true",
+                        help="without the rule of what cannot be read (recording/quality.py)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="needed with FOLDER")
+    args = runtime.parse(parser, argv)
+    if args.folders and not args.out:
+        parser.error("--out FILE.json: say where the figures of your own recordings go")
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    database, device = runtime.prepare(args)
+    detector = load_detector(database)
+    folders = args.folders or [database.records_dir() / name for name in database.test]
+    paths = [path for path in reader.find_recordings(folders) if path.suffix == ".hea"]
     if not paths:
-        raise UserError(f"{folder}: no WFDB record with expert labels. "
-                        f"Give a folder of .hea, .dat and .{annotator} files.")
-    result, records, _ = evaluate_recordings(paths, annotator, args, jobs)
-    return {"annotator": annotator, "r_peaks": "given" if given else "detected", "by_record": records, **result}
+        raise UserError(f"{', '.join(args.folders)}: no WFDB record. "
+                        f"Give a folder of .hea, .dat and .{args.annotator} files.")
+
+    found = run([delayed(score_record)(path, *detector, args.annotator, args.given_beats,
+                                       args.score_all, device) for path in paths], args.threads)
+    result = figures_of(found)
+    print(pd.json_normalize(result | {"classes": list(config.AAMI)}).T.to_string(header=False))
+    print(pd.DataFrame.from_dict(result["classes"], "index").to_string())
+
+    name = "recordings-test"
+    if args.given_beats:
+        name += "-given"
+    if args.score_all:
+        name += "-all"
+    path = args.out or database.out / "results" / f"{name}.json"
+    write_json(path, {"annotator": args.annotator,
+                      "r_peaks": "given" if args.given_beats else "detected",
+                      "by_record": [record for _, record in found], **result})
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

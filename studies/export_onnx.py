@@ -36,15 +36,16 @@ class Deployed(nn.Module):
 
 
 def export_onnx(model, path):
-    """Write the network for any number of segments; returns its largest relative difference to torch.
+    """Write the network for any number of segments; its largest relative difference to torch.
 
-    Raises UserError, and writes nothing, without the packages or where the difference is above TOLERANCE.
+    Raises UserError, and writes nothing, without the packages or where that is above TOLERANCE.
     """
     try:
         import onnxruntime, onnxscript  # torch's exporter and its check need them
     except ImportError as error:
-        raise UserError(f"{error}. Install it with: pip install -r requirements-export.txt") from error
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, not needed here
+        raise UserError(f"{error}. Install what the export needs with: "
+                        "pip install -r requirements-export.txt") from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of torchvision, not needed here
     network = Deployed(model).eval()
     window = model.model_args["window_size"]
     many = {0: torch.export.Dim("n", min=1)}
@@ -64,8 +65,8 @@ def export_onnx(model, path):
         for ours, theirs in zip(expected, program(x)):  # a call runs onnxruntime
             worst = max(worst, ((ours - theirs).abs().max() / ours.abs().max()).item())
     if worst > TOLERANCE:
-        raise UserError(f"{path}: onnxruntime differs from torch by {worst:.1e}, expected at most "
-                        f"{TOLERANCE:g}; not written. Take the versions of requirements-export.txt.")
+        raise UserError(f"{path}: not written: onnxruntime differs from torch by {worst:.1e}, "
+                        f"expected {TOLERANCE:g}. Take the versions of requirements-export.txt.")
     with whole_file(path) as part:
         program.save(str(part), external_data=False)
     return worst
@@ -82,7 +83,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     path = args.out or args.checkpoint.with_suffix(".onnx")
-    model, _ = load_checkpoint(args.checkpoint, "python train_mitbih.py --protocol patient", needs=())
+    command = settings.database().command("train_mitbih.py", "--protocol", "patient")
+    model, _ = load_checkpoint(args.checkpoint, command, needs=())
     worst = export_onnx(model, path)
     print(f"wrote {path}: largest difference to torch {worst:.1e} of the largest value")
 

@@ -20,13 +20,14 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 import config
 from dataset import load_segments
-from models import load_checkpoint, stale, stamp_of
+from evaluate import load_detector
 from pipeline import errors, runtime, settings
-from pipeline.artefacts import refuse_stale, write_json
+from pipeline.artefacts import write_json
 from scoring import detector, metrics
 from scoring.features import BeatFeatures, rows_by_record
 from studies.other_settings import load_or_train
@@ -58,39 +59,23 @@ class Sample:
     columns: dict             # {name: (n,)} of all beats that their rhythm is taken from
     rows: np.ndarray          # which of these are scored
 
-    def column(self, name):
-        """(k,) of the scored beats."""
-        return self.columns[name][self.rows]
-
 
 # --- the networks ---------------------------------------------------------------------------------
 
-def sample_of(model, fitted, segments, rows, train, protocol, device):
-    """The Sample of a network; fitted with today's settings where it is not (None)."""
-    today = settings.snapshot(settings.SCORE_SETTINGS)
-    fitted = fitted or detector.fit(model, segments, train, rows, config.WEIGHTS[protocol], today,
-                                    config.FS_HZ, device)
-    features = BeatFeatures.of(model, segments, rows, today, config.FS_HZ, device, keep_recon=False)
+def sample_of(model, fitted, segments, rows, device):
+    """The Sample of the row numbers `rows`."""
+    features = BeatFeatures.of(model, segments, rows, fitted["settings"], config.FS_HZ, device,
+                               keep_recon=False)
     return Sample(fitted, features, segments.rows, rows)
 
 
 def beat_samples(database, segments, device):
     """[[Sample]]: the validation beats as the checkpoint of each seed sees them."""
-    today = settings.snapshot(settings.SCORE_SETTINGS)
-    train = segments.part("beat", "train")
     rows = segments.part("beat", "validation")
     samples = []
     for seed in config.SEEDS:
-        path = database.checkpoint_path("beat", seed)
-        command = database.stage_command("train_mitbih.py", "beat", seed)
-        model, stored = load_checkpoint(path, command)
-        refuse_stale(path, stale(stored, stamp_of(segments, "beat", seed)), command)
-
-        fitted = None
-        if not settings.differences(stored["score_settings"], today):
-            fitted = stored["fitted"]
-        model.to(device)
-        samples.append([sample_of(model, fitted, segments, rows, train, "beat", device)])
+        model, stored = load_detector(database, "beat", seed, segments)
+        samples.append([sample_of(model.to(device), stored["fitted"], segments, rows, device)])
     return samples
 
 
@@ -106,7 +91,9 @@ def patient_samples(database, segments, device):
         path = database.out / "checkpoints" / f"fold{fold}.pt"
         model = load_or_train(path, segments, train, np.flatnonzero(held_out & normal), device)
         rows = np.flatnonzero(held_out)
-        whole = sample_of(model, None, segments, rows, train, "patient", device)
+        fitted = detector.fit(model, segments, train, rows, config.WEIGHTS["patient"],
+                              settings.snapshot(settings.SCORE_SETTINGS), config.FS_HZ, device)
+        whole = sample_of(model, fitted, segments, rows, device)
         samples.append([whole, thin(whole)])
     return samples
 
@@ -116,7 +103,7 @@ def thin(sample):
 
     Each beat keeps its intervals; records with fewer than THINNED_LEAST abnormal beats stay whole.
     """
-    y = sample.column("y")
+    y = sample.columns["y"][sample.rows]
     rng = np.random.default_rng(0)
     kept = []
     for here in rows_by_record(sample.features.record).values():
@@ -136,68 +123,59 @@ def thin(sample):
 # --- the candidates -------------------------------------------------------------------------------
 
 def parts_of(samples, changed, names):
-    """[[{part: (k,) values}]] of each Sample with some score settings changed.
+    """[[DataFrame]] of each Sample: y, record and the parts `names`, with score settings changed.
 
-    They are standardised on the normal beats of the network's first Sample: the thinned one is
+    The parts are standardised on the normal beats of the network's first Sample: the thinned one is
     what the same detector meets elsewhere.
     """
+    names = list(names)
     today = settings.snapshot(settings.SCORE_SETTINGS) | changed
     result = []
     for of_network in samples:
-        parts = []
+        tables = []
         for sample in of_network:
             sample.features.set_rhythm(sample.columns, sample.rows, today, config.FS_HZ)
             fitted = sample.fitted | {"settings": today}
-            parts.append({name: detector.part_values(name, sample.features, fitted, False)
-                          for name in names})
+            table = pd.DataFrame({key: sample.columns[key][sample.rows] for key in ("y", "record")})
+            for name in names:
+                table[name] = detector.part_values(name, sample.features, fitted, False)
+            tables.append(table)
 
-        normal = of_network[0].column("y") == 0
-        for name in names:
-            mean = parts[0][name][normal].mean()
-            deviation = parts[0][name][normal].std()
-            for values in parts:
-                values[name] = (values[name] - mean) / deviation
-        result.append(parts)
+        normal = tables[0].loc[tables[0].y == 0, names]
+        for table in tables:
+            table[names] = (table[names] - normal.mean()) / normal.std(ddof=0)
+        result.append(tables)
     return result
 
 
-def weighted(parts, weights):
-    """(k,) sum of parts {name: (k,)}."""
-    return sum(weight * parts[name] for name, weight in weights.items())
+def weighted(table, weights):
+    """(k,) weighted sum of the parts of a table."""
+    return sum(weight * table[name] for name, weight in weights.items()).to_numpy()
 
 
-def merit(scores, y, record):
-    """{"auroc", "auroc_record_mean", "auprc", "merit"} of scores (n,).
+def merit(table, weights):
+    """{"auroc", "auroc_record_mean", "auprc", "merit"} of the weighted sum of parts.
 
     Where no record has enough beats of both classes, the pooled figure stands for their mean.
     """
+    y = table.y.to_numpy()
+    scores = weighted(table, weights)
     ranked = metrics.Ranking(scores, y).counts()
     pooled = metrics.auroc(*ranked)
-    by_record = [v for v in metrics.auroc_by_record(scores, y, record).values() if v is not None]
-    figures = {"auroc": pooled, "auroc_record_mean": float(np.mean(by_record or [pooled])),
+    by_record = metrics.auroc_by_record(scores, y, table.record.to_numpy()).values()
+    by_record = [value for value in by_record if value is not None]
+    figures = {"auroc": pooled, "auroc_record_mean": float(np.mean(by_record or pooled)),
                "auprc": metrics.auprc(*ranked)}
     return figures | {"merit": float(np.mean(list(figures.values())))}
 
 
-def average(figures):
-    """Mean of each figure over several dicts."""
-    return {key: float(np.mean([f[key] for f in figures])) for key in figures[0]}
-
-
-def merit_of(protocol, samples, parts, weights):
+def merit_of(protocol, tables, weights):
     """Figures of a weighted sum: mean over seeds, or all folds together and the same thinned."""
     if protocol == "beat":
-        return average([merit(weighted(own, weights), sample.column("y"), sample.column("record"))
-                        for (sample,), (own,) in zip(samples, parts)])
-
-    figures = []
-    for k in range(2):  # whole, thinned
-        scores = np.concatenate([weighted(own[k], weights) for own in parts])
-        y, record = (np.concatenate([own[k].column(name) for own in samples])
-                     for name in ("y", "record"))
-        figures.append(merit(scores, y, record))
-    whole, thinned = (f["merit"] for f in figures)
-    return figures[0] | {"thinned": thinned, "merit": (whole + thinned) / 2}
+        return pd.DataFrame([merit(table, weights) for table, in tables]).mean().to_dict()
+    whole, thinned = (merit(pd.concat(folds), weights) for folds in zip(*tables))
+    both = (whole["merit"] + thinned["merit"]) / 2
+    return whole | {"thinned": thinned["merit"], "merit": both}
 
 
 def try_settings(protocol, samples):
@@ -206,39 +184,34 @@ def try_settings(protocol, samples):
     candidates = [(name, value) for name, values in TRIED[protocol].items() for value in values]
     rows = []
     for name, value in tqdm(candidates, desc=f"{protocol}: settings", disable=None):
-        parts = parts_of(samples, {name: value}, weights)
+        tables = parts_of(samples, {name: value}, weights)
         rows.append({"setting": name, "value": value, "used": value == getattr(config, name),
-                     **merit_of(protocol, samples, parts, weights)})
+                     **merit_of(protocol, tables, weights)})
     return rows
 
 
-def try_weights(protocol, samples):
+def try_weights(protocol, tables):
     """[{"weights", figures}] of the whole grid, best first; of equals the smaller weights."""
-    names = PARTS[protocol]
-    parts = parts_of(samples, {}, names)
     rows = []
-    for others in itertools.product(STEPS, repeat=len(names) - 1):
-        weights = dict(zip(names, (1.0, *others)))
-        rows.append({"weights": weights, **merit_of(protocol, samples, parts, weights)})
+    for steps in itertools.product(STEPS, repeat=len(PARTS[protocol]) - 1):
+        weights = dict(zip(PARTS[protocol], (1.0, *steps)))
+        rows.append({"weights": weights, **merit_of(protocol, tables, weights)})
     return sorted(rows, key=lambda row: (-round(row["merit"], 4), sum(row["weights"].values())))
 
 
-def operating_points(samples):
+def operating_points(tables):
     """[{"asked", RATES, "margin"}] of the beat protocol, mean over seeds."""
-    parts = parts_of(samples, {}, PARTS["beat"])
-    table = []
+    points = []
     for asked in SPECIFICITIES:
         found = []
-        for (sample,), (own,) in zip(samples, parts):
-            y = sample.column("y")
-            scores = weighted(own, config.WEIGHTS["beat"])
-            threshold = detector.threshold_at_specificity(scores[y == 0], asked)
-            rates = metrics.rates(**metrics.confusion(y, scores >= threshold))
-            found.append({name: rates[name] for name in RATES})
-        figures = average(found)
-        table.append({"asked": asked, "used": asked == config.TARGET_SPECIFICITY, **figures,
-                      "margin": min(figures[name] - config.PUBLISHED[name] for name in RATES)})
-    return table
+        for table, in tables:
+            scores = weighted(table, config.WEIGHTS["beat"])
+            threshold = detector.threshold_at_specificity(scores[table.y == 0], asked)
+            found.append(metrics.rates(**metrics.confusion(table.y, scores >= threshold)))
+        figures = pd.DataFrame(found, columns=RATES, dtype=float).mean().to_dict()
+        points.append({"asked": asked, "used": asked == config.TARGET_SPECIFICITY, **figures,
+                       "margin": min(figures[name] - config.PUBLISHED[name] for name in RATES)})
+    return points
 
 
 # --- the script -----------------------------------------------------------------------------------
@@ -250,16 +223,6 @@ def print_best(what, found, used, setting):
         print(", as in config.py")
     else:
         print(f"; config.py has {used}: edit {setting} there, then: python train_mitbih.py")
-
-
-def print_rows(rows):
-    """A line a candidate: its figures and what it is."""
-    for row in rows:
-        figures = [f"{name} {value:.4f}" for name, value in row.items()
-                   if name not in ("setting", "value", "used", "weights")]
-        what = row["weights"] if "weights" in row else f"{row['setting']} = {row['value']}"
-        mark = "  (in config.py)" if row.get("used") else ""
-        print(f"{', '.join(figures)}  {what}{mark}")
 
 
 def parse_args(argv=None):
@@ -275,15 +238,17 @@ def main(argv=None):
 
     for protocol, build in (("beat", beat_samples), ("patient", patient_samples)):
         samples = build(database, segments, device)
-        table = {"settings": try_settings(protocol, samples),
-                 "weights": try_weights(protocol, samples)}
-        result["protocols"][protocol] = table
-        print_rows(table["settings"] + table["weights"][:5])
-        print_best(f"{protocol}: best weights", table["weights"][0]["weights"],
-                   config.WEIGHTS[protocol], "WEIGHTS")
+        tried = try_settings(protocol, samples)
+        tables = parts_of(samples, {}, PARTS[protocol])
+        weights = try_weights(protocol, tables)
+        result["protocols"][protocol] = {"settings": tried, "weights": weights}
+        for rows in (tried, weights[:5]):
+            print(pd.DataFrame(rows).to_string(index=False))
+        print_best(f"{protocol}: best weights", weights[0]["weights"], config.WEIGHTS[protocol],
+                   "WEIGHTS")
 
         if protocol == "beat":
-            result["operating_points"] = operating_points(samples)
+            result["operating_points"] = operating_points(tables)
             best = max(result["operating_points"], key=lambda row: row["margin"])
             print_best("specificity with the best margin", best["asked"], config.TARGET_SPECIFICITY,
                        "TARGET_SPECIFICITY")

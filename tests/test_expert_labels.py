@@ -1,0 +1,125 @@
+"""detect.py against expert labels, on recordings as they are and with noise mixed in."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from sklearn.metrics import roc_auc_score
+
+import config
+from pipeline import settings, simulated_ecg
+from pipeline.errors import UserError
+from recording import quality
+from studies import expert_labels, noise_stress
+
+
+def test_matching_is_one_to_one_within_150_ms():
+    expert = np.array([1.0, 2.0, 3.0, 4.0])
+    found = np.array([1.149, 2.2, 2.95, 3.04, 4.0])
+    np.testing.assert_array_equal(expert_labels.match(expert, found), [0, -1, 3, 4])
+    assert (expert_labels.match(expert, np.empty(0)) == -1).all()
+    assert len(expert_labels.match(np.empty(0), found)) == 0
+
+
+def compared(name, found_s, robust_z, expert_s, symbols):
+    """expert_labels.compare of beats found in a recording of ten minutes, flagged from 4 on."""
+    z = np.array(robust_z, float)
+    beats = SimpleNamespace(time_s=np.array(found_s), scored=np.isfinite(z), unreadable=np.arange(60) == 59)
+    scored = SimpleNamespace(beats=beats, lead="II", scores=z, robust_z=z, flagged=z >= 4)
+    return expert_labels.compare(name, scored, np.array(expert_s), np.array(list(symbols)))
+
+
+def test_missed_unscored_and_extra_beats_are_counted():
+    """N, V, S missed, V not scored, F flagged, N; one extra beat flagged, and one before five minutes."""
+    rows, record = compared("r", [10, 11, 301, 302, 304, 305, 306, 308], [9, 9, 0, 5, np.nan, 7, 8, 0],
+                            [10, 301, 302, 303, 304, 305.1, 308], "NNVAVFN")
+    assert rows.aami.tolist() == list("NVSVFN") and rows.flagged.tolist() == [0, 1, 0, 0, 1, 0]
+    assert rows.found.tolist() == [1, 1, 0, 1, 1, 1] and rows.scored.tolist() == [1, 1, 0, 0, 1, 1]
+    result = expert_labels.figures_of([(rows, record)])
+    assert result["qrs"] == pytest.approx(dict.fromkeys(result["qrs"], 5 / 6))
+    assert result["unreadable_share"] == pytest.approx(1 / 30)
+    assert result["false_alarms_per_hour"] == pytest.approx(12)  # one in the last five minutes
+    rows = [tuple(row.values()) for row in result["classes"].values()]
+    assert rows == [(2, 0, 0, 0, 0, 1), (1, 1, 0, 0, 0, 1), (2, 0, 1, 0.5, 0.5, 1), (1, 0, 0, 1, 1, 1),
+                    (0, 0, 0, None, None, 0)]  # NSVFQ: n, missed, not scored, gross, average, records
+
+
+def test_gross_is_of_all_beats_and_average_of_records():
+    one = compared("a", [301, 302, 303], [5, 5, 5], [301, 302, 303], "VVV")
+    two = compared("b", [301, 302], [0, np.nan], [301, 302], "VN")
+    result = expert_labels.figures_of([one, two])
+    assert (result["classes"]["V"]["gross"], result["classes"]["V"]["average"]) == (0.75, 0.5)
+
+
+def test_areas_are_pooled_and_averaged_over_records():
+    z = np.random.default_rng(0).normal(size=80)
+    rows = pd.DataFrame({"record": np.repeat(["a", "b"], 40), "aami": list("NNSV") * 20, "robust_z": z})
+    y = rows.aami != "N"
+    own = [roc_auc_score(y[half], z[half]) for half in (slice(40), slice(40, 80))]
+    expected = {"auroc": roc_auc_score(y, z), "auroc_record_mean": np.mean(own), "records": 2}
+    assert expert_labels.areas(rows, "robust_z") == pytest.approx(expected)
+
+
+@pytest.fixture
+def simulated(tmp_path, monkeypatch):
+    """A simulated database with one test record of eight minutes and the shipped checkpoint."""
+    entry = config.DATABASES["simulated"] | {"home": str(tmp_path), "test": "s01", "train": "s02"}
+    monkeypatch.setitem(config.DATABASES, "simulated", entry)
+    database = settings.database("simulated")
+    simulated_ecg.write_database(database.records_dir(), ("s01",), duration_s=480, seed=2)
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(settings.ROOT / "checkpoints" / "patient.pt", tmp_path / "checkpoints")
+    return database
+
+
+def test_recordings_by_the_command(simulated, tmp_path, capsys):
+    command = ["--database", "simulated", "--threads", "1"]
+    expert_labels.main(command)
+    detected = json.loads((simulated.out / "results" / "recordings-test.json").read_text())
+    assert detected["r_peaks"] == "detected" and detected["by_record"][0]["record"] == "s01"
+    assert detected["qrs"]["sensitivity_gross"] > 0.9 and "sensitivity_gross" in capsys.readouterr().out
+
+    out = tmp_path / "mine.json"
+    folder = str(simulated.records_dir())
+    expert_labels.main([*command, folder, "--given-beats", "--score-all", "--out", str(out)])
+    given = json.loads(out.read_text())
+    assert given["qrs"]["sensitivity_gross"] == 1 and given["unreadable_share"] == 0
+    assert len(list((simulated.out / "results").iterdir())) == 1  # of one's own goes to --out alone
+    with pytest.raises(SystemExit):
+        expert_labels.main([*command, folder])
+    with pytest.raises(UserError, match="s01.none: missing.*--annotator"):
+        expert_labels.main([*command, folder, "--annotator", "none", "--out", str(out)])
+
+
+def test_noise_is_in_every_other_two_minutes_after_five_and_nowhere_else():
+    fs = 100
+    noise = np.random.default_rng(0).normal(size=400 * fs)
+    signal = np.zeros(900 * fs)
+    beats = np.arange(50, len(signal) - 50, 80)
+    signal[beats] = 1
+    mixed = noise_stress.mix(signal, noise, beats, 6, fs)
+    changed = (mixed != signal).reshape(-1, 60 * fs).mean(axis=1) > 0.9
+    assert changed.tolist() == [minute in (5, 6, 9, 10, 13, 14) for minute in range(15)]
+    there = slice(300 * fs, 420 * fs)
+    np.testing.assert_array_equal(mixed[there], quality.mix_noise(signal, noise, beats, 6, fs)[there])
+
+
+def test_noise_stress_by_the_command(simulated, tmp_path, monkeypatch):
+    monkeypatch.setattr(noise_stress, "NOISES", {"em": "electrode motion"})
+    monkeypatch.setattr(noise_stress, "SNR_DB", (24, -6))
+    command = ["--database", "simulated", "--threads", "1", "--noise", str(tmp_path)]
+    with pytest.raises(UserError, match="em.hea: missing.*nstdb"):
+        noise_stress.main(command)
+    noise = np.random.default_rng(0).normal(size=(60 * 360, 1)).cumsum(axis=0)
+    wfdb.wrsamp("em", 360, ["mV"], ["noise"], noise / noise.std(), fmt=["16"], write_dir=str(tmp_path))
+    noise_stress.main(command)
+    saved = json.loads((simulated.out / "results" / "noise_stress.json").read_text())
+    clean, little, much = saved["rows"]
+    assert (much["noise"], much["snr_db"], much["hours"]) == ("em", -6, pytest.approx(120 / 3600))
+    assert clean["unreadable_share"] <= little["unreadable_share"] < much["unreadable_share"]
+    assert much["without_rule"]["classes"]["N"]["not_scored"] < much["classes"]["N"]["not_scored"]
+    assert (simulated.out / "evaluation_plots" / "noise_stress.png").is_file()
