@@ -130,32 +130,30 @@ class Project:
 
 # --- archives of shards -------------------------------------------------------------------------
 
-ARCHIVE_PARTS = {"s01": "train", "s02": "train", "s10": "train", "s07": "validation", "s08": "validation", "s11": "test"}
-
-
-def write_shard(path, columns):
-    """As scaling.build_shards writes them: uncompressed, meta as JSON text."""
-    meta = {"format": "ecg-shard-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS)}
-    np.savez(path, meta=np.array(json.dumps(meta)), **columns)
+ARCHIVE_PARTS = {"s01": "train", "s02": "train", "s10": "train", "s07": "validation",
+                 "s08": "validation", "s11": "test"}
 
 
 def write_archive(folder, tables, rows_a_shard):
-    """Shards and index of {record: (columns, part)}."""
+    """Shards and index of {record: (columns, part)}, as scaling.build_shards writes them."""
     folder.mkdir(parents=True)
+    today = settings.snapshot(settings.SEGMENT_SETTINGS)
+    meta = np.array(json.dumps({"format": "ecg-shard-1", "settings": today}))
     entries = []
     for name, (columns, part) in tables.items():
         for k, first in enumerate(range(0, len(columns["y"]), rows_a_shard)):
-            piece = {column: values[first:first + rows_a_shard] for column, values in columns.items()}
+            rows = slice(first, first + rows_a_shard)
+            piece = {column: values[rows] for column, values in columns.items()}
             entries.append({"file": f"{name}-{k:03d}.npz", "record": name, "beats": len(piece["y"]),
                             "normal": int((piece["y"] == 0).sum()), "part": part})
-            write_shard(folder / entries[-1]["file"], piece)
-    index = {"format": "ecg-shards-1", "settings": settings.snapshot(settings.SEGMENT_SETTINGS), "shards": entries}
+            np.savez(folder / entries[-1]["file"], meta=meta, **piece)
+    index = {"format": "ecg-shards-1", "shards": entries, "settings": today}
     (folder / "index.json").write_text(json.dumps(index))
     return folder
 
 
 def archive_of(table, folder):
-    """The small simulated database as shards in `folder`; table: the columns of its segments, x among them."""
+    """The small simulated database as shards in `folder`; table: columns of its segments, with x."""
     tables = {}
     for name, part in ARCHIVE_PARTS.items():
         here = table["record"] == name
@@ -284,7 +282,7 @@ def s3():
 @pytest.fixture(scope="session")
 def dask_cluster(tmp_path_factory, s3):
     """Address of a scheduler with two workers of one thread, each a process of its own, started in empty folders."""
-    pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed")
     address = f"tcp://127.0.0.1:{free_port()}"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
            "DASK_DISTRIBUTED__ADMIN__LOG_FORMAT": "%(message)s"}
@@ -297,6 +295,8 @@ def dask_cluster(tmp_path_factory, s3):
         log = open(folder.parent / f"{folder.name}.log", "w")
         processes.append(subprocess.Popen(command, cwd=folder, env=env | {"TMPDIR": str(folder)}, stdout=log,
                                           stderr=log))
+    with distributed.Client(address, timeout=60, set_as_default=False) as client:
+        client.wait_for_workers(2, 60)
     yield address
     for process in reversed(processes):
         process.terminate()

@@ -37,7 +37,7 @@ def task(log, seconds, item):
 
 
 def troubled(log, item):
-    """1 is a bad record, 2 a defect, 3 kills its process, 4 is well at its third start, 5 is gone."""
+    """1: a bad record, 2: a defect, 3: a killed process, 4: well at its third start, 5: no file."""
     note(log, item)
     if item == 1:
         raise errors.UserError("1.hea: bad. Leave it out.")
