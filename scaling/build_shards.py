@@ -273,8 +273,10 @@ def main(argv=None):
             entries += stored or []
             stale += [] if stored else [record]
 
-    index = {"format": INDEX_FORMAT, "settings": settings.snapshot(settings.SEGMENT_SETTINGS),
-             "leads": [args.lead] if args.lead else leads,
+    # the leads tell detect.py which lead of a recording is like those
+    made_with = settings.snapshot(settings.SEGMENT_SETTINGS)
+    made_with["LEADS"] = [args.lead] if args.lead else leads
+    index = {"format": INDEX_FORMAT, "settings": made_with,
              "shards": sorted(entries, key=lambda entry: entry["file"]),
              "failed": sorted(failed, key=lambda fail: fail["record"])}
     write_json(folder / "index.json", index)

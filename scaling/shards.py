@@ -76,9 +76,7 @@ def load_archive(folder, least, title, simulated):
     today = settings.snapshot(settings.SEGMENT_SETTINGS)
     refuse_stale(path, settings.differences(stored, today), command)
 
-    # the leads are no condition: they tell detect.py which lead of a recording is like those
-    stored["LEADS"] = index.get("leads", list(settings.database().leads))
-    digest = hashlib.sha256(json.dumps([today, shards], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([stored, shards], sort_keys=True).encode()).hexdigest()
     meta = {"database": title, "simulated": simulated, "id": digest, "settings": stored}
     archive = Archive(path.parent, shards, meta)
     for part, needed in (("train", least), ("validation", 1)):
@@ -223,11 +221,12 @@ class Stream:
             entry = self.entries[shard]
             path = self.folder / entry["file"]
             begin, is_normal = layout(path, entry["beats"], entry["normal"])
-            rows = np.flatnonzero(is_normal)[first:first + length]
             place = where[done:done + length]
             mine = place >= 0
-            x[place[mine]] = read_rows(path, begin, rows)[mine]
-            record[place[mine]] = self.record[shard]
+            if mine.any():
+                rows = np.flatnonzero(is_normal)[first:first + length]
+                x[place[mine]] = read_rows(path, begin, rows[mine])
+                record[place[mine]] = self.record[shard]
             done += length
         return x, record
 

@@ -147,7 +147,8 @@ def write_archive(folder, tables, rows_a_shard):
             entries.append({"file": f"{name}-{k:03d}.npz", "record": name, "beats": len(piece["y"]),
                             "normal": int((piece["y"] == 0).sum()), "part": part})
             np.savez(folder / entries[-1]["file"], meta=meta, **piece)
-    index = {"format": "ecg-shards-1", "shards": entries, "settings": today}
+    index = {"format": "ecg-shards-1", "shards": entries,
+             "settings": today | {"LEADS": ["MLII"]}}
     (folder / "index.json").write_text(json.dumps(index))
     return folder
 

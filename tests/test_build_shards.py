@@ -76,7 +76,8 @@ def test_columns_are_those_of_the_segments(records, tmp_path, monkeypatch):
     monkeypatch.setattr(build_shards, "PIECE_S", 20)
     index = build(records, tmp_path / "out")
     assert index["format"] == "ecg-shards-1" and index["failed"] == []
-    assert index["settings"] == settings.snapshot(settings.SEGMENT_SETTINGS)
+    today = settings.snapshot(settings.SEGMENT_SETTINGS)
+    assert index["settings"] == today | {"LEADS": ["MLII", "V5"]}
     for record in ("s01", "s02", "s03"):
         found, metas = load(tmp_path / "out", record)
         expected = whole(records, record)
@@ -167,14 +168,14 @@ def test_what_is_there_is_kept_and_a_stopped_run_goes_on(records, tmp_path, monk
 
 def test_changed_file_lead_or_setting_is_built_again(records, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    assert build(records, out)["leads"] == ["MLII", "V5"]
+    assert build(records, out)["settings"]["LEADS"] == ["MLII", "V5"]
     before = contents(out)
     rewrite(records, "s01", 360, lambda signal: signal[::-1])
     build(records, out)
     changed = contents(out)
     assert before["s01-000.npz"] != changed["s01-000.npz"]
     assert before["s02-000.npz"] == changed["s02-000.npz"]
-    assert build(records, out, "--lead", "V5")["leads"] == ["V5"]
+    assert build(records, out, "--lead", "V5")["settings"]["LEADS"] == ["V5"]
     assert load(out, "s02")[1][0]["lead"] == "V5"
     monkeypatch.setattr(config, "BAND_HZ", (0.5, 30.0))
     index = build(records, out, "--lead", "V5")

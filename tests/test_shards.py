@@ -251,6 +251,7 @@ def test_the_checkpoint_scores_recordings_and_stays(simulated_archive, small, tm
                                                     monkeypatch):
     model, stored = train(simulated_archive)
     assert stored["protocol"] == "archive" and stored["simulated"]
+    assert stored["segment_settings"]["LEADS"] == ["MLII"]
     assert set(stored["fitted"]["reference_records"]) == {"s01", "s02", "s10"}
     first, last = stored["history"]
     assert last["validation_loss"] < first["validation_loss"]
