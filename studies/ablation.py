@@ -164,8 +164,7 @@ def ablate(database, protocol, segments, device):
                                             config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
         figures = {key: figures[key] for key in FIGURES}
         table[part].append({"title": title, "score": name, **figures})
-        values = ", ".join(f"{key} {percent(figures[key]['value'])}" for key in FIGURES)
-        print(f"{protocol}: {values}  {title}", flush=True)
+        print(f"{protocol}: ROC-AUC {percent(figures['auroc']['value'])}  {title}", flush=True)
 
     for title, kind, name, changed in LADDER[protocol]:
         add("ladder", title, name, scores_of(kind, name, changed), y)

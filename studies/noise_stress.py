@@ -12,6 +12,7 @@ other one of the first twenty test patients. R peaks are detected.
 Next: python -m studies.report --write
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -131,23 +132,19 @@ def main(argv=None):
     records = [name for name in FIRST_RECORDS if name in database.records]
     records += database.test[:20:2]
 
-    conditions = [(None, None), *((name, snr) for name in NOISES for snr in SNR_DB)]
-    tasks = []
-    for noise, snr_db in conditions:
+    rows = []
+    for noise, snr_db in [(None, None), *itertools.product(NOISES, SNR_DB)]:
         noise_path = noise and args.noise / noise
-        for name in records:
-            tasks.append(delayed(score_record)(database.records_dir() / f"{name}.hea", noise_path,
-                                               snr_db, *detector, device))
-    found = expert_labels.run(tasks, args.threads)
+        tasks = [delayed(score_record)(database.records_dir() / f"{name}.hea", noise_path, snr_db,
+                                       *detector, device) for name in records]
+        rows.append(row_of(noise, snr_db, expert_labels.run(tasks, args.threads)))
 
-    n = len(records)
-    rows = [row_of(*condition, found[k * n:(k + 1) * n]) for k, condition in enumerate(conditions)]
     shown = ["noise", "snr_db", *(key for key, _, _ in PANELS), "qrs.sensitivity_gross"]
     print(pd.json_normalize(rows)[shown].to_string(index=False, float_format="%.4g"))
     path = database.out / "results" / "noise_stress.json"
     write_json(path, {"records": records, "rows": rows})
     picture = database.out / "evaluation_plots" / "noise_stress.png"
-    save(picture, lambda: noise_figure(rows, n, database.simulated))
+    save(picture, lambda: noise_figure(rows, len(records), database.simulated))
     print(f"wrote {path}, {picture}")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import (accuracy_score, average_precision_score, f1_score, recall_score,
+                             roc_auc_score)
 
 import config
 import dataset
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def table(n, seed, names):
-    """Beats of two records, a third of them abnormal, with a part a name that knows something of it."""
+    """Beats of two records, a third of them abnormal, which every part has an idea of."""
     rng = np.random.default_rng(seed)
     y = (rng.random(n) < 0.3).astype(int)
     parts = {name: rng.normal(size=n) + y for name in names}
@@ -30,10 +31,12 @@ def table(n, seed, names):
 
 def test_merit_equals_scikit_learn():
     beats = table(100, 0, "pq")
-    few = table(50, 1, "pq").assign(record="few", y=np.arange(50) < metrics.MIN_BEATS - 1)  # no figure of its own
+    # too few abnormal beats for a figure of its own
+    few = table(50, 1, "pq").assign(record="few", y=np.arange(50) < metrics.MIN_BEATS - 1)
     beats = pd.concat([beats, few])
     scores = 2 * beats.p + 0.5 * beats.q
-    own = [roc_auc_score(beats.y[beats.record == name], scores[beats.record == name]) for name in "ab"]
+    own = [roc_auc_score(beats.y[where], scores[where])
+           for where in (beats.record == "a", beats.record == "b")]
     expected = {"auroc": roc_auc_score(beats.y, scores), "auroc_record_mean": np.mean(own),
                 "auprc": average_precision_score(beats.y, scores)}
     expected["merit"] = np.mean(list(expected.values()))
@@ -77,12 +80,13 @@ def test_operating_points_are_of_the_threshold_at_that_specificity(monkeypatch):
                     "sensitivity": recall_score(beats.y, flagged),
                     "specificity": recall_score(1 - beats.y, ~flagged)}
         assert {k: point[k] for k in expected} == pytest.approx(expected)
-        assert point["margin"] == pytest.approx(min(v - config.PUBLISHED[k] for k, v in expected.items()))
+        margin = min(value - config.PUBLISHED[name] for name, value in expected.items())
+        assert point["margin"] == pytest.approx(margin)
         assert point["specificity"] >= point["asked"]
 
 
 def test_thinned_records_are_mostly_abnormal_and_keep_their_intervals():
-    """Of 400 beats 40 are abnormal: all stay, with 13 normal ones; the record without enough stays whole."""
+    """Of 400 beats 40 are abnormal: all stay, with 13 normal ones; a record with 20 stays whole."""
     n = 400
     beat = np.arange(2 * n)
     record = np.repeat(["a", "b"], n)
@@ -109,14 +113,16 @@ def test_folds_hold_each_patient_of_ds1_once_and_nobody_of_ds2(small, segments, 
 
     monkeypatch.setattr(train_mitbih, "train", train)
     held_out = []
-    for (whole, _), (seen, n_validation) in zip(select_score.patient_samples(small, segments, CPU), trained):
+    samples = select_score.patient_samples(small, segments, CPU)
+    for (whole, _), (seen, n_validation) in zip(samples, trained, strict=True):
         held_out.append(set(whole.features.record.tolist()))
         assert seen and not seen & (held_out[-1] | set(small.test))
         assert seen == set(whole.fitted["reference_records"])
         assert n_validation == (segments.rows["y"][whole.rows] == 0).sum()
-    assert sorted(name for names in held_out for name in names) == sorted(small.train + small.validation)
+    assert sorted(sum(map(list, held_out), [])) == sorted(small.train + small.validation)
 
-    for loss, n in ((config.RECORD_LOSS, 3), (0.5, 6)):  # kept as checkpoints, of these settings alone
+    # kept as checkpoints, of these settings alone
+    for loss, n in ((config.RECORD_LOSS, 3), (0.5, 6)):
         monkeypatch.setattr(config, "RECORD_LOSS", loss)
         select_score.patient_samples(small, segments, CPU)
         assert len(trained) == n
@@ -126,10 +132,12 @@ def test_parts_are_standard_on_normal_validation_beats(evaluated, monkeypatch):
     monkeypatch.setattr(config, "SEEDS", (0,))
     segments = dataset.load_segments(evaluated)
     names = list(select_score.PARTS["beat"])
-    (parts,), = select_score.parts_of(select_score.beat_samples(evaluated, segments, CPU), {}, names)
+    samples = select_score.beat_samples(evaluated, segments, CPU)
+    (parts,), = select_score.parts_of(samples, {}, names)
     np.testing.assert_array_equal(parts.y, segments.rows["y"][segments.part("beat", "validation")])
     normal = parts.loc[parts.y == 0, names].to_numpy()
-    np.testing.assert_allclose([normal.mean(axis=0), normal.std(axis=0)], [[0] * 3, [1] * 3], atol=1e-6)
+    np.testing.assert_allclose(normal.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(normal.std(axis=0), 1, atol=1e-6)
 
 
 def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
@@ -144,8 +152,8 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
 
     def spoilt(database):
         segments = load(database)
-        unseen = (segments.rows["split_beat"] == "test") & (segments.rows["split_patient"] == "test")
-        assert unseen.sum() > 20
+        unseen = np.intersect1d(segments.part("beat", "test"), segments.part("patient", "test"))
+        assert len(unseen) > 20
         segments.x[unseen] = 7
         segments.rows["y"][unseen] ^= 1
         return segments
