@@ -36,6 +36,8 @@ from scoring.scores import SCORES
 OUTPUT = 3           # raise it with every change of what is found: earlier output is then stale
 LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
 DEMO_S = 1800
+# flags that decide what is found, arguments of score_recording
+ASKED = ("lead", "causal", "score_all", "robust_z", "alarms_per_hour", "sensitivity")
 
 
 # --- one recording --------------------------------------------------------------------------------
@@ -71,9 +73,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
 
 
 def score_name(stored, causal):
-    """The checkpoint's DEFAULT_SCORE, or the same from the past alone; UserError where there is
-    none.
-    """
+    """The checkpoint's DEFAULT_SCORE, or the same from the past alone; else UserError."""
     name = stored["score_settings"]["DEFAULT_SCORE"]
     if not causal:
         return name
@@ -85,9 +85,7 @@ def score_name(stored, causal):
 
 
 def line_to_flag(z, duration_s, curve, robust_z=None, alarms_per_hour=None, sensitivity=None):
-    """(line, where it is from): z (n,) NaN where not scored, curve of the checkpoint's validation
-    patients.
-    """
+    """(line, where it is from): z (n,) NaN where not scored, curve of the validation patients."""
     if robust_z is not None:
         return robust_z, "asked for"
     if alarms_per_hour is not None:
@@ -138,10 +136,8 @@ def load(args):
 
 
 def origin_of(files, args, stored):
-    """What makes a recording's output stale when it changes: its files, the checkpoint, the flags.
-    """
-    asked = [args.fs, args.lead, args.beats, args.robust_z, args.alarms_per_hour, args.sensitivity,
-             args.causal, args.score_all]
+    """What makes a recording's output stale: its files, the checkpoint, the flags."""
+    asked = [getattr(args, name) for name in ("fs", "beats", *ASKED)]
     what = repr((OUTPUT, sorted(files.items()), asked, stored["weights"],
                  stored["segment_settings"], stored["score_settings"], config.ROBUST_Z_SPECIFICITY))
     return hashlib.sha256(what.encode()).hexdigest()
@@ -175,11 +171,9 @@ def process(args, place):
         if args.beats:
             given_s, _ = reader.annotated_beats(path, args.beats, recording.fs_hz, settings.AAMI_OF,
                                                 "Leave --beats out to have them detected.")
-        summary, scored = score_recording(
-            recording, model, stored, lead=args.lead, given_s=given_s, causal=args.causal,
-            score_all=args.score_all, robust_z=args.robust_z,
-            alarms_per_hour=args.alarms_per_hour, sensitivity=args.sensitivity,
-            device=device_of(args.device), progress=progress)
+        asked = {name: getattr(args, name) for name in ASKED}
+        summary, scored = score_recording(recording, model, stored, given_s=given_s, **asked,
+                                          device=device_of(args.device), progress=progress)
 
         summary_path = Path(f"{here}.{EXTENSION}.json")
         page_path = Path(f"{here}.{EXTENSION}.html")

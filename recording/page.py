@@ -39,14 +39,20 @@ CLOCK = """
 
 # --- plots ---------------------------------------------------------------------------------------
 
-def time_plot(name, x_range, y_label, height, **more):
-    """Empty figure as wide as the page; time in ms from the beginning, told as a clock."""
+def new_plot(name, x_range, y_label, height, **more):
+    """Empty figure as wide as the page."""
     plot = figure(name=name, height=height, sizing_mode="stretch_width", x_range=x_range,
                   y_axis_label=y_label, min_border_left=75, tools="", **more)
-    plot.xaxis.ticker = DatetimeTicker()
-    plot.xaxis.formatter = CustomJSTickFormatter(code=CLOCK)
     plot.toolbar.logo = None
     plot.grid.grid_line_alpha = 0.4
+    return plot
+
+
+def time_plot(name, x_range, y_label, height, **more):
+    """The same; time in ms from the beginning, told as a clock."""
+    plot = new_plot(name, x_range, y_label, height, **more)
+    plot.xaxis.ticker = DatetimeTicker()
+    plot.xaxis.formatter = CustomJSTickFormatter(code=CLOCK)
     return plot
 
 
@@ -102,12 +108,9 @@ def timeline(sources, x_range, scored):
 
 def strip(sources, unit):
     """The chosen beat in its STRIP_S, the beats marked with their robust z-scores."""
-    plot = figure(name="strip", height=300, sizing_mode="stretch_width", tools="save",
-                  min_border_left=75, y_range=Range1d(-1, 1),
-                  x_range=Range1d(-STRIP_S / 2, STRIP_S / 2),
-                  x_axis_label="time from the chosen beat (s)", y_axis_label=f"signal ({unit})")
-    plot.toolbar.logo = None
-    plot.grid.grid_line_alpha = 0.4
+    plot = new_plot("strip", Range1d(-STRIP_S / 2, STRIP_S / 2), f"signal ({unit})", 300,
+                    y_range=Range1d(-1, 1), x_axis_label="time from the chosen beat (s)")
+    plot.add_tools(SaveTool())
     plot.line("x", "y", source=sources["strip"], color="black", line_width=1)
     for name, colour, marker in (("normal", NORMAL, "circle"), ("flagged", ABNORMAL, "triangle"),
                                  ("unscored", GREY, "x")):

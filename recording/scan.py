@@ -78,7 +78,7 @@ class DetectedBeats:
     readable: np.ndarray       # (n,) bool
     whole: np.ndarray          # (n,) bool: its segment lies in the recording
     unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
-    segments: Spool            # (k, window_size + 2): x as the network sees it, its offset and scale
+    segments: Spool            # (k, window_size + 2): x of the network, its offset and scale
     z: Spool                   # (k, latent_dim)
     mse: np.ndarray            # (k,)
     qrs_error: np.ndarray      # (k,)
@@ -88,11 +88,6 @@ class DetectedBeats:
     def scored(self):
         """(n,) bool"""
         return self.readable & self.whole
-
-    @property
-    def window_of(self):
-        """(n,) index into `unreadable` of each beat."""
-        return window_index(self.time_s, len(self.unreadable))
 
 
 def window_index(time_s, n_windows):
@@ -266,7 +261,7 @@ def rhythm_table(beats, fs_hz):
     stretches are NaN.
     """
     bad = np.append(0, np.cumsum(beats.unreadable > 0))
-    window = beats.window_of
+    window = window_index(beats.time_s, len(beats.unreadable))
     broken = bad[window[1:] + 1] > bad[window[:-1]]
     broken |= ~beats.readable[:-1] | ~beats.readable[1:]
     gaps = np.where(broken, np.nan, np.diff(beats.time_s))

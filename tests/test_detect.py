@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import edfio
 import numpy as np
@@ -20,7 +21,7 @@ import preprocess
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
 from recording import reader
-from recording.output import stored_summary
+from recording.output import rates, stored_summary
 
 NOTHING = {"origin": "x"}
 
@@ -40,7 +41,7 @@ def summary_of(path):
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory):
-    """A folder with a simulated WFDB record of three minutes, copies of it in other formats, and detect.py's output."""
+    """Folder of a simulated record of three minutes, copies of it, and detect.py's output."""
     folder = tmp_path_factory.mktemp("brought")
     simulated_ecg.write_database(folder, ("s02",), duration_s=180, seed=5)
     signal = wfdb.rdrecord(str(folder / "s02")).p_signal[:, 0]
@@ -77,7 +78,8 @@ def test_table_annotations_picture_and_summary_agree(brought):
     np.testing.assert_array_equal(flagged, z >= summary["robust_z"])
     assert summary["flagged"] == flagged.sum() > 3
     assert not [r for r in rows if r["state"] != "scored" and (r["flag"], r["score"]) != ("0", "")]
-    np.testing.assert_allclose(np.diff([float(r["time_s"]) for r in rows]), [float(r["rr_before_s"]) for r in rows[1:]],
+    np.testing.assert_allclose(np.diff([float(r["time_s"]) for r in rows]),
+                               [float(r["rr_before_s"]) for r in rows[1:]],
                                atol=2e-5)
 
     notes = wfdb.rdann(str(brought / "s02"), "ecgad")
@@ -100,15 +102,17 @@ def test_flags_are_on_the_abnormal_beats_and_wfdb_scores_the_peaks(brought):
 
 def test_settings_of_use_are_those_of_the_checkpoint(brought, tmp_path, monkeypatch):
     """Whoever edits config.py without training anew gets the same flags."""
-    for name, value in (("FS_HZ", 250), ("BAND_HZ", (2.0, 20.0)), ("FILTER_ORDER", 1), ("WINDOW_SIZE", 512),
-                        ("QRS_SIGMA_S", 1.0), ("SELF_CAUSAL_S", 20.0), ("LOCAL_BEATS", 11),
+    for name, value in (("FS_HZ", 250), ("BAND_HZ", (2.0, 20.0)), ("FILTER_ORDER", 1),
+                        ("WINDOW_SIZE", 512), ("QRS_SIGMA_S", 1.0), ("SELF_CAUSAL_S", 20.0),
+                        ("LOCAL_BEATS", 11),
                         ("SCORES", config.SCORES | {"patient": ("mse", "combined")})):
         monkeypatch.setattr(config, name, value)
     run(brought / "s02.hea", "--out", tmp_path)
     assert (tmp_path / "s02.ecgad.csv").read_bytes() == (brought / "s02.ecgad.csv").read_bytes()
-    monkeypatch.setattr(config, "ROBUST_Z_SPECIFICITY", 0.9)  # a choice of the user's, and part of the origin
+    monkeypatch.setattr(config, "ROBUST_Z_SPECIFICITY", 0.9)  # a choice of the user's
     run(brought / "s02.hea", "--out", tmp_path)
-    assert summary_of(tmp_path / "s02.ecgad.json")["robust_z"] < summary_of(brought / "s02.ecgad.json")["robust_z"]
+    line, other = (summary_of(path / "s02.ecgad.json")["robust_z"] for path in (brought, tmp_path))
+    assert other < line
 
 
 def test_examples_are_the_highest_beats_well_apart_as_filtered(brought, shipped):
@@ -129,7 +133,7 @@ def test_examples_are_the_highest_beats_well_apart_as_filtered(brought, shipped)
 
 
 def test_other_formats_agree_beat_for_beat_and_jobs_do_not_matter(brought, tmp_path):
-    """--threads 1 alone decides how many, not the machine: the last digits of a score depend on it."""
+    """--threads alone decides how many: the last digits of a score depend on it."""
     others = [brought / name for name in ("table.csv", "array.npy", "copy.edf")]
     with threadpool_limits(2):
         run(*others, "--fs", 360, "--out", tmp_path / "1")
@@ -142,7 +146,8 @@ def test_other_formats_agree_beat_for_beat_and_jobs_do_not_matter(brought, tmp_p
         rows = rows_of(path)
         for column in ("time_s", "sample", "flag", "state"):
             assert [r[column] for r in first] == [r[column] for r in rows]
-        np.testing.assert_allclose(*[[float(r["robust_z"] or 0) for r in both] for both in (first, rows)], atol=0.02)
+        np.testing.assert_allclose(*[[float(r["robust_z"] or 0) for r in both]
+                                     for both in (first, rows)], atol=0.02)
 
 
 def test_given_beats_and_a_missing_annotator(folder):
@@ -162,10 +167,11 @@ def test_unreadable_stretches_are_noise_marks_and_no_beats_no_crash(brought, tmp
     np.save(tmp_path / "flat.npy", np.zeros(25 * 360))
     run(tmp_path, "--fs", 360)
     notes = wfdb.rdann(str(tmp_path / "gap"), "ecgad")
-    marks = [(s, k) for s, k, symbol in zip(notes.sample, notes.subtype, notes.symbol) if symbol == "~"]
-    assert marks == [(36000, -1), (46800, 0)] and (np.diff(notes.sample) >= 0).all()
+    marks = np.array(notes.symbol) == "~"
+    assert notes.sample[marks].tolist() == [36000, 46800]
+    assert notes.subtype[marks].tolist() == [-1, 0] and (np.diff(notes.sample) >= 0).all()
     notes = wfdb.rdann(str(tmp_path / "flat"), "ecgad")
-    assert list(zip(notes.sample, notes.subtype, notes.symbol)) == [(0, -1, "~"), (25 * 360 - 1, 0, "~")]
+    assert notes.symbol == ["~", "~"] and notes.sample.tolist() == [0, 25 * 360 - 1]
     summary = summary_of(tmp_path / "flat.ecgad.json")
     assert summary["scored"] == 0 and summary["unreadable"]["flat"] == 1
     assert "no readable beat in 0.4 min" in capsys.readouterr().out
@@ -181,23 +187,25 @@ def test_alarms_per_hour_are_kept(per_hour, n):
 
 
 def test_line_is_asked_for_or_of_the_validation_patients(monkeypatch):
-    curve = {"robust_z": [1, 2, 3], "specificity": [0.5, 0.9, 0.99], "sensitivity": [0.95, 0.8, 0.4]}
+    curve = {"robust_z": [1, 2, 3], "specificity": [0.5, 0.9, 0.99],
+             "sensitivity": [0.95, 0.8, 0.4]}
     monkeypatch.setattr(config, "ROBUST_Z_SPECIFICITY", 0.9)
     asked = ({}, {"sensitivity": 0.8}, {"sensitivity": 0.9}, {"robust_z": 7.5})
-    assert [detect.line_to_flag(np.zeros(3), 60, curve, **flags)[0] for flags in asked] == [2, 2, 1, 7.5]
+    lines = [detect.line_to_flag(np.zeros(3), 60, curve, **flags)[0] for flags in asked]
+    assert lines == [2, 2, 1, 7.5]
 
 
 def test_causal_score_is_that_of_the_past_or_an_error():
     names = [("combined", "combined_causal"), ("self_reference", "self_causal")]
     for name, causal in names:
         stored = {"score_settings": {"DEFAULT_SCORE": name}}
-        assert detect.score_name(stored, False) == name and detect.score_name(stored, True) == causal
+        assert [detect.score_name(stored, past) for past in (False, True)] == [name, causal]
     with pytest.raises(UserError, match="--causal: the checkpoint's score mse"):
         detect.score_name({"score_settings": {"DEFAULT_SCORE": "mse"}}, True)
 
 
 def test_causal_scores_of_the_past_do_not_change_with_the_future(brought, tmp_path, shipped):
-    """Changed after 100 s: what is found before is scored alike, since the first beats are the reference."""
+    """Changed after 100 s: what comes before is scored alike, against the first beats."""
     signal = np.load(brought / "array.npy")
     shipped[1]["fitted"]["settings"]["SELF_CAUSAL_S"] = 60
     scores = []
@@ -208,6 +216,17 @@ def test_causal_scores_of_the_past_do_not_change_with_the_future(brought, tmp_pa
         scores.append(scored.robust_z[scored.beats.time_s < 95])
     assert len(scores[0]) > 80
     np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+def test_heart_rate_and_flagged_share_of_stretches():
+    scored = np.array([1, 1, 1, 1, 0, 0], bool)
+    time_s = np.array([1, 1.5, 2.25, 15, 15.1, 25])  # 12.75 and 0.1 s are no heart rate
+    beats = SimpleNamespace(time_s=time_s, scored=scored, readable=scored)
+    found = SimpleNamespace(beats=beats, rr_before_s=np.diff(time_s, prepend=np.nan),
+                            flagged=np.array([0, 1, 0, 1, 0, 0]))
+    rows = rates(found, np.array([0, 10, 20, 30]))
+    np.testing.assert_allclose(rows["rate"], [(120 + 80) / 2, np.nan, np.nan])
+    np.testing.assert_allclose(rows["flagged"], [100 / 3, 100, np.nan])
 
 
 # --- many recordings ------------------------------------------------------------------------------
@@ -251,7 +270,8 @@ def test_folder_is_searched_and_a_bad_file_is_named_and_stops_no_other(folder, t
     with pytest.raises(UserError, match=r"1 of 4 recordings failed:\n  \S*bad.hea: "):
         run(folder, "--fs", 360, "--out", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").glob("*.json")}
-    assert names == {"s02.ecgad.json", "array.ecgad.json", "copy.ecgad.json"}  # own output is no recording
+    # own output is no recording
+    assert names == {"s02.ecgad.json", "array.ecgad.json", "copy.ecgad.json"}
     assert not list((tmp_path / "out").glob("*bad*"))
 
 
@@ -265,24 +285,27 @@ def test_same_names_in_one_output_folder_are_refused_before_any_work(folder, tmp
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--checkpoint", "none.pt"], "none.pt: missing. Make it with: python train_mitbih.py --protocol patient$"),
-    (["--database", "simulated", "--run", "none"], "runs/none/simulated/checkpoints/patient.pt: missing.*"
-                                                   "--database simulated --run none")])
+    (["--checkpoint", "none.pt"],
+     "none.pt: missing. Make it with: python train_mitbih.py --protocol patient$"),
+    (["--database", "simulated", "--run", "none"],
+     "runs/none/simulated/checkpoints/patient.pt: missing.*--database simulated --run none")])
 def test_missing_checkpoint_names_the_command(folder, flags, message):
     with pytest.raises(UserError, match=message):
         run(folder / "s02.hea", *flags)
 
 
 def test_demo_is_a_simulated_recording(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(config.DATABASES, "simulated", config.DATABASES["simulated"] | {"home": str(tmp_path)})
+    monkeypatch.setitem(config.DATABASES, "simulated",
+                        config.DATABASES["simulated"] | {"home": str(tmp_path)})
     monkeypatch.setattr(detect, "DEMO_S", 30)
     run("--demo")
     assert "SIMULATED recording" in capsys.readouterr().out
     assert summary_of(tmp_path / "demo" / "s01.ecgad.json")["duration_s"] == 30
 
 
-@pytest.mark.parametrize("argv", ["", "--demo x", "x --jobs 0", "x --sensitivity 2", "x --alarms-per-hour -1",
-                                  "x --robust-z 1 --sensitivity 0.5", "x --jobs 2 --cluster y"])
+@pytest.mark.parametrize("argv", ["", "--demo x", "x --jobs 0", "x --sensitivity 2",
+                                  "x --alarms-per-hour -1", "x --robust-z 1 --sensitivity 0.5",
+                                  "x --jobs 2 --cluster y"])
 def test_nonsense_flags_are_refused(argv):
     with pytest.raises(SystemExit):
         detect.parse_args(argv.split())
@@ -291,6 +314,7 @@ def test_nonsense_flags_are_refused(argv):
 def test_import_is_light():
     code = ("import sys, detect; print(*[n for n, m in sys.modules.items() if n == 'bokeh' or "
             f"(getattr(m, '__file__', None) or '').startswith({str(settings.ROOT)!r} + '/')])")
-    found = subprocess.run([sys.executable, "-c", code], cwd=settings.ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], cwd=settings.ROOT, capture_output=True,
+                           text=True, check=True)
     names = found.stdout.split()
     assert "detect" in names and len(names) <= 26 and not {"bokeh", "recording.page"} & set(names)
