@@ -61,6 +61,8 @@ def attempt(task, item):
             lost = isinstance(error, (ConnectionError, TimeoutError))
             if wait_s is None or not (lost or getattr(error, "errno", None) in PASSING):
                 return item, None, describe(error, item)
+
+        # outside of the handlers: the error, and the memory of its frames, is gone by now
         time.sleep(wait_s)
 
 
@@ -68,6 +70,8 @@ def describe(error, item):
     """One line for an error that is not the record's own: of the system, or a defect of ours."""
     if isinstance(error, OSError):
         return f"{error.filename or item}: {error.strerror or error}"
+
+    # a defect is to be found from this line alone, on whatever machine it happened
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
@@ -97,6 +101,7 @@ def each(task, items, jobs=1, address=None, files=()):
     if address:
         yield from each_on_cluster(task, items, address, files)
         return
+
     work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     try:
         yield from work(joblib.delayed(attempt)(task, item) for item in items)
@@ -110,6 +115,7 @@ def each_on_cluster(task, items, address, files):
     """`each` on a cluster; dask gives a lost worker's task to another, until that was in vain."""
     with connect(address) as client:
         on_worker = send_project(client, task, files)
+
         suspects = []
         for item, result in flow(client, on_worker, items):
             if result is None:
@@ -133,9 +139,10 @@ def flow(client, on_worker, items):
     """
     from distributed import KilledWorker, as_completed
     waiting = iter(items)
-    sent = {}
+    sent = {}  # item of each future that is on its way
     done = as_completed(loop=client.loop, with_results=True, raise_errors=False)
     while True:
+
         # as many as the workers that are there now want; one at least, for those that will come
         room = max(1, AHEAD * sum(client.nthreads().values())) - len(sent)
         for item in itertools.islice(waiting, max(0, room)):
@@ -170,8 +177,11 @@ def connect(address):
         from distributed.comm import connect as knock
     except ImportError as error:
         raise UserError(f"--cluster needs dask ({error}). Install it with: {INSTALL}") from error
-    for name in ("distributed", "distributed.client"):  # what it would log is said here in one line
+
+    # what it would log of a lost scheduler, in a hundred lines, is said here in one
+    for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
     try:
         # a client that finds nobody takes 16 s more to close: a bare connection says so at once
         asyncio.run(knock(address, timeout=CONNECT_S)).abort()
@@ -181,6 +191,7 @@ def connect(address):
             f"--cluster {address}: no dask scheduler answers there ({first_line(error)}). Expected "
             "an address such as tcp://10.0.0.1:8786, which `dask scheduler` prints when it starts."
         ) from error
+
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
         client.run_on_scheduler(limit_wait(LOST_S))
@@ -214,6 +225,7 @@ def send_project(client, task, files):
     the function of an item that the workers are to run.
     """
     from distributed.diagnostics.plugin import UploadFile
+    # what each file is called there, and where it lies here
     paths = [*settings.ROOT.glob("*.py")]
     for room in ROOMS:
         paths += (settings.ROOT / room).rglob("*.*")
@@ -225,8 +237,10 @@ def send_project(client, task, files):
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
             for there, path in sorted(copies.items()):
                 name = there.relative_to(settings.ROOT).as_posix()
-                file.writestr(zipfile.ZipInfo(name), path.read_bytes())  # no time: the same bytes
+                # without the time of the file: the same content is the same bytes
+                file.writestr(zipfile.ZipInfo(name), path.read_bytes())
         archive = archive.rename(Path(folder, f"ecg-{digest_of(archive)}.zip"))
+
         upload = UploadFile(archive, load=False)
         upload.idempotent = True
         client.register_plugin(upload, name=archive.name)
@@ -249,6 +263,7 @@ def worker_function(archive, task, expected):
         from distributed import get_worker
         path = Path(get_worker().local_directory, archive)
         root = str(path.with_suffix(""))
+
         # one lock for all threads of the worker and all its clients
         with sys.__dict__.setdefault("ecg_import_lock", threading.Lock()):
             if sys.path[0] != root:
@@ -258,7 +273,10 @@ def worker_function(archive, task, expected):
                 for name in list(sys.modules):
                     if name.partition(".")[0] in ours:
                         del sys.modules[name]
-                sys.path[:] = [root, *(p for p in sys.path if not Path(p).name.startswith("ecg-"))]
+                others = [p for p in sys.path if not Path(p).name.startswith("ecg-")]
+                sys.path[:] = [root, *others]
+
+            # with other libraries the same record would not give the same bytes
             cluster = importlib.import_module("recording.cluster")
             found = cluster.versions()
             if found != expected:

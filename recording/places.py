@@ -41,6 +41,8 @@ def split(place):
     """(folder, name), without the query of a web address."""
     if isinstance(place, Path):
         return place.parent, place.name
+
+    # a query is the web's alone: s3 keys may hold a question mark
     plain = place.partition("?")[0] if place.startswith("http") else place
     folder, _, name = plain.rpartition("/")
     return folder, name
@@ -85,6 +87,7 @@ def patience(url):
     """A file may take its time, as long as bytes come; aiohttp would allow five minutes in all."""
     if not url.startswith("http"):
         return {}
+
     import aiohttp
     silence_s = config.DOWNLOAD_TIMEOUT_S
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
@@ -96,8 +99,10 @@ def explain(url, error):
 
     `cluster.attempt` waits after a ConnectionError and tries again.
     """
+    # fsspec says "not found" whatever the trouble of a web server was
     while isinstance(error, FileNotFoundError) and error.__cause__ and url.startswith("http"):
-        error = error.__cause__  # fsspec says so whatever the trouble of a web server
+        error = error.__cause__
+
     said = f"{type(error).__name__}: {first_line(error)}"
     status = getattr(error, "status", 0)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
@@ -124,6 +129,8 @@ def find(url, suffixes):
     if not many and not url.endswith("/"):
         name = name_of(url)
         return [url if name.lower().endswith(suffixes) else beside(url, name + suffixes[0])]
+
+    # names as they are kept may lack the scheme: unstrip_protocol
     with store(url) as (fs, path):
         paths = fs.glob(path) if many else fs.find(path)
     found = sorted(fs.unstrip_protocol(path) for path in paths if path.lower().endswith(suffixes))
@@ -148,6 +155,7 @@ def find_places(texts, lists, absolute):
                             "recording a line.") from error
         texts += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
+    # local ones are found with all that a path may mean; an address named twice is one
     urls = {}
     paths = []
     for place in map(place_of, texts):
@@ -155,6 +163,7 @@ def find_places(texts, lists, absolute):
             paths.append(place)
         else:
             urls |= dict.fromkeys(find(place, reader.SUFFIXES))
+
     paths = reader.find_recordings(paths)
     return [path.absolute() if absolute else path for path in paths] + list(urls)
 
@@ -171,11 +180,14 @@ def files_of(place, annotator=None):
     names = [own]
     if annotator and own.endswith(".hea"):
         names.append(own.removesuffix("hea") + annotator)
+
     stamps = {}
-    for name in names:  # a header appends the names in it
+    for name in names:
         file = beside(place, name)
         try:
             stamps[name] = stamp(file)
+
+            # the list grows while it is gone over: a header names signals or other headers
             if name.endswith(".hea") and (stamps[name]["size"] or 0) <= MAX_HEADER_BYTES:
                 more = named_files(split_header(read_bytes(file)))
                 names += [new for new in more if new not in names]
@@ -193,6 +205,8 @@ def stamp(place):
         except FileNotFoundError as error:
             raise UserError(f"{place}: missing. Check the path: workers of a cluster need one that "
                             "is good there, too.") from error
+
+    # size, time, entity tag: each store calls them otherwise, so all is taken
     with store(place) as (fs, path):
         info = fs.info(path)
     told = {key: str(value) for key, value in info.items() if key not in ("name", "url")}
@@ -208,15 +222,19 @@ def fetched(place, files):
     if isinstance(place, Path):
         yield place
         return
+
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
         for name, expected in files.items():
             url = beside(place, name)
             path = Path(folder, name)
             with store(url) as (fs, there):
                 fs.get_file(there, str(path))
+
+            # None: a server that does not say
             came = path.stat().st_size
-            if expected["size"] not in (came, None):  # None: a server that does not say
+            if expected["size"] not in (came, None):
                 raise ConnectionError(errno.EIO, f"{came} of {expected['size']} bytes came", url)
+
         try:
             yield Path(folder, name_of(place))
         except UserError as error:
@@ -251,8 +269,10 @@ def written(stem, last):
     if isinstance(stem, Path):
         yield stem
         return
+
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
         yield Path(folder, name_of(stem))
+
         paths = sorted(Path(folder).iterdir())
         for path in sorted(paths, key=lambda path: path.name.endswith(last)):
             url = beside(stem, path.name)

@@ -42,8 +42,10 @@ PIECE_S = 1800                # read at a time
 
 def part_of(record, seed, train_fraction, validation_fraction):
     """"train", "validation" or "test": drawn by the record's name and the seed alone."""
+    # a number in [0, 1) that is the same on every machine, whatever other records there are
     digest = hashlib.sha256(f"{seed}/{record}".encode()).digest()
     drawn = int.from_bytes(digest[:8], "big") / 2**64
+
     if drawn < train_fraction:
         return "train"
     return "validation" if drawn < train_fraction + validation_fraction else "test"
@@ -56,6 +58,7 @@ def choose_lead(recording, wanted, leads):
     """
     if wanted is not None:
         return reader.lead_index(recording, wanted)
+
     for name in leads:
         if name in recording.leads:
             return recording.leads.index(name)
@@ -81,11 +84,13 @@ def piece_columns(recording, lead, start_s, beats):
     stop_s = start_s + PIECE_S
     stretch = read_stretch(recording, lead, start_s, stop_s, config.FS_HZ, config.BAND_HZ,
                            config.FILTER_ORDER, annotated)
+    # not the margin's, not cut at an end, not in noise
     peaks = samples(stretch.start_s)
     keep = (beats["time_s"] >= start_s) & (beats["time_s"] < stop_s)
     keep &= inside(peaks, len(stretch.filtered), config.WINDOW_SIZE)
     keep[keep] = stretch.is_readable(beats["time_s"][keep])
 
+    # intervals are those of all annotated beats: a neighbour that is left out counts
     kept = {name: column[keep] for name, column in beats.items() if name != "time_s"}
     return beat_columns(stretch.filtered, peaks[keep], recording.name, samples(0)[keep], **kept)
 
@@ -102,6 +107,7 @@ def batches(tables, size):
         while len(rest["x"]) > size:  # not where they are equal: these may be the last
             yield {name: column[:size] for name, column in rest.items()}, False
             rest = {name: column[size:] for name, column in rest.items()}
+
     if rest and len(rest["x"]):
         yield rest, True
 
@@ -111,8 +117,9 @@ def write_record(folder, recording, lead, beats, meta):
 
     The last shard says that it is the last: a record that was stopped in the middle is none.
     """
+    # an index must not name what is about to change
     old = shards_of(folder, recording.name)
-    if old:  # an index must not name what is about to change
+    if old:
         (folder / "index.json").unlink(missing_ok=True)
     for path in old:
         path.unlink(missing_ok=True)
@@ -127,6 +134,7 @@ def write_record(folder, recording, lead, beats, meta):
         stored = json.dumps(meta | {"entry": entry, "last": last})
         write_npz(folder / entry["file"], {"meta": np.array(stored), **columns})
         entries.append(entry)
+
     if not entries:
         raise UserError(f"{recording.path}: none of {len(beats['time_s'])} annotated beats can be "
                         "read. Leave the record out, or name another --lead.")
@@ -135,12 +143,15 @@ def write_record(folder, recording, lead, beats, meta):
 
 def build_record(folder, annotator, lead, leads, place):
     """The entries of the index of one record; its shards are written unless they are there."""
+    # what the shards depend on beside the settings: the files and what is taken from them
     name = record_name(place)
     files = places.files_of(place, annotator)
     origin = repr((sorted(files.items()), annotator, lead))
+
     part = part_of(name, config.SPLIT_SEED, config.TRAIN_FRACTION, config.VALIDATION_FRACTION)
     meta = {"format": FORMAT, "settings": settings.snapshot(settings.SEGMENT_SETTINGS),
             "origin": hashlib.sha256(origin.encode()).hexdigest(), "part": part}
+
     entries = stored_entries(folder, name, meta["origin"])
     if entries:
         return entries
@@ -176,6 +187,7 @@ def stored_entries(folder, record, origin=None):
     """
     today = settings.snapshot(settings.SEGMENT_SETTINGS)
     entries = []
+
     try:
         while True:
             path = folder / f"{record}-{len(entries):03d}.npz"
@@ -185,6 +197,7 @@ def stored_entries(folder, record, origin=None):
             ours = (meta["format"], meta["origin"], meta["entry"]["file"])
             if ours != (FORMAT, origin, path.name) or settings.differences(meta["settings"], today):
                 return None
+
             entries.append(meta["entry"])
             if meta["last"]:
                 return entries
@@ -198,12 +211,15 @@ def find_records(texts, absolute):
     """[Path or address] of the WFDB records that texts mean; UserError for none, two of a name."""
     found = places.find_places(texts, None, absolute)
     headers = [place for place in found if places.name_of(place).endswith(".hea")]
+
+    # a record is known by its name: its shards, its part
     names = {}
     for place in headers:
         other = names.setdefault(places.name_of(place), place)
         if other != place:
             raise UserError(f"{place} and {other}: two records of one name. Rename one, or give "
                             "them different --out folders.")
+
     if not headers:
         raise UserError(f"{' '.join(texts)}: no WFDB record among them; expected .hea files with "
                         "annotations beside them.")
@@ -221,6 +237,7 @@ def report(folder, index, stale):
         print(f"{part:<12}{len(records):>8,d} records {len(shards):>8,d} shards "
               f"{sum(entry['beats'] for entry in shards):>14,d} beats, "
               f"{sum(entry['normal'] for entry in shards):,d} normal")
+
     if stale:
         print(f"not in the index: {len(stale)} records of earlier runs, unfinished or of other "
               f"settings, {', '.join(stale[:5])} for example. Name them, too, or delete them.")

@@ -73,12 +73,15 @@ def load_archive(folder, least, title, simulated):
     if not sound:
         raise UserError(f"{path}: not an index of shards (format {INDEX_FORMAT}). "
                         f"Make it again with: {command}")
+
     today = settings.snapshot(settings.SEGMENT_SETTINGS)
     refuse_stale(path, settings.differences(stored, today), command)
 
+    # a checkpoint keeps the digest: which archive it was trained on
     digest = hashlib.sha256(json.dumps([stored, shards], sort_keys=True).encode()).hexdigest()
     meta = {"database": title, "simulated": simulated, "id": digest, "settings": stored}
     archive = Archive(path.parent, shards, meta)
+
     for part, needed in (("train", least), ("validation", 1)):
         normal = sum(entry["normal"] for entry in archive.part(part))
         if normal < needed:
@@ -110,6 +113,7 @@ def read_columns(path, names):
         today = settings.snapshot(settings.SEGMENT_SETTINGS)
         if meta["format"] != FORMAT or settings.differences(meta["settings"], today):
             raise ValueError(f"not of the format {FORMAT} or made with other settings")
+
         return {name: stored[name] for name in names}
 
 
@@ -121,15 +125,19 @@ def layout(path, beats, normal):
     It should hold so many. x is stored as np.savez does it, not compressed: float32 rows, one after
     the other.
     """
+    # the index and the shard must be of one run
     is_normal = read_columns(path, ("y",))["y"] == 0
     if (len(is_normal), is_normal.sum()) != (beats, normal):
         raise ValueError(f"{is_normal.sum()} normal beats of {len(is_normal)}, index.json says "
                          f"{normal} of {beats}")
+
     with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
         np.lib.format.read_magic(file)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         member = archive.getinfo("x.npy")
         header_bytes = file.tell()
+
+    # only then can a row be read where it lies
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError("x is compressed, expected np.savez")
     if shape != (beats, config.WINDOW_SIZE) or fortran or dtype != np.dtype("<f4"):
@@ -148,9 +156,11 @@ def read_rows(path, start, rows):
     """
     width = config.WINDOW_SIZE
     first, last = rows[0], rows[-1]
+
     found = np.fromfile(path, "<f4", (last - first + 1) * width, offset=start + 4 * first * width)
     if len(found) < (last - first + 1) * width:
         raise EOFError(f"ends in the middle of row {first + len(found) // width}")
+
     return found.reshape(-1, width)[rows - first]
 
 
@@ -161,8 +171,11 @@ def chunks_of(normal):
 
     normal: (s,) numbers of normal beats of the shards.
     """
-    return np.array([(shard, first, min(CHUNK, n - first))
-                     for shard, n in enumerate(normal) for first in range(0, n, CHUNK)])
+    chunks = []
+    for shard, n in enumerate(normal):
+        for first in range(0, n, CHUNK):
+            chunks.append((shard, first, min(CHUNK, n - first)))
+    return np.array(chunks)
 
 
 def blocks_from(chunks, seed, size, position):
@@ -174,10 +187,13 @@ def blocks_from(chunks, seed, size, position):
     n = int(chunks[:, 2].sum())
     for k in itertools.count(position // n):
         start = k * n
+
+        # a pass is a permutation of all chunks of its own
         order = np.random.default_rng([seed, k]).permutation(len(chunks))
         for b, block in enumerate(np.array_split(order, -(-n // size))):
             rows = int(chunks[block, 2].sum())
             if start + rows > position:
+
                 # sorted, so that the files are read one by one
                 yield [seed, k, b], np.sort(block), start, max(0, position - start)
             start += rows
@@ -196,6 +212,7 @@ class Stream:
         self.names, self.record = np.unique(records, return_inverse=True)
         self.chunks = chunks_of([e["normal"] for e in self.entries])
         self.n = int(self.chunks[:, 2].sum())
+
         self.batch_size = batch_size
         self.buffer = buffer
         self.rank, self.count = rank, count
@@ -208,6 +225,7 @@ class Stream:
         share = self.batch_size // self.count
         mine = (start + np.arange(rows)) % self.batch_size // share == self.rank
         mine[:skip] = False
+
         mixed = np.random.default_rng(key).permutation(rows)
         return np.where(mine, np.cumsum(mine) - 1, -1)[mixed], int(mine.sum())
 
@@ -216,11 +234,14 @@ class Stream:
         where, n = self.places(key, self.chunks[block, 2].sum(), start, skip)
         x = np.empty((n, config.WINDOW_SIZE), np.float32)
         record = np.empty(n, np.int64)
+
         done = 0
         for shard, first, length in self.chunks[block].tolist():
             entry = self.entries[shard]
             path = self.folder / entry["file"]
             begin, is_normal = layout(path, entry["beats"], entry["normal"])
+
+            # each row goes straight to its place among the mixed ones
             place = where[done:done + length]
             mine = place >= 0
             if mine.any():
@@ -248,6 +269,7 @@ class Stream:
         share = self.batch_size // self.count
         parts = []       # of a batch that began in the block before
         missing = share  # rows of the next batch
+
         for x, record in self.blocks(seed, first_epoch * steps * self.batch_size):
             cuts = np.arange(missing, len(x), share)
             for part in zip(np.split(x, cuts), np.split(record, cuts)):
@@ -269,6 +291,7 @@ def choose_records(entries, limit):
     records = {}
     for entry in entries:
         records.setdefault(entry["record"], []).append(entry)
+    # of few records more of each, so that the sample is as large as it may be
     longest = max(LONGEST, limit // len(records))
     chosen = {}
     total = 0
@@ -287,6 +310,7 @@ def first_beats(folder, entries, limit):
         path = folder / entry["file"]
         n = min(limit, entry["beats"])
         start, _ = layout(path, entry["beats"], entry["normal"])
+
         columns = {name: values[:n] for name, values in read_columns(path, COLUMNS).items()}
         parts.append({"x": read_rows(path, start, np.arange(n)), **columns})
         limit -= n
@@ -311,6 +335,8 @@ def sample(archive, limits):
         records, longest = choose_records(archive.part(part), limit)
         for entries in records.values():
             table = first_beats(archive.folder, entries, longest)
+
+            # training holds normal beats only
             unused = (table["y"] != 0) & (part == "train")
             split = np.where(unused, "unused", part).astype("U10")
             table["split_patient"] = table["split_beat"] = split

@@ -37,12 +37,14 @@ def main(argv=None):
     args = parse_args(argv)
     from scoring import fit   # scikit-learn takes a second to load: a wrong flag is told before
     processes.silence_others()
-    fit.check_names("patient")
+    fit.check_names("patient")   # an archive is split by patient, as that protocol is
+
     database, device = runtime.prepare(args)
     title = f"shards in {args.folder}"
     if database.simulated:
         title += " (SIMULATED ECG, no patient)"
     archive = shards.load_archive(args.folder, config.BATCH_SIZE, title, database.simulated)
+
     stamp = stamp_of(archive, "archive", args.seed)
     seed_flag = ["--seed", args.seed] if args.seed != config.SEED else []
     command = database.command("-m scaling.train_on_shards", args.folder, *seed_flag)
@@ -57,8 +59,12 @@ def main(argv=None):
     else:
         print(title)
         resume = train_mitbih.stopped_run(paths["resume"], stamp, command) if args.resume else None
+
+        # the epoch is chosen on normal beats of validation records, as many as memory holds
         held = shards.sample(archive, {"validation": config.ARCHIVE_VALIDATION})
         x_validation = torch.from_numpy(held.x[held.normal_validation("patient")]).to(device)
+
+        # Stream asks which of the processes this is: they must have found each other
         with train_mitbih.training_group(device, command):
             stream = shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER,
                                    processes.rank(), processes.count())
