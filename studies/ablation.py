@@ -34,7 +34,7 @@ from scoring import detector, metrics
 from scoring.features import BeatFeatures
 from studies.other_settings import load_or_train, other_settings
 
-FIGURES = ("auroc", "auprc", "auroc_record_mean")
+FIGURES = ("auroc", "auprc", "auroc_record_mean")   # of scoring/metrics.py, with their intervals
 # networks that are trained here, and the settings they are trained with
 TRAINED = {"published": {"TAPER_SIGMA_S": None, "RECORD_LOSS": 0.0},
            "tapered": {"RECORD_LOSS": 0.0},
@@ -82,12 +82,16 @@ class PrincipalComponents(nn.Module):
     def fit(self, x):
         """Take mean and axes of segments x (n, w); returns itself."""
         pca = PCA(len(self.to_latent.weight), random_state=0).fit(x * self.taper.numpy())
+
+        # what a network does by two linear layers, the components do exactly
         axes = torch.from_numpy(pca.components_)  # (latent_dim, w)
         mean = torch.from_numpy(pca.mean_)
         self.to_latent.weight.copy_(axes)
         self.to_latent.bias.copy_(-axes @ mean)
+
         self.from_latent.weight.copy_(axes.T)
         self.from_latent.bias.copy_(mean)
+
         return self
 
     def encode(self, x):
@@ -109,6 +113,7 @@ def network(kind, database, protocol, segments, device):
     if kind == "untrained":
         torch.manual_seed(config.SEED)
         return new_network(config.NETWORK, *sizes).to(device).eval(), train
+
     if kind == "pca":
         return PrincipalComponents(*sizes).fit(segments.x[train]).to(device), train
 
@@ -119,6 +124,7 @@ def network(kind, database, protocol, segments, device):
         validation = segments.part(protocol, "validation")
         normal = validation[abnormal[validation]]
         train = np.flatnonzero(unused & abnormal & np.isin(record, record[train]))
+
     path = database.out / "checkpoints" / f"ablation-{protocol}-{kind}.pt"
     with other_settings(**TRAINED[kind]):
         return load_or_train(path, segments, train, normal, device), train
@@ -150,7 +156,7 @@ def ablate(database, protocol, segments, device):
     record = segments.rows["record"][test]
     table = {"ladder": [], "checks": []}
 
-    @functools.cache
+    @functools.cache  # rows of the same network share its fit and its pass over the test beats
     def seen_by(kind):
         return detector_of(kind, database, protocol, segments, device)
 
@@ -169,12 +175,14 @@ def ablate(database, protocol, segments, device):
     for title, kind, name, changed in LADDER[protocol]:
         add("ladder", title, name, scores_of(kind, name, changed), y)
 
+    # shuffled labels must give chance; the others say what the network itself is worth
     default = config.DEFAULT_SCORE
     shuffled = np.random.default_rng(0).permutation(y)
     add("checks", "labels of the test beats shuffled", default, scores_of("full", default, {}),
         shuffled)
     for title, kind in CHECKS:
         add("checks", title, default, scores_of(kind, default, {}), y)
+
     add("checks", f"{len(config.SEEDS)} networks together, mean of their scores", default,
         ensemble(database, protocol, segments), y)
     return table
@@ -190,9 +198,12 @@ def ensemble(database, protocol, segments):
         folder = database.results_dir(protocol, seed)
         command = database.stage_command("evaluate.py", protocol, seed)
         _, stored = load_detector(database, protocol, seed, segments)
+
+        # only a seed that was evaluated with the weights it has today may be in the mean
         if not stored_result(folder, origin_of(stored)):
             raise UserError(f"{folder}: the results are missing or not of today's checkpoint. "
                             f"Make them with: {command}")
+
         table = load_npz(folder / "scores.npz", command)
         scores.append(table[f"score_{config.DEFAULT_SCORE}"].astype(float))
     return np.mean(scores, axis=0)
@@ -212,6 +223,7 @@ def draw_protocol(ax, protocol, table):
         ax.errorbar(value, height + shift, xerr=bars, fmt=marker, color=colour, markersize=4.5,
                     capsize=2, linewidth=1, label=name)
 
+    # the line between what is added and what is broken
     ax.axhline(len(table["ladder"]) - 0.5, color="black", linewidth=0.8)
     ax.set_yticks(height, [textwrap.fill(row["title"], 34) for row in rows], fontsize=7)
     ax.invert_yaxis()
@@ -226,6 +238,7 @@ def ablation_figure(result):
     figure = new_figure(11, 6.6, origin, result["simulated"])
     for ax, (protocol, table) in zip(figure.subplots(1, 2), result["protocols"].items()):
         draw_protocol(ax, protocol, table)
+
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 

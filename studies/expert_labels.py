@@ -47,6 +47,8 @@ def match(expert_s, found_s):
     """(m,) index of the found beat of each expert beat, -1 where missed; no beat is taken twice."""
     if not len(expert_s) or not len(found_s):
         return np.full(len(expert_s), -1)
+
+    # the two may have other rates: both are compared in ms
     expert, found = (np.round(times * MATCH_HZ).astype(int) for times in (expert_s, found_s))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rates without a denominator, which nobody asks for
@@ -64,6 +66,8 @@ def compare(name, scored, time_s, symbol, counts=after_learning):
     scored: ScoredBeats; time_s, symbol (k,) of the expert's beats; counts: which times (s) count.
     """
     beats = scored.beats
+
+    # --- every expert beat, found or not
     pair = match(time_s, beats.time_s)
     rows = {"record": name, "aami": [settings.AAMI_OF[s] for s in symbol], "found": pair >= 0}
     for column, values, missed in (("scored", beats.scored, False),
@@ -72,9 +76,13 @@ def compare(name, scored, time_s, symbol, counts=after_learning):
                                    ("robust_z", scored.robust_z, np.nan)):
         rows[column] = np.append(values, missed)[pair]  # a missed beat's index is -1: the last
 
+    # --- found where no expert has a beat
     extra = np.setdiff1d(np.flatnonzero(counts(beats.time_s)), pair)
+
+    # --- how much of the counted time could be read
     middles = (np.arange(len(beats.unreadable)) + 0.5) * VERDICT_S
     unreadable = pd.Series(beats.unreadable > 0)[counts(middles)]
+
     record = {"record": name, "lead": scored.lead, "extra": len(extra),
               "extra_flagged": int(scored.flagged[extra].sum()),
               "hours": len(unreadable) * VERDICT_S / 3600, "unreadable_share": unreadable.mean()}
@@ -88,6 +96,7 @@ def score_record(path, model, stored, annotator, given, score_all, device):
         time_s, symbol = expert_beats(path, annotator, recording.fs_hz)
         _, scored = detect.score_recording(recording, model, stored, score_all=score_all,
                                            given_s=time_s if given else None, device=device)
+
     return compare(path.stem, scored, time_s, symbol)
 
 
@@ -107,10 +116,13 @@ def figures_of(found):
     rows = pd.concat([rows for rows, _ in found])
     records = pd.DataFrame([record for _, record in found])
     hours = float(records.hours.sum())
+
+    # --- R peaks: gross over all beats, average over records
     by_record = rows.groupby("record").found
     hits = by_record.sum()
     all_found = hits + records.groupby("record").extra.sum()
 
+    # --- flagged share of each class: of N it is the false-positive rate
     classes = {}
     for name in config.AAMI:
         own = rows[rows.aami == name]
@@ -120,6 +132,7 @@ def figures_of(found):
                          "average": own.groupby("record").flagged.mean().mean(),
                          "records": own.record.nunique()}
 
+    # an extra beat that is flagged is a false alarm too
     scored = rows[rows.scored]
     false = rows[rows.aami == config.NORMAL_CLASS].flagged.sum() + records.extra_flagged.sum()
     return without_nan({
@@ -165,6 +178,7 @@ def main(argv=None):
     args = parse_args(argv)
     database, device = runtime.prepare(args)
     detector = load_detector(database)
+
     folders = args.folders or [database.records_dir() / name for name in database.test]
     paths = [path for path in reader.find_recordings(folders) if path.suffix == ".hea"]
     if not paths:
@@ -182,6 +196,7 @@ def main(argv=None):
         name += "-given"
     if args.score_all:
         name += "-all"
+
     path = args.out or database.out / "results" / f"{name}.json"
     write_json(path, {"annotator": args.annotator,
                       "r_peaks": "given" if args.given_beats else "detected",

@@ -46,6 +46,7 @@ def export_onnx(model, path):
         raise UserError(f"{error}. Install what the export needs with: "
                         "pip install -r requirements-export.txt") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of torchvision, not needed here
+
     network = Deployed(model).eval()
     window = model.model_args["window_size"]
     many = {0: torch.export.Dim("n", min=1)}
@@ -57,6 +58,7 @@ def export_onnx(model, path):
                                     input_names=["x"], output_names=["recon", "z"],
                                     dynamic_shapes=(many,))
 
+    # a number of segments that it was not traced with
     worst = 0.0
     for n in (1, 7):
         x = torch.randn(n, window, generator=torch.Generator().manual_seed(n))
@@ -67,6 +69,7 @@ def export_onnx(model, path):
     if worst > TOLERANCE:
         raise UserError(f"{path}: not written: onnxruntime differs from torch by {worst:.1e}, "
                         f"expected {TOLERANCE:g}. Take the versions of requirements-export.txt.")
+
     with whole_file(path) as part:
         program.save(str(part), external_data=False)
     return worst

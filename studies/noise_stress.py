@@ -32,11 +32,12 @@ from scoring.ec57 import UNCOUNTED_S
 from studies import expert_labels
 
 NOISES = {"bw": "baseline wander", "em": "electrode motion", "ma": "muscle artefact"}
-SNR_DB = (24, 18, 12, 6, 0, -6)
-STRETCH_S = 120
-FIRST_RECORDS = ("118", "119")
+SNR_DB = (24, 18, 12, 6, 0, -6)    # those of the original test
+STRETCH_S = 120                    # with noise, then as long without
+FIRST_RECORDS = ("118", "119")     # of the original test
 FIGURES = ("false_alarms_per_hour", "unreadable_share", "qrs", "classes", "beats", "hours")
 WITHOUT_RULE = ("false_alarms_per_hour", "classes", "robust_z")
+# of the picture: figure, label, factor
 PANELS = (("auroc", "ROC-AUC of readable beats (%)", 100),
           ("false_alarms_per_hour", "false alarms an hour", 1),
           ("unreadable_share", "unreadable (% of the time)", 100))
@@ -65,15 +66,19 @@ def score_record(path, noise_path, snr_db, model, stored, device):
         lead, _ = scan.choose_lead(recording, None, stored["segment_settings"])
         signal = recording.read(lead, 0, recording.n_samples)
         time_s, symbol = expert_labels.expert_beats(path, "atr", recording.fs_hz)
+
         if noise_path:
             normal = time_s[np.isin(symbol, list(config.AAMI[config.NORMAL_CLASS]))]
+
             noise = wfdb.rdrecord(str(noise_path), channels=[0])
             noise_mv = resample(noise.p_signal[:, 0], noise.fs, recording.fs_hz)
+
             signal = mix(signal, noise_mv, np.round(normal * recording.fs_hz).astype(int), snr_db,
                          recording.fs_hz)
 
         # the recording is read piece by piece, and each piece is now one of the mixed signal
         recording.read = lambda lead, start, stop: signal[start:stop].copy()
+
         found = []
         for score_all in (False, True):
             _, scored = detect.score_recording(recording, model, stored, lead=recording.leads[lead],
@@ -98,15 +103,19 @@ def noise_figure(rows, n_records, simulated):
               "dotted: the same stretches without noise")
     figure = new_figure(11, 3.8, origin, simulated)
     table = pd.DataFrame(rows)
+
     for ax, (key, label, scale) in zip(figure.subplots(1, len(PANELS)), PANELS):
         ax.axhline(scale * rows[0][key], color="black", linestyle=":", linewidth=1)
         for (name, title), (colour, dash) in zip(NOISES.items(), CURVES):
             own = table[table["noise"] == name].dropna(subset=key)
             ax.plot(own["snr_db"], scale * own[key], dash, marker="o", markersize=4, color=colour,
                     label=title)
+
+        # from clean to noisy, as one reads
         ax.set(xlabel="signal-to-noise ratio (dB)", ylabel=label)
         ax.invert_xaxis()
         ax.grid(True)
+
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -127,11 +136,13 @@ def main(argv=None):
         if not path.is_file():
             raise UserError(f"{path}: missing; expected bw, em and ma of "
                             "https://physionet.org/content/nstdb/1.0.0/.")
+
     database, device = runtime.prepare(args)
     detector = expert_labels.load_detector(database)
     records = [name for name in FIRST_RECORDS if name in database.records]
     records += database.test[:20:2]
 
+    # the first row, without noise, is what the others are compared with
     rows = []
     for noise, snr_db in [(None, None), *itertools.product(NOISES, SNR_DB)]:
         noise_path = noise and args.noise / noise

@@ -19,6 +19,7 @@ def other_settings(**values):
     Raises AttributeError, and changes nothing, for a name that is no setting.
     """
     before = {name: getattr(config, name) for name in values}
+
     vars(config).update(values)
     try:
         yield
@@ -46,6 +47,8 @@ def load_or_train(path, segments, rows, validation, device):
     x_validation = torch.from_numpy(segments.x[validation]).to(device)
     model, _ = train_mitbih.train(beats, x_validation, config.SEED, device, paths, stamp)
     save_checkpoint(path, model, **stamp)
+
+    # a finished run leaves its network alone
     for leftover in paths.values():
         leftover.unlink(missing_ok=True)
     return model

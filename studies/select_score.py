@@ -32,7 +32,7 @@ from scoring import detector, metrics
 from scoring.features import BeatFeatures, rows_by_record
 from studies.other_settings import load_or_train
 
-FOLDS = 3
+FOLDS = 3            # of the patients of DS1: seven or so in each
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # tried for the weight of every part beside the first
 PARTS = {"beat": ("nearest", "rhythm", "qrs_error"),
          "patient": ("self_reference", "rhythm", "nearest_centred")}
@@ -88,9 +88,12 @@ def patient_samples(database, segments, device):
     for fold in range(FOLDS):
         held_out = np.isin(record, patients[fold::FOLDS])
         train = np.flatnonzero(np.isin(record, patients) & ~held_out & normal)
+
+        # minutes of training: the network is kept for the next run
         path = database.out / "checkpoints" / f"fold{fold}.pt"
         model = load_or_train(path, segments, train, np.flatnonzero(held_out & normal), device)
         rows = np.flatnonzero(held_out)
+
         fitted = detector.fit(model, segments, train, rows, config.WEIGHTS["patient"],
                               settings.snapshot(settings.SCORE_SETTINGS), config.FS_HZ, device)
         whole = sample_of(model, fitted, segments, rows, device)
@@ -106,6 +109,7 @@ def thin(sample):
     y = sample.columns["y"][sample.rows]
     rng = np.random.default_rng(0)
     kept = []
+
     for here in rows_by_record(sample.features.record).values():
         abnormal = here[y[here] == 1]
         normal = here[y[here] == 0]
@@ -115,6 +119,7 @@ def thin(sample):
         kept.append(np.sort(np.concatenate([abnormal, normal])))
     kept = np.concatenate(kept)
 
+    # the rhythm is taken from the beats that are left, as it would be of such a patient
     seen = (getattr(sample.features, name)[kept] for name in ("z", "mse", "qrs_error", "record"))
     columns = {name: values[sample.rows[kept]] for name, values in sample.columns.items()}
     return Sample(sample.fitted, BeatFeatures(*seen), columns, np.arange(len(kept)))
@@ -134,8 +139,10 @@ def parts_of(samples, changed, names):
     for of_network in samples:
         tables = []
         for sample in of_network:
+            # settings of the rhythm act here, all others in the scores below
             sample.features.set_rhythm(sample.columns, sample.rows, today, config.FS_HZ)
             fitted = sample.fitted | {"settings": today}
+
             table = pd.DataFrame({key: sample.columns[key][sample.rows] for key in ("y", "record")})
             for name in names:
                 table[name] = detector.part_values(name, sample.features, fitted, False)
@@ -162,8 +169,10 @@ def merit(table, weights):
     scores = weighted(table, weights)
     ranked = metrics.Ranking(scores, y).counts()
     pooled = metrics.auroc(*ranked)
+
     by_record = metrics.auroc_by_record(scores, y, table.record.to_numpy()).values()
     by_record = [value for value in by_record if value is not None]
+
     figures = {"auroc": pooled, "auroc_record_mean": float(np.mean(by_record or pooled)),
                "auprc": metrics.auprc(*ranked)}
     return figures | {"merit": float(np.mean(list(figures.values())))}
@@ -173,6 +182,8 @@ def merit_of(protocol, tables, weights):
     """Figures of a weighted sum: mean over seeds, or all folds together and the same thinned."""
     if protocol == "beat":
         return pd.DataFrame([merit(table, weights) for table, in tables]).mean().to_dict()
+
+    # each patient is in one fold: together they are one set of scored beats
     whole, thinned = (merit(pd.concat(folds), weights) for folds in zip(*tables))
     both = (whole["merit"] + thinned["merit"]) / 2
     return whole | {"thinned": thinned["merit"], "merit": both}
@@ -208,6 +219,7 @@ def operating_points(tables):
             scores = weighted(table, config.WEIGHTS["beat"])
             threshold = detector.threshold_at_specificity(scores[table.y == 0], asked)
             found.append(metrics.rates(**metrics.confusion(table.y, scores >= threshold)))
+
         figures = pd.DataFrame(found, columns=RATES, dtype=float).mean().to_dict()
         points.append({"asked": asked, "used": asked == config.TARGET_SPECIFICITY, **figures,
                        "margin": min(figures[name] - config.PUBLISHED[name] for name in RATES)})
@@ -241,12 +253,14 @@ def main(argv=None):
         tried = try_settings(protocol, samples)
         tables = parts_of(samples, {}, PARTS[protocol])
         weights = try_weights(protocol, tables)
+
         result["protocols"][protocol] = {"settings": tried, "weights": weights}
         for rows in (tried, weights[:5]):
             print(pd.DataFrame(rows).to_string(index=False))
         print_best(f"{protocol}: best weights", weights[0]["weights"], config.WEIGHTS[protocol],
                    "WEIGHTS")
 
+        # the threshold is compared with published figures, which are of random beats
         if protocol == "beat":
             result["operating_points"] = operating_points(tables)
             best = max(result["operating_points"], key=lambda row: row["margin"])
