@@ -218,12 +218,11 @@ def test_noise_is_wander_muscle_and_white(records):
     assert share == pytest.approx([0.70, 0.02, 0.24, 0.04], abs=0.05)
 
 
-def test_rr_has_two_peaks_at_0_1_and_0_25_hz():
-    _, samples, symbols = simulated_ecg.simulate_record(0, 1, 1800)
-    t = samples / 360
-    sinus = symbols == "N"
-    nn = sinus[1:] & sinus[:-1]                       # intervals next to no ectopic beat
-    even = np.interp(np.arange(5, 1790, 0.25), t[1:][nn], np.diff(t)[nn])
-    f, power = scipy.signal.welch(even - even.mean(), 4, nperseg=800)
-    peaks = scipy.signal.find_peaks(power, height=0.2 * power.max(), distance=10)[0]
-    assert f[peaks] == pytest.approx([0.1, 0.25], abs=0.015)
+def test_rr_has_two_peaks_at_0_1_and_0_25_hz_and_half_the_power_in_the_first():
+    rr = simulated_ecg.rr_process(np.random.default_rng(0), 1800, 0.8, 0.05)
+    assert (rr.mean(), rr.std()) == pytest.approx((0.8, 0.05))
+    f, power = scipy.signal.welch(rr - 0.8, 4, nperseg=800)
+    low = f < 0.175
+    peaks = [f[part][power[part].argmax()] for part in (low, ~low)]
+    assert peaks == pytest.approx([0.1, 0.25], abs=0.005)
+    assert power[low].sum() / power[~low].sum() == pytest.approx(0.5, rel=0.15)
