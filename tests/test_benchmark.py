@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -52,16 +53,14 @@ def test_a_whole_run_times_every_candidate(evaluated, monkeypatch, capsys):
     benchmark.main([*flags, "--repeats", "1"])
 
     saved = json.loads((evaluated.out / "results" / "benchmark.json").read_text())
-    groups = [row["what"] for row in saved["rows"]]
-    assert [groups.count(name) for name in dict.fromkeys(groups)] == [4, 7, 3, 3]
+    assert list(Counter(row["what"] for row in saved["rows"]).values()) == [4, 7, 3, 3]
     assert saved["rows"][0]["rate"] == 2 * config.BATCH_SIZE
-    out = capsys.readouterr().out
-    assert "| training step | ours |" in out and "PyOD is not installed" in out
+    assert "PyOD is not installed" in capsys.readouterr().out
 
 
 def test_missing_long_runs_are_told_of_before_anything_is_timed(evaluated, monkeypatch):
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("timed"))
-    with pytest.raises(UserError, match="recipe.json: missing.*-m studies.benchmark_training --protocol beat"):
+    with pytest.raises(UserError, match="recipe.json: missing.*-m studies.benchmark_training"):
         benchmark.main(["--database", "simulated", "--threads", "1"])
 
 
@@ -82,8 +81,8 @@ def test_a_candidate_that_dies_ends_the_run():
 
 def test_memory_of_a_command_is_that_of_all_its_processes(tmp_path):
     child = "import time; a = bytearray(150 << 20); time.sleep(0.7)"
-    (tmp_path / "two.py").write_text("import subprocess, sys\n"
-                                     f"subprocess.run([sys.executable, '-c', {json.dumps(child)}])\n")
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {json.dumps(child)}])"
+    (tmp_path / "two.py").write_text(parent)
     found = stopwatch.time_command(tmp_path, "two.py")
     assert 155 < found["peak_mb"] < 260 and found["seconds"] > 0.7
 

@@ -19,7 +19,8 @@ def test_detectors_reach_what_the_baselines_reach(evaluated):
     assert all(len(row["fit_s"]) == len(row["score_s"]) == 2 for row in peers.values())
 
     train, validation = segments.part("beat", "train"), segments.part("beat", "validation")
-    expected = baselines.score_all(segments, train, validation, config.QRS_SIGMA_S * config.FS_HZ, list)
+    sigma = config.QRS_SIGMA_S * config.FS_HZ
+    expected = baselines.score_all(segments, train, validation, sigma, list)
     y = segments.rows["y"][validation]
     for name in ("pca_error", "knn", "lof", "isolation_forest"):
         found = peers[baselines.BASELINES[name].removesuffix(" on principal components")]

@@ -13,8 +13,8 @@ from pipeline.errors import UserError
 from studies import benchmark_training
 from studies.benchmark_training import STOPPED, is_finished, train_recipe
 
-
-STAMP = {"segments_id": "a", "segment_settings": {}, "training_settings": {}, "protocol": "beat", "seed": 0}
+STAMP = {"segments_id": "a", "segment_settings": {}, "training_settings": {}, "protocol": "beat",
+         "seed": 0}
 
 
 @pytest.fixture
@@ -86,13 +86,12 @@ def test_both_runs_write_their_results(evaluated, monkeypatch):
     flags = ["--database", "simulated", "--protocol", "beat", "--epochs", "2", "--threads", "1"]
     benchmark_training.main(flags)
     folder = evaluated.results_dir("beat", config.SEED)
-    recipe, full = (json.loads((folder / f"{name}.json").read_text()) for name in ("recipe", "full"))
+    recipe = json.loads((folder / "recipe.json").read_text())
+    full = json.loads((folder / "full.json").read_text())
     assert len(recipe["history"]) == len(full["history"]) == 2 and not recipe["finished"]
-    assert recipe["n_train"] == full["n_train"] and recipe["shipped"]["n"] == full["quality"]["n"]
     _, stored = load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
     losses = [row["validation_loss"] for row in stored["history"]]
     assert recipe["shipped"]["validation_loss"] == pytest.approx(min(losses))
-    assert 0.5 < recipe["shipped"]["auroc"] <= 1
 
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained again"))
     benchmark_training.main(flags)  # both had done as much before

@@ -2,14 +2,12 @@
 
 import json
 import re
-import statistics
 
 import numpy as np
 import pytest
 
 import config
 from pipeline import settings
-from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from studies import benchmark_report, report
 
@@ -53,49 +51,41 @@ def test_study_of_other_settings_is_not_printed(monkeypatch):
 
 # --- rows and picture of the benchmarks -----------------------------------------------------------
 
-RATES = [{"what": "training step", "name": "ours", "rate": 1000.0},
-         {"what": "training step", "name": "plain, recipe", "rate": 500.0}]
+SPEED = json.loads((settings.ROOT / "results" / "benchmark.json").read_text())
 
 
-@pytest.fixture
-def long_runs(small):
-    """The database with recipe.json and full.json of four epochs each."""
-    quality = {"auroc": 0.99, "auprc": 0.9, "n": 100}
-    history = [{"validation_loss": 1 / k} for k in range(1, 5)]
-    for protocol in config.PROTOCOLS:
-        folder = small.results_dir(protocol, config.SEED)
-        write_json(folder / "recipe.json", {
-            "shipped": {**quality, "segments": 6000, "validation_loss": 0.4}, "history": history, "n_train": 3000,
-            "finished": False, "epochs": 100, "equal_epoch": 3, "quality": {"best": quality, "equal": quality}})
-        write_json(folder / "full.json", {"history": history, "n_train": 3000, "quality": {**quality, "auroc": 0.991}})
-    return small
+def test_trainings_take_their_segments_at_the_measured_rates():
+    rates = {row["name"]: row["rate"] for row in SPEED["rows"] if row["what"] == "training step"}
+    rows = benchmark_report.trainings(SPEED["rows"], settings.database())
+    for row in rows:
+        rate = rates["ours" if row["library"] == "this project" else "plain, recipe"]
+        assert row["seconds"] == pytest.approx(row["segments"] / rate)
+    assert rows[1]["times_as_long"] == pytest.approx(rows[1]["segments"] / rows[0]["segments"])
+
+    folder = settings.database().results_dir("patient", config.SEED)
+    recipe, full = (json.loads((folder / f"{run}.json").read_text()) for run in ("recipe", "full"))
+    epochs = [recipe["equal_epoch"], len(recipe["history"]), recipe["epochs"]]
+    assert [row["segments"] for row in rows if row["protocol"] == "patient"] == [
+        recipe["shipped"]["segments"], full["n_train"] * len(full["history"]),
+        *(recipe["n_train"] * n for n in epochs)]
 
 
-def test_trainings_take_their_segments_at_the_measured_rates(long_runs):
-    rows = [row for row in benchmark_report.trainings(RATES, long_runs) if row["protocol"] == "patient"]
-    assert [row["seconds"] for row in rows] == [6.0, 12.0, 18.0, 24.0, 600.0]
-    assert [row["times_as_long"] for row in rows] == [1, 2, 3, 4, 100]
-    assert [row["validation_loss"] for row in rows] == [0.4, 0.25, 1 / 3, 0.25, None]
-    assert rows[2]["name"] == "to the loss of shipped: 3 epochs"
+def test_picture_has_a_point_a_method_best_first():
+    figure = benchmark_report.quality_figure(SPEED, settings.database())
+    peers = [row for row in SPEED["detectors"] if row["fit_s"] and row["protocol"] == "patient"]
+    missing = [line.get_ydata()[0] for line in figure.axes[1].lines]
+    assert missing == sorted(missing)
+    assert missing[-1] == pytest.approx(100 - 100 * min(row["auroc"] for row in peers))
+    assert len(missing) == len(peers) + 4   # shipped, longer, and the recipe twice
 
 
-def test_picture_has_a_point_a_method(long_runs):
-    detectors = [{"protocol": protocol, "library": "PyOD", "name": "ECOD", "fit_s": [1.0], "auroc": 0.9, "n": 100}
-                 for protocol in config.PROTOCOLS]
-    figure = benchmark_report.quality_figure({"rows": RATES, "detectors": detectors}, long_runs)
-    for ax in figure.axes:
-        np.testing.assert_allclose([line.get_ydata()[0] for line in ax.lines], [0.9, 1, 1, 1, 10])
-        assert ax.lines[0].get_label() == "1  this project: 2 times as long"
-
-
-def test_summary_compares_turn_by_turn_with_each_row():
-    def row(what, name, *times):
-        median = statistics.median(times)
-        return {"what": what, "name": name, "times_s": times, "rate": 60 / median, "median_s": median}
-
-    rows = [row("training step", "ours", 1, 2, 4), row("training step", "plain", 2, 4, 6),
-            row("inference", "ours, batch 64", 9), row("inference", "ours, batch 512 (used)", 1),
-            row("inference", "plain", 3), row("inference", "matrix product", 0.5),
-            row("building the segments", "ours", 4), row("building the segments", "one loop", 16),
-            row("building the segments", "decoding and filtering alone", 5)]
-    assert [ratio for *_, ratio in benchmark_report.summary(rows)] == [2, 3, 0.5, 4, 1.25]
+def test_summary_compares_turn_by_turn():
+    rows = {(row["what"], row["name"]): row for row in SPEED["rows"]}
+    found = {}
+    for what, _, name, _, ratio in benchmark_report.summary(SPEED["rows"]):
+        found[what, name] = ratio
+    ours = rows["inference", "ours, batch 512 (used)"]
+    assert found["inference", "plain"] == pytest.approx(ours["times_as_fast"])
+    product = rows["inference", "matrix product"]
+    rates = [row["rate"] * row["median_s"] / np.array(row["times_s"]) for row in (ours, product)]
+    assert found["inference", "matrix product"] == pytest.approx(np.median(rates[0] / rates[1]))
