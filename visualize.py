@@ -58,9 +58,10 @@ def load_run(database, protocol):
     evaluate = database.stage_command("evaluate.py", protocol, config.SEED)
     train = database.stage_command("train_mitbih.py", protocol, config.SEED)
     metrics = load(load_json, folder / "metrics.json", evaluate)
-    scores = load(load_npz, folder / "scores.npz", evaluate,
-                  map("score_{}".format, metrics["scores"]))
+    scores = load(load_npz, folder / "scores.npz", evaluate)
     history = load(load_history, folder / "history.csv", train)
+
+    # a step 3 that was stopped between its two files leaves one of each run
     if str(scores["weights"]) != metrics["origin"]["weights"]:
         raise UserError(f"{folder}: scores.npz and metrics.json are of different checkpoints. "
                         f"Make them again with: {evaluate} --force")
@@ -77,10 +78,10 @@ def load_run(database, protocol):
                scale="log" if (score > 0).all() else "linear")
 
 
-def load(read, path, command, more=()):
+def load(read, path, command):
     """What `read` finds in a file, sure to hold all that the pictures need."""
     content = read(path, command)
-    missing = [name for name in (*NEEDED[path.name].split(), *more) if name not in content]
+    missing = [name for name in NEEDED[path.name].split() if name not in content]
     if missing:
         raise UserError(f"{path}: lacks {', '.join(missing)}. Make it again with: {command}")
     return content
@@ -125,8 +126,10 @@ def training_history(axes, run):
     top, bottom = axes
     epoch = run.history["epoch"]
     loss = run.history["validation_loss"]
+
     top.plot(epoch, run.history["train_loss"], ".-", color=GREY, label="training")
     top.plot(epoch, loss, ".-", color=BEST, label="validation")
+    # each epoch that was the best so far was kept: the last of them is the checkpoint
     kept = np.flatnonzero(run.history["kept"])[-1]
     top.plot(epoch[kept], loss[kept], "*", color=BEST, markersize=14,
              label=f"kept: epoch {epoch[kept]:.0f}, {loss[kept]:.4g}")
@@ -134,6 +137,7 @@ def training_history(axes, run):
     top.set(yscale="log", ylabel="mean squared error of the\nnormalised, tapered beat (no unit)")
     top.grid(which="both")
     top.legend(title=f"n = {len(epoch)} epochs")
+
     bottom.plot(epoch, run.history["learning_rate"], ".-", color=GREY)
     bottom.set(xlabel="epoch (number)", ylabel="learning rate\n(no unit)", ylim=(0, None))
     bottom.xaxis.get_major_locator().set_params(integer=True)
@@ -142,11 +146,13 @@ def training_history(axes, run):
 def score_distributions(ax, run):
     space = np.geomspace if run.scale == "log" else np.linspace
     bins = space(run.score.min(), run.score.max(), 81)
+    # each class sums to 100 %: abnormal beats are few, and would not be seen beside the normal ones
     for value, name, colour in ((0, "normal", NORMAL), (1, "abnormal", ABNORMAL)):
         score = run.score[run.scores["label"] == value]
         ax.hist(score, bins, weights=np.full(len(score), 100 / max(len(score), 1)), color=colour,
                 alpha=0.55, label=f"{name}, n = {run.metrics['n'][name]:,}")
     ax.axvline(run.threshold, **DASHED, label=f"threshold {run.threshold:.4g}")
+
     ax.set(xscale=run.scale, xlabel=run.label, ylabel="beats of the class (% a bin)",
            title=f"Score of the test beats: AUROC {estimate(run.entry['auroc'])}")
     ax.legend()
@@ -162,6 +168,7 @@ def draw_curves(ax, run, metric, curve, grid, band, point):
     combined = {f"score_{name}": entry for name, entry in run.metrics["scores"].items()
                 if name.startswith("combined")}
     styles = iter(CURVES)
+
     for name, entry in (combined | compared(run)).items():
         if entry is run.entry:
             style = {"color": BEST, "linewidth": 2.2, "zorder": 2.5}
@@ -180,6 +187,7 @@ def draw_curves(ax, run, metric, curve, grid, band, point):
     x, y = np.array(point, float)  # None, of too few beats, becomes NaN: not drawn
     ax.plot(x, y, "o", color=BEST, markersize=8, markeredgecolor="white", zorder=5,
             label=f"{title} at its threshold ({x:.3f}, {y:.3f})")
+
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.grid()
     ax.figure.legend(loc="outside lower center", ncols=2, fontsize=7,
@@ -207,6 +215,7 @@ def roc(ax, run):
 def precision_recall(ax, run):
     prevalence = run.metrics["n"]["abnormal"] / run.metrics["n"]["test"]
     ax.axhline(prevalence, **DASHED, label=f"prevalence: {prevalence:.3f}")
+
     draw_curves(ax, run, "auprc", lambda y, score: precision_recall_curve(y, score)[1::-1],
                 "pr_recall", "pr_precision",
                 (run.entry["sensitivity"]["value"], run.entry["ppv"]["value"]))
@@ -218,6 +227,7 @@ def confusion_matrix(ax, run):
     cells = [run.entry["confusion"][cell] for cell in ("tn", "fp", "fn", "tp")]
     counts = np.array(cells).reshape(2, 2)
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
     ax.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     for (row, column), share in np.ndenumerate(percent):
         ax.text(column, row, f"{counts[row, column]:,}\n{share:.1f} %", ha="center", va="center",
@@ -248,6 +258,7 @@ def score_by_symbol(ax, run):
         dots = score[::1 + len(score) // 120]
         ax.plot(x + np.linspace(-0.25, 0.25, len(dots)), dots, ".", markersize=2, color=colour,
                 zorder=3)
+
     for name, across in places.items():
         ax.text(np.mean(across), 1.01, name, transform=ax.get_xaxis_transform(), ha="center",
                 weight="bold")
@@ -265,6 +276,8 @@ def auroc_by_record(ax, run):
     rows = run.entry["by_record"]
     shown = [name for name in rows if rows[name]["auroc"] is not None]
     shown.sort(key=lambda name: rows[name]["auroc"])
+
+    # the order is that of the default score, so that the others show where they are worse
     styles = (("o", BEST, 4), ("D", "#E69F00", 3), ("s", GREY, 3))
     for entry, (marker, colour, zorder) in zip(compared(run).values(), styles):
         auroc = np.array([entry["by_record"][name]["auroc"] for name in shown], float)
@@ -274,6 +287,7 @@ def auroc_by_record(ax, run):
     ax.axvline(0.5, **DASHED, label="chance: 0.500")
     ticks = [f"{name}  ({rows[name]['n_abnormal']:,} / {rows[name]['n_normal']:,})"
              for name in shown]
+
     ax.set_yticks(range(len(shown)), ticks, fontsize=7)
     none = sum(row["n_abnormal"] == 0 for row in rows.values())
     ax.set(xlabel="AUROC within the record (no unit)",
@@ -292,6 +306,7 @@ def latent_space(ax, run):
         colour, marker = CLASSES[name]
         ax.scatter(*run.scores["latent_2d"][aami == name].T, s=7, alpha=0.6, linewidths=0,
                    color=colour, marker=marker, label=f"{name}, n = {n[name]:,}")
+
     first, second = 100 * run.scores["latent_explained"]
     ax.set(xlabel=f"first principal component of z ({first:.1f} % of the variance, no unit)",
            ylabel=f"second principal component of z ({second:.1f} % of the variance, no unit)")
@@ -339,6 +354,7 @@ def main(argv=None):
     database = settings.database(args.database, args.run)
     run = load_run(database, args.protocol)
     folder = database.plots_dir(args.protocol)
+
     for name in tqdm(FIGURES, desc="drawing", unit="figure", disable=None):
         save(folder / name, lambda: draw(name, run))
     print(f"{len(FIGURES)} pictures of {database.title} are in {folder}")

@@ -35,6 +35,7 @@ def new_figure(width, height, origin, simulated):
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     if simulated:
         origin = f"SIMULATED DATA  ·  {origin}"
+        # over everything, so that no detail cut out of the picture is taken for a result
         figure.text(0.5, 0.5, "SIMULATED DATA", color="red", alpha=0.2, weight="bold",
                     rotation=30, fontsize=6 * min(width, height), ha="center", va="center",
                     zorder=10)
@@ -56,6 +57,7 @@ def save(path, draw):
     image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     if np.array_equal(pixels(path), np.asarray(image.convert("RGB"))):
         return
+
     with whole_file(path) as part:
         image.save(part, format="PNG", dpi=(DPI, DPI))
 

@@ -53,6 +53,7 @@ def median_beat(segments, features, train, rows):
     """Root mean square distance to the median of all beats of the record."""
     record = segments.rows["record"]
     distance = np.empty(len(record))
+
     for name in np.unique(record):
         windowed = features.windowed[record == name]
         difference = windowed - np.median(windowed, axis=0)
@@ -63,6 +64,7 @@ def median_beat(segments, features, train, rows):
 def pca_error(segments, features, train, rows):
     """Mean squared error of the reconstruction from 32 components (Shyu et al. 2003)."""
     error = np.empty(len(rows))
+    # in parts: all beats drawn at once would be a second copy of them
     for start in range(0, len(rows), BATCH):
         part = rows[start:start + BATCH]
         recon = features.pca.inverse_transform(features.components[part])
@@ -90,6 +92,7 @@ def knn_record(segments, features, train, rows):
         own = train[record[train] == name]
         k = NEIGHBOURS
         seen = len(own) >= NEIGHBOURS
+
         if not seen:
             own = np.flatnonzero(record == name)
             k = max(1, int(RECORD_SHARE * len(own)))
@@ -107,6 +110,7 @@ def rr(segments, features, train, rows):
     for name in np.unique(record):
         here = record == name
         own = segments.rows["rr_before_s"][here].astype(float)
+        # the first beat of a record has no RR interval before it: it counts as usual
         own = np.where(np.isfinite(own) & (own > 0), own, np.nanmedian(own))
         score[here] = np.log(median_filter(own, LOCAL_BEATS, mode="nearest") / own)
     return score[rows]
@@ -159,6 +163,7 @@ def score_all(segments, train, rows, sigma_samples, progress):
     """
     features = Features(segments, train, sigma_samples)
     scores = {}
+
     for name in progress(list(BASELINES)):
         if name in DETECTORS:
             scores[name] = score_by_detector(name, features, train, rows)

@@ -30,6 +30,7 @@ def deviations(features, x, fitted, fs_hz):
     spans = [slice(middle + round(start_s * fs_hz), middle + round(end_s * fs_hz))
              for start_s, end_s in WINDOWS_S.values()]
     vectors = features.vectors(fitted["z_scale"])
+
     result = np.zeros((len(x), len(PARTS)))
     usual = x.copy()
     for here, reference in self_references(features, fitted, False):
@@ -40,6 +41,7 @@ def deviations(features, x, fitted, fs_hz):
 
         values = [np.sqrt((difference[:, span] ** 2).mean(axis=1)) for span in spans]
         values.append(features.irregular[here])
+
         for k, value in enumerate(values):
             centre = np.median(value[reference])
             spread = np.median(np.abs(value[reference] - centre))
@@ -77,6 +79,7 @@ def leading(values, limit):
 def shares(part, aami, flagged):
     """{class: {"n", part: share}} of the flagged beats of each class: which part leads."""
     result = {}
+
     for name in "NSVFQ":
         led_by = part[(aami == name) & flagged]
         result[name] = {"n": len(led_by)}

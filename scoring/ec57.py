@@ -25,12 +25,13 @@ def ec57(rows, flagged, paced_records, fs_hz):
     flagged = flagged[counted]
 
     classes = {}
-    for name in "NSVFQ":
+    for name in "NSVFQ":  # a class that no counted record has gets None
         here = rows["aami"][counted] == name
         shares = [flagged[here & (record == r)].mean() for r in np.unique(record[here])]
         classes[name] = {"n": int(here.sum()), "records": len(shares),
                          "gross": float(flagged[here].mean()) if shares else None,
                          "average": float(np.mean(shares)) if shares else None}
+
     left_out = np.unique(rows["record"][is_paced]).tolist()
     return {"records": len(np.unique(record)), "left_out": left_out, "classes": classes}
 
@@ -53,9 +54,10 @@ def false_alarms(scores, y, n_hours):
     """
     abnormal = np.sort(scores[y == 1])[::-1]
     normal = scores[y == 0]
+
     table = []
     for wanted in SENSITIVITIES:
-        # 0.9 * 10 is a little above 9: the tenth beat is not asked for
+        # rounding may not ask for a beat more
         threshold = abnormal[int(np.ceil(wanted * len(abnormal) - 1e-9)) - 1]
         false = int((normal >= threshold).sum())
         table.append({"sensitivity": wanted, "reached": float((abnormal >= threshold).mean()),

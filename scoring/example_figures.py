@@ -28,17 +28,22 @@ def time_s(signals, run):
 
 
 def reconstructions(figure, run):
-    """Signal under its reconstruction, absolute error below at 6:1, all errors on one scale."""
+    """Signal under its reconstruction, absolute error below at 6:1, all errors on one scale.
+
+    Two beats side by side.
+    """
     scores = run.scores
     errors = np.abs(scores["example_signal"] - scores["example_recon"])
     t = time_s(errors, run)
     pairs = (len(errors) + 1) // 2
     grid = figure.add_gridspec(2 * pairs, 2, height_ratios=(6, 1) * pairs)
-    handles = {}
+    handles = {}  # by label: each kind of curve is in the legend once
+
     for i, beat in enumerate(scores["example_row"]):
         row, column = divmod(i, 2)
         top = figure.add_subplot(grid[2 * row, column])
         bottom = figure.add_subplot(grid[2 * row + 1, column])
+
         kind, colour = (("normal", NORMAL), ("abnormal", ABNORMAL))[scores["label"][beat]]
         seen, = top.plot(t, scores["example_signal"][i], color="black", lw=1)
         handles["signal, filtered and tapered as the network sees it"] = seen
@@ -86,6 +91,7 @@ def one_beat(ax, run, i):
             label=f"the record's own regular beats, mean of {beat_parts.TEMPLATE_BEATS}")
     ax.plot(t, signal, color="black", linewidth=1.1, label="flagged beat")
 
+    # the neighbouring beats, which may be larger, do not set the scale
     shown = np.stack([signal, usual])[:, np.abs(t) <= PART_SHOWN_S]
     ax.set(xlim=(-PART_SHOWN_S, PART_SHOWN_S), ylim=(shown.min() - 0.1, shown.max() + 0.1),
            ylabel="signal (mV)", xlabel="time from the R peak (s)",
@@ -100,6 +106,7 @@ def leading_parts(ax, run):
     left = np.zeros(len(shares))
     for part, colour in zip(beat_parts.PARTS, PART_COLOURS):
         width = np.array([100 * row[part] for row in shares.values()])
+        # a bar of less than 4 % has no room for its number
         bars = ax.barh(range(len(shares)), width, left=left, color=colour,
                        label=beat_parts.TITLES[part])
         ax.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center",
@@ -123,14 +130,17 @@ def strip(axes, run):
     beats = scores["strip_sample"] / fs_hz
     signal = scores["strip_signal"]
     t = start + np.arange(len(signal)) / fs_hz
+    # the signal is unknown where no segment reaches: beats there stand on 0
     height = np.nan_to_num(signal)
     heights = np.interp(beats, t, height)
+
     tested = scores["strip_in_test"]
     flagged = scores["strip_score"] >= run.threshold
     verdicts = (("not in the test split", GREY, "o", ~tested),
                 ("below the threshold", NORMAL, "o", tested & ~flagged),
                 ("at or above the threshold", ABNORMAL, "^", tested & flagged))
 
+    # the threshold is white, and must lie strictly between the ends of the scale
     norm = TwoSlopeNorm(run.threshold, min(run.score.min(), run.threshold - 1e-9),
                         max(run.score.max(), run.threshold + 1e-9))
     for k, ax in enumerate(axes):
@@ -145,6 +155,7 @@ def strip(axes, run):
                                    zorder=3)
         for i in np.flatnonzero((left <= beats) & (beats < left + STRIP_ROW_S)):
             ax.text(beats[i], height.max(), f"{scores['strip_symbol'][i]}\n", ha="center")
+
         ax.set(xlim=(left, left + STRIP_ROW_S), ylabel="signal (mV)",
                xlabel="time in the record (s)", ymargin=0.3)
 

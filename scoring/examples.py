@@ -55,6 +55,7 @@ def choose_strip(rows, fs_hz):
     """(record, first sample) of the 30 s of most symbols, then most beats of both classes."""
     best = (0, 0, "", 0)
     for name, here in rows_by_record(rows["record"]).items():
+        # windows of 30 s from the start of the record, side by side
         window = rows["sample"][here] // (STRIP_S * fs_hz)
         for k in np.unique(window):
             inside = here[window == k]
@@ -70,6 +71,7 @@ def strip(segments, test, scores, fs_hz):
     record, start = choose_strip({name: values[test] for name, values in rows.items()}, fs_hz)
     half = segments.x.shape[1] // 2
     length = STRIP_S * fs_hz
+
     near = rows["sample"] - start
     of_record = rows["record"] == record
 
@@ -79,6 +81,7 @@ def strip(segments, test, scores, fs_hz):
         at = near[k] + half
         signal[at:at + 2 * half] = segments.x[k] * rows["scale_mv"][k] + rows["offset_mv"][k]
 
+    # beats of other parts of the split are shown too, without a score
     shown = np.flatnonzero(of_record & (near >= 0) & (near < length))
     score_of = np.full(len(near), np.nan, np.float32)
     score_of[test] = scores

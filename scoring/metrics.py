@@ -25,6 +25,7 @@ def rates(tn, fp, fn, tp):
     NaN where a rate has no denominator.
     """
     tn, fp, fn, tp = (np.asarray(v, float) for v in (tn, fp, fn, tp))
+
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"accuracy": (tp + tn) / (tn + fp + fn + tp), "sensitivity": tp / (tp + fn),
                 "specificity": tn / (tn + fp), "ppv": tp / (tp + fp),
@@ -46,6 +47,7 @@ class Ranking:
         """Cumulated (true positives, false positives) at each distinct score, falling."""
         weights = np.ones(len(self.y)) if weights is None else weights[self.order]
         positive = weights * self.y
+
         return np.cumsum(positive)[self.ends], np.cumsum(weights - positive)[self.ends]
 
 
@@ -61,6 +63,8 @@ def auprc(tp, fp):
     if not (tp[-1] > 0 and fp[-1] > 0):
         return float("nan")
     flagged = tp + fp
+
+    # a resampled set of records may lack the beats of the highest scores: nothing is flagged there
     precision = np.divide(tp, flagged, out=np.ones_like(tp), where=flagged > 0)
     return float((np.diff(tp, prepend=0) * precision).sum() / tp[-1])
 
@@ -81,6 +85,7 @@ def auroc_by_record(scores, y, record):
     result = {}
     for name in np.unique(record).tolist():
         rows = record == name
+        # of two or three beats an area is 0 or 1 by chance, and would weigh as much as one of 500
         enough = MIN_BEATS <= y[rows].sum() <= rows.sum() - MIN_BEATS
         result[name] = auroc(*Ranking(scores[rows], y[rows]).counts()) if enough else None
     return result
@@ -104,12 +109,16 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     curves = []
 
     def figures(times):
+        # one sort serves all resamples: only the weights of the beats change
         tp, fp = ranking.counts(times[codes].astype(float))
         if tp[-1] > 0 and fp[-1] > 0:
             curves.append((roc_at(tp, fp), precision_at(tp, fp)))
+
+        # records without an area of their own do not count in the mean over records
         weight = np.where(np.isnan(own), 0, times)
         mean = (weight * np.nan_to_num(own)).sum() / weight.sum() if weight.sum() else np.nan
         values = {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp), "auroc_record_mean": mean}
+
         values |= rates(*(counts * times[:, None]).sum(axis=0))
         return {name: float(value) for name, value in values.items()}
 
@@ -117,6 +126,7 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     curves = curves[1:]  # the first one is that of all records
     if not curves:  # one class only: no curve, no band
         curves = np.full((1, 2, len(GRID)), np.nan)
+
     low, high = np.percentile(curves, (2.5, 97.5), axis=0)
     return intervals, {"roc_tpr_low": low[0], "roc_tpr_high": high[0],
                        "pr_precision_low": low[1], "pr_precision_high": high[1]}
@@ -152,6 +162,7 @@ def bootstrap(figures, n, resamples, seed):
     result = {}
     for name, value in point.items():
         values = [figure[name] for figure in drawn]
+        # resamples without a beat of one class have no area: the interval is that of the others
         known = np.isfinite(values).any()
         low, high = np.nanpercentile(values, (2.5, 97.5)) if known else (np.nan, np.nan)
         result[name] = {"value": value, "low": float(low), "high": float(high)}
@@ -197,6 +208,7 @@ def without_record(name, scores, rows):
         return None
     scores = scores[kept]
     y = rows["y"][kept]
+
     counts = Ranking(scores, y).counts()
     areas = auroc_by_record(scores, y, rows["record"][kept]).values()
     return {"auroc": auroc(*counts), "auprc": auprc(*counts),
