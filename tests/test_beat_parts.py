@@ -3,7 +3,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from pytest import approx
 
 from scoring import beat_parts
 
@@ -50,8 +49,8 @@ def test_values_and_usual_beat_equal_a_plain_loop(beats):
     expected, root = [], []
     for row in here:
         fellows = [r for r in reference if r != row]  # a reference beat is not compared with itself
-        near = sorted(fellows, key=lambda r: np.linalg.norm(vectors[r] - vectors[row]))[:beat_parts.TEMPLATE_BEATS]
-        expected.append(x[near].mean(axis=0))
+        near = sorted(fellows, key=lambda r: np.linalg.norm(vectors[r] - vectors[row]))
+        expected.append(x[near[:beat_parts.TEMPLATE_BEATS]].mean(axis=0))
         root.append(np.sqrt(((x[row, 324:396] - expected[-1][324:396]) ** 2).mean()))
     assert_allclose(usual[here], expected, atol=1e-5)
     own = np.array(root)[np.isin(here, reference)]

@@ -1,4 +1,4 @@
-"""What is fitted on what, weighted sums, what a score may depend on, thresholds and robust z-scores."""
+"""What is fitted on what, weighted sums, what a score may depend on, thresholds."""
 
 import dataclasses
 
@@ -19,18 +19,20 @@ FS = 360
 SETTINGS = {"QRS_SIGMA_S": 0.1, "KNN_NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
             "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
             "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2, "SELF_CAUSAL_S": 20}
-WEIGHTS = {"nearest": 1.0, "self_reference": 0.5, "rhythm": 0.3, "qrs_error": 0.2, "nearest_centred": 0.1}
+WEIGHTS = {"nearest": 1.0, "self_reference": 0.5, "rhythm": 0.3, "qrs_error": 0.2,
+           "nearest_centred": 0.1}
 BEATS = 80
 ROWS = np.arange(3 * BEATS)
-ALONE = ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "same_patient")  # do not depend on other rows
+# scores that do not depend on the other rows
+ALONE = ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "same_patient")
 
 
 @pytest.fixture
 def segments():
-    """Three records of 80 beats of noise around a shape, about 0.8 s apart, one in eight abnormal."""
+    """Three records of 80 beats of noise around a shape, one in eight abnormal and premature."""
     rng = np.random.default_rng(0)
-    rows = {"record": np.repeat(list("abc"), BEATS), "y": (rng.random(3 * BEATS) < 0.125).astype(np.int8)}
-    abnormal = rows["y"][:, None]
+    abnormal = rng.random((3 * BEATS, 1)) < 0.125
+    rows = {"record": np.repeat(list("abc"), BEATS), "y": abnormal.ravel().astype(np.int8)}
     rr = rng.uniform(0.7, 0.9, (3, BEATS)) - 0.3 * abnormal.reshape(3, BEATS)
     rows["sample"] = (400 + np.cumsum(rr, axis=1) * FS).astype(int).ravel()
     rows["rr_before_s"] = rr.ravel()
@@ -75,7 +77,8 @@ def test_references_are_latents_in_units_of_their_spread_and_timing(segments, pa
 
 def test_standard_is_of_normal_validation_beats_only(segments, parts, fitted):
     _, validation = parts
-    scores, _ = score(fitted, segments, ("nearest", "self_reference", "rhythm", "same_patient"), validation)
+    names = ("nearest", "self_reference", "rhythm", "same_patient")
+    scores, _ = score(fitted, segments, names, validation)
     normal = segments.rows["y"][validation] == 0
     assert 0 < normal.sum() < len(normal)
     for name, values in scores.items():
@@ -102,7 +105,8 @@ def test_combined_is_the_weighted_sum_of_standardised_parts(segments, fitted, na
 
 def test_a_part_of_weight_zero_is_left_out(segments, parts, fitted):
     model, _ = fitted
-    stored = detector.fit(model, segments, *parts, {"self_reference": 2.0, "rhythm": 0.0}, SETTINGS, FS, "cpu")
+    weights = {"self_reference": 2.0, "rhythm": 0.0}
+    stored = detector.fit(model, segments, *parts, weights, SETTINGS, FS, "cpu")
     assert set(stored["standard"]) == {"self_reference", "self_reference causal"}
     scores, _ = score((model, stored), segments, ("combined", "self_reference"))
     mean, std = stored["standard"]["self_reference"]
@@ -174,7 +178,8 @@ def test_robust_z_curve_is_of_means_over_records():
         detector.robust_z_at(unlabelled, "sensitivity", 0.9)
 
 
-@pytest.mark.parametrize("n, specificity, flagged", [(1000, 0.955, 45), (10, 0.95, 0), (10, 0.9, 1), (1, 0.5, 0)])
+@pytest.mark.parametrize("n, specificity, flagged", [
+    (1000, 0.955, 45), (10, 0.95, 0), (10, 0.9, 1), (1, 0.5, 0)])
 def test_threshold_flags_as_many_normals_as_asked(n, specificity, flagged):
     scores = np.random.default_rng(0).normal(size=n)
     assert (scores >= detector.threshold_at_specificity(scores, specificity)).sum() == flagged

@@ -35,11 +35,16 @@ def rendered(run):
     def render(name):
         shown = []
         draw_text = Text.draw
+
+        def note_and_draw(text, renderer):
+            shown.append(text)
+            draw_text(text, renderer)
+
         with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(figures.STYLE):
             canvas = FigureCanvasAgg(visualize.draw(name, run))
             canvas.draw()  # settles the layout
             # ticks beyond the axes have texts as well, but are never drawn
-            patch.setattr(Text, "draw", lambda text, renderer: (shown.append(text), draw_text(text, renderer)))
+            patch.setattr(Text, "draw", note_and_draw)
             canvas.draw()
             boxes = [(text.get_text(), text.get_window_extent()) for text in shown
                      if text.get_visible() and text.get_text().strip()]
@@ -55,9 +60,10 @@ def axes(rendered):
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A Database whose results are a copy of the shipped ones."""
-    monkeypatch.setitem(config.DATABASES, "copy", config.DATABASES["mitdb"] | {"home": str(tmp_path)})
+    entry = config.DATABASES["mitdb"] | {"home": str(tmp_path)}
+    monkeypatch.setitem(config.DATABASES, "copy", entry)
     database = settings.database("copy")
-    shutil.copytree(settings.database("mitdb").results_dir("beat", config.SEED), folder_of(database))
+    shutil.copytree(folder_of(settings.database("mitdb")), folder_of(database))
     return database
 
 
@@ -66,7 +72,7 @@ def folder_of(database):
 
 
 def edit(database, change=dict, **arrays):
-    """Run of the database after `change` of its metrics.json and with other arrays in scores.npz."""
+    """Run of the database after `change` of its metrics.json, with other arrays in scores.npz."""
     path = folder_of(database) / "metrics.json"
     metrics = json.loads(path.read_text())
     change(metrics)
@@ -105,8 +111,11 @@ def test_texts_are_apart_and_inside_and_tell_units_and_n(name, rendered):
         assert along < 1 or across < 3, f"{one!r} overlaps {other!r}"
 
     for ax in figure.axes:
-        below = [other for other in figure.axes if other in ax.get_shared_x_axes().get_siblings(ax)][-1]
-        for label in [ax.get_ylabel()] + [below.get_xlabel()] * len(ax.get_xticks()):
+        labels = [ax.get_ylabel()]
+        if len(ax.get_xticks()):  # Axes that share their x have its label below the last of them
+            shared = ax.get_shared_x_axes().get_siblings(ax)
+            labels.append("".join(other.get_xlabel() for other in shared))
+        for label in labels:
             assert any(unit in label for unit in UNITS), label
     assert "n = " in words(figure)
 
@@ -123,8 +132,9 @@ def test_simulated_data_is_marked_in_red_and_other_data_is_not(copy, rendered):
 def test_history_marks_the_kept_epoch(run, axes):
     top, bottom = axes("training_history.png")
     loss = run.history["validation_loss"]
-    assert line(top, "kept").get_xydata().tolist() == [[run.history["epoch"][loss.argmin()], loss.min()]]
-    assert f"{loss.min():.4g}" in line(top, "kept").get_label()
+    kept = line(top, "kept")
+    assert kept.get_xydata().tolist() == [[run.history["epoch"][loss.argmin()], loss.min()]]
+    assert f"{loss.min():.4g}" in kept.get_label()
     assert_array_equal(line(top, "training").get_ydata(), run.history["train_loss"])
     assert_array_equal(bottom.lines[0].get_ydata(), run.history["learning_rate"])
 
@@ -144,12 +154,13 @@ def test_histograms_sum_to_all_beats_and_split_at_the_threshold(run, axes, copy)
 def test_curves_are_few_and_have_the_area_that_they_name(name, metric, run, axes):
     ax, = axes(name)
     scores = run.metrics["scores"]
-    shown = [scores[name] for name in ("combined", "combined_same_patient", "mse")] + [best_baseline(run)]
+    shown = [run.entry, scores["combined_same_patient"], scores["mse"], best_baseline(run)]
     for entry in shown:
         curve = line(ax, entry["title"] + ": ")
         x, y = curve.get_data()
         assert abs(np.trapezoid(y, x)) == approx(entry[metric]["value"], abs=0.002)
-        assert curve.get_label().endswith(": {value:.3f} [{low:.3f}, {high:.3f}]".format(**entry[metric]))
+        numbers = ": {value:.3f} [{low:.3f}, {high:.3f}]".format(**entry[metric])
+        assert curve.get_label().endswith(numbers)
     rows = [text.get_text() for text in ax.figure.legends[0].get_texts()]
     assert len(rows) <= 8 and sum("[" in row for row in rows) == len(shown)
 
@@ -158,8 +169,9 @@ def test_operating_points_lie_on_the_curves(run, axes):
     """Threshold, confusion and curve come from one set of scores, so they meet."""
     flagged = run.score >= run.threshold
     abnormal = run.scores["label"] == 1
-    false, sensitivity, ppv = flagged[~abnormal].mean(), flagged[abnormal].mean(), abnormal[flagged].mean()
-    for name, point in (("roc.png", (false, sensitivity)), ("precision_recall.png", (sensitivity, ppv))):
+    sensitivity = flagged[abnormal].mean()
+    for name, point in (("roc.png", (flagged[~abnormal].mean(), sensitivity)),
+                        ("precision_recall.png", (sensitivity, abnormal[flagged].mean()))):
         ax, = axes(name)
         assert line(ax, "combined at its").get_xydata()[0] == approx(point, abs=1e-3)
         assert np.abs(line(ax, "combined: ").get_xydata() - point).sum(axis=1).min() < 0.002
@@ -181,7 +193,8 @@ def test_numbers_are_those_of_metrics_json(copy):
     assert line(ax, "plain MSE").get_label().endswith(": 0.432")
     ax, = visualize.draw("confusion_matrix.png", run).axes
     cells = {text.get_position(): text.get_text() for text in ax.texts}
-    assert cells == {(0, 0): "1,900\n95.0 %", (1, 0): "100\n5.0 %", (0, 1): "30\n30.0 %", (1, 1): "70\n70.0 %"}
+    assert cells == {(0, 0): "1,900\n95.0 %", (1, 0): "100\n5.0 %",
+                     (0, 1): "30\n30.0 %", (1, 1): "70\n70.0 %"}
 
 
 @pytest.mark.parametrize("changes", [{}, {"protocol": "patient"}, {"simulated": True}])
@@ -233,8 +246,9 @@ def test_reconstruction_titles_signal_and_error(run, axes):
         minutes, seconds = divmod(scores["sample"][row] // 360, 60)
         sign = "≥" if run.score[row] >= run.threshold else "<"
         assert top.get_title() == (
-            f"record {scores['record'][row]}, {minutes:02d}:{seconds:02d}, {scores['symbol'][row]}:  "
-            f"score {run.score[row]:.3g} {sign} threshold {run.threshold:.3g}")
+            f"record {scores['record'][row]}, {minutes:02d}:{seconds:02d}, "
+            f"{scores['symbol'][row]}:  score {run.score[row]:.3g} "
+            f"{sign} threshold {run.threshold:.3g}")
         signal, recon = scores["example_signal"][i], scores["example_recon"][i]
         assert_array_equal([drawn.get_ydata() for drawn in top.lines], [signal, recon])
         assert top.lines[0].get_xdata()[[0, 360]].tolist() == [-1, 0]
@@ -249,7 +263,8 @@ def test_parts_show_the_named_part_and_the_saved_shares(run, axes):
         title = beat_parts.TITLES[beat_parts.PARTS[run.scores["part"][row]]]
         assert f"leads: {title}, {run.scores['part_strength'][row]:.1f} times" in ax.get_title()
         assert_array_equal(line(ax, "the record's own").get_ydata(), usual)
-    expected = [100 * row[part] for part in beat_parts.PARTS for row in run.metrics["parts"].values()]
+    shares = run.metrics["parts"].values()
+    expected = [100 * row[part] for part in beat_parts.PARTS for row in shares]
     assert [bar.get_width() for bar in bottom.patches] == approx(expected)
 
 
@@ -257,7 +272,8 @@ def test_latent_space_draws_abnormal_over_normal(run, axes):
     ax, = axes("latent_space.png")
     n = {name: int((run.scores["aami"] == name).sum()) for name in "NSVFQ"}
     order = ["N", *sorted("SVFQ", key=n.get, reverse=True)]
-    assert [points.get_label() for points in ax.collections] == [f"{name}, n = {n[name]:,}" for name in order]
+    labels = [points.get_label() for points in ax.collections]
+    assert labels == [f"{name}, n = {n[name]:,}" for name in order]
     for label, share in zip((ax.get_xlabel(), ax.get_ylabel()), run.scores["latent_explained"]):
         assert f"{100 * share:.1f} %" in label
 
@@ -267,7 +283,8 @@ def test_strip_colours_beats_by_the_threshold(run, axes):
     strip = {name[6:]: values for name, values in run.scores.items() if name.startswith("strip_")}
     flagged = strip["score"] >= run.threshold
     tested = strip["in_test"]
-    for start, expected in (("not in", ~tested), ("below", tested & ~flagged), ("at or above", tested & flagged)):
+    for start, expected in (("not in", ~tested), ("below", tested & ~flagged),
+                            ("at or above", tested & flagged)):
         drawn = line(panels[0], start)
         assert drawn.get_xdata() == approx(strip["sample"][expected] / 360)
         assert drawn.get_label().endswith(f"(n = {expected.sum()})")
@@ -287,10 +304,13 @@ def test_a_split_without_abnormal_beats_has_every_picture(copy):
                 row.update(auroc=None, n_abnormal=0)
             entry["by_symbol"] = {"N": entry["by_symbol"]["N"]}
 
-    arrays = {name: values[:3] for name, values in edit(copy).scores.items() if name.startswith("example")}
-    arrays |= {"part_" + name: np.empty((0, 720), int) for name in ("row", "signal", "usual")}
+    arrays = {"part_" + name: np.empty((0, 720), int) for name in ("row", "signal", "usual")}
+    for name, values in edit(copy).scores.items():
+        if name.startswith("example"):
+            arrays[name] = values[:3]
     n = len(edit(copy).score)
-    run = edit(copy, forget, label=np.zeros(n, int), aami=np.full(n, "N"), symbol=np.full(n, "N"), **arrays)
+    arrays |= {"label": np.zeros(n, int), "aami": np.full(n, "N"), "symbol": np.full(n, "N")}
+    run = edit(copy, forget, **arrays)
     shown = {name: words(visualize.draw(name, run)) for name in visualize.FIGURES}
     assert "AUROC not available" in shown["score_distributions.png"]
     assert f"{run.metrics['n']['records']} without abnormal beats" in shown["auroc_by_record.png"]
@@ -299,7 +319,7 @@ def test_a_split_without_abnormal_beats_has_every_picture(copy):
 
 # --- files ----------------------------------------------------------------------------------------
 
-def test_main_writes_the_pictures_and_leaves_those_that_show_the_same(copy, rendered, monkeypatch, capsys):
+def test_main_leaves_pictures_that_show_the_same(copy, rendered, monkeypatch, capsys):
     names = ["confusion_matrix.png", "latent_space.png"]
     monkeypatch.setattr(visualize, "FIGURES", {name: visualize.FIGURES[name] for name in names})
     matrix, latent = (copy.plots_dir("beat") / name for name in names)
@@ -321,16 +341,20 @@ def test_main_writes_the_pictures_and_leaves_those_that_show_the_same(copy, rend
 
 
 @pytest.mark.parametrize("name, content, flaw, step", [
-    ("metrics.json", b"{", "damaged", "evaluate"), ("scores.npz", None, "missing", "evaluate"),
-    ("history.csv", None, "missing", "train_mitbih"), ("history.csv", b"", "damaged", "train_mitbih"),
-    ("history.csv", b"\x80", "damaged", "train_mitbih"), ("history.csv", b"a,b\n1,2\n3", "damaged", "train_mitbih"),
+    ("metrics.json", b"{", "damaged", "evaluate"),
+    ("scores.npz", None, "missing", "evaluate"),
+    ("history.csv", None, "missing", "train_mitbih"),
+    ("history.csv", b"", "damaged", "train_mitbih"),
+    ("history.csv", b"\x80", "damaged", "train_mitbih"),
+    ("history.csv", b"a,b\n1,2\n3", "damaged", "train_mitbih"),
     ("history.csv", b"a,b\n1,2", "lacks epoch", "train_mitbih")])
 def test_a_missing_or_damaged_artefact_names_file_and_command(name, content, flaw, step, copy):
     path = folder_of(copy) / name
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name}: {flaw}.*python {step}.py --protocol beat --database copy"):
+    command = f"python {step}.py --protocol beat --database copy"
+    with pytest.raises(UserError, match=f"{name}: {flaw}.*{command}"):
         visualize.main(["--database", "copy"])
     assert not copy.plots_dir("beat").exists()
 
