@@ -107,7 +107,7 @@ def slices(n, size):
 
 
 def rows_by_record(record):
-    """{name: row numbers} in order of appearance."""
+    """{name: row numbers, rising} of the records, by name."""
     order = np.argsort(record, kind="stable")
     names, starts = np.unique(record[order], return_index=True)
     return dict(zip(names.tolist(), np.split(order, starts[1:])))

@@ -12,7 +12,9 @@ def beats():
     """(scores with many ties, labels, records)."""
     rng = np.random.default_rng(0)
     y = (rng.random(600) < 0.2).astype(np.int8)
-    return np.round(rng.normal(y * 1.2, 1), 1), y, rng.choice(["100", "101", "102", "103"], 600)
+    scores = np.round(rng.normal(y * 1.2, 1), 1)
+    scores[[y.argmin(), y.argmax()]] = 9  # of both classes at the top
+    return scores, y, rng.choice(["100", "101", "102", "103"], 600)
 
 
 def resample(record, n, seed):
