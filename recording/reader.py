@@ -66,11 +66,14 @@ class Recording:
         if not 0 <= lead_index < len(self.leads) or not 0 <= start <= stop <= self.n_samples:
             raise ValueError(f"{self.path}: no samples {start} to {stop} of lead {lead_index}; it "
                              f"has {self.n_samples} of {len(self.leads)}")
+
         try:
             signal = self._source.read(int(lead_index), int(start), int(stop))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read any more ({error}). Was it moved or "
                             "changed? Copy it anew.") from error
+
+        # a table or an array may hold infinity, which no filter survives
         signal[~np.isfinite(signal)] = np.nan
         return signal
 
@@ -103,12 +106,16 @@ def find_recordings(arguments):
         try:
             paths = _matches(text)
         except (OSError, ValueError, RuntimeError, re.error) as error:
+            # a NUL, a name too long, a loop of links, a bad pattern
             raise UserError(f"{text!r}: cannot be looked up ({error}). Give a file, a folder, a "
                             "glob pattern or a WFDB record.") from error
+
         if not paths:
             raise UserError(f"{text!r}: no recording. Give a file ({' '.join(SUFFIXES)}), a folder "
                             "with such files, a glob pattern or a WFDB record without suffix. "
                             "Convert other formats to one of these.")
+
+        # by what links lead to, so that the same file does not come twice
         for path in paths:
             found.setdefault(path.resolve(), path)
     return list(found.values())
@@ -117,6 +124,8 @@ def find_recordings(arguments):
 def _matches(text):
     """[Path] that one argument means."""
     path = Path(text)
+
+    # a file whose name looks like a pattern goes before the pattern; Path("") is the folder "."
     if text and path.is_dir():
         return _below(path)
     if path.is_file():
@@ -127,6 +136,7 @@ def _matches(text):
     # a match must lie in the folder that the pattern begins in, links followed
     fixed = re.split(r"[*?[]", text)[0]
     root = Path(fixed).resolve() if fixed.endswith("/") else Path(fixed).resolve().parent
+
     paths = set()
     for name in glob.glob(text, recursive=True):
         match = Path(name)
@@ -146,10 +156,13 @@ def _below(folder):
     """Sorted [Path] of the recordings in a folder and below; what begins with a dot is left out."""
     inside = folder.resolve()
     paths = []
+
+    # rglob does not enter linked folders; a linked file must lie in the folder itself
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or path.suffix.lower() not in READERS:
             continue
+
         if path.is_file() and path.resolve().is_relative_to(inside):
             paths.append(path)
     return _without_parts(paths)
@@ -165,6 +178,7 @@ def _without_parts(paths):
             names = named_files(header_lines(path))
         except (UserError, OSError):
             continue  # it is said when the recording is opened
+
         parts.update(path.with_name(name) for name in names if name != path.name)
     return sorted(set(paths) - parts)
 
@@ -183,6 +197,7 @@ def open_recording(path, fs_hz=None):
         path = Path(f"{path}.hea")
     if fs_hz is not None:
         check_rate("--fs", fs_hz, "Give the rate of the recording in Hz.")
+
     try:
         file = regular_file(path)
         opener = READERS.get(path.suffix.lower())
@@ -191,6 +206,7 @@ def open_recording(path, fs_hz=None):
                             f"{' '.join(SUFFIXES)}. Convert the recording to one of them.")
         if file.stat().st_size == 0:
             raise UserError(f"{path}: empty. Copy or export the recording again.")
+
         source = opener(path, fs_hz)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check the file, the "
@@ -200,11 +216,14 @@ def open_recording(path, fs_hz=None):
     if not source.leads or not source.n_samples:
         raise UserError(f"{path}: has {len(source.leads)} leads of {source.n_samples} samples; "
                         "expected at least one. Copy or export the recording again.")
+
     check_rate(path, source.fs_hz, "Resample the recording, or correct the rate if it is wrong: a "
                "column of times that are not in seconds needs --fs.")
     if fs_hz is not None and abs(fs_hz - source.fs_hz) > FS_TOLERANCE * source.fs_hz:
         raise UserError(f"{path}: is sampled at {source.fs_hz:g} Hz by its own account, --fs says "
                         f"{fs_hz:g}. Leave --fs out.")
+
+    # gaps cost no bytes: a header of one line may claim a thousand years of them
     if source.n_samples > MAX_HOURS * 3600 * source.fs_hz:
         raise UserError(f"{path}: {source.n_samples:,} samples are more than {MAX_HOURS:,} hours. "
                         "Correct the file or leave the recording out.")
@@ -217,11 +236,14 @@ def lead_index(recording, wanted):
     A name goes before a number. Raises UserError that lists the leads.
     """
     text = str(wanted).strip()
+
+    # as it is written, then in any case, then as a number: a lead may be called "2"
     numbers = [str(k + 1) for k in range(len(recording.leads))]
     folded = [name.casefold() for name in recording.leads]
     for names, name in ((recording.leads, text), (folded, text.casefold()), (numbers, text)):
         if name in names:
             return names.index(name)
+
     leads = ", ".join(f"{k + 1}: {name}" for k, name in enumerate(recording.leads[:50]))
     raise UserError(f"{recording.path}: no lead {text!r}. Give a name or a number of these: "
                     f"{leads}")
@@ -238,6 +260,7 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     """
     base = str(path.with_suffix("") if path.suffix == ".hea" else path)
     file = f"{base}.{annotator}"
+
     try:
         notes = wfdb.rdann(base, annotator)
     except FileNotFoundError as error:
@@ -249,6 +272,7 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     symbol = np.asarray(notes.symbol)
     beat = np.isin(symbol, list(symbols))
     time_s = np.asarray(notes.sample)[beat] / (notes.fs or fs_hz)
+
     if (np.diff(time_s) < 0).any():
         raise UserError(f"{file}: annotations out of order. {remedy}")
     return time_s, symbol[beat]

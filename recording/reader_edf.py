@@ -38,8 +38,11 @@ class Edf:
                 count = int(head[252:256])
                 if count < 1 or int(head[184:192]) != 256 * (count + 1):
                     raise ValueError(f"a header of another size than {count} signals take")
+
+                # first the labels of all signals, then all transducers, ...
                 fields = {name: [_text(stream.read(size)) for _ in range(count)]
                           for name, size in SIGNAL_FIELDS.items()}
+
                 samples = [int(text) for text in fields["samples"]]
                 self._map(head, samples, stream.tell())
             self._choose_leads(fields, samples, float(head[244:252]))
@@ -70,6 +73,8 @@ class Edf:
         self.sizes = np.array(samples) * self.width  # of each signal in a record, in bytes
         self.ends = np.cumsum(self.sizes)
         size = int(self.ends[-1])
+
+        # what the header claims is held against the size of the file
         held = (self.path.stat().st_size - begin) // max(size, 1)
         records = int(head[236:244])
         if records == -1:
@@ -86,6 +91,8 @@ class Edf:
         if not signals or not 0 < seconds < 1e9:
             raise ValueError(f"{len(signals)} signals in data records of {seconds:g} s")
         fits = [k for k in signals if MIN_FS_HZ <= samples[k] / seconds <= MAX_FS_HZ] or signals
+
+        # files of sleep laboratories begin with EEG leads at another rate
         ecg = next((k for k in fits if ECG_LABEL.search(labels[k])), fits[0])
         self.per_record = samples[ecg]
         self.fs_hz = self.per_record / seconds
@@ -98,10 +105,14 @@ class Edf:
             bottom, top, low, high = (float(fields[name][k]) for name in
                                       ("bottom", "top", "low", "high"))
             units = fields["units"][k]
+
             slope = (top - bottom) / (high - low) if high > low else 0.0
             if not slope or not np.isfinite(slope * low):
                 # without a range the file's own numbers are all that is known
-                bottom, low, slope, units = 0.0, 0.0, 1.0, ""
+                bottom = low = 0.0
+                slope = 1.0
+                units = ""
+
             mv = to_mv(units) or 1.0
             self.units.append("mV" if to_mv(units) else units)
             self.lines.append((slope * mv, (bottom - low * slope) * mv))
@@ -112,6 +123,7 @@ class Edf:
         signal = next((k for k, label in enumerate(labels) if label in ANNOTATIONS), None)
         if signal is None:
             raise ValueError("discontinuous (EDF+D), but without times of its data records")
+
         times = []
         for row in self._column(signal):
             match = ONSET.match(row.tobytes())
@@ -123,6 +135,7 @@ class Edf:
         gaps = np.diff(firsts) - self.per_record
         if (gaps < -1).any():
             raise ValueError("a data record begins before the one above it ends")
+
         begins = [0, *np.flatnonzero(gaps > 1) + 1]  # a sample more or less is rounding
         counts = np.diff([*begins, len(firsts)])
         self.stretches = list(zip(firsts[begins].tolist(), begins, counts.tolist()))

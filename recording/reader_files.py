@@ -23,6 +23,7 @@ def check_rate(where, fs_hz, remedy):
         sound = MIN_FS_HZ <= float(fs_hz) <= MAX_FS_HZ
     except (TypeError, ValueError):
         sound = False
+
     if not sound:
         shown = f"{fs_hz:g}" if isinstance(fs_hz, (int, float)) else repr(fs_hz)
         raise UserError(f"{where}: a sampling rate of {shown} Hz; expected {MIN_FS_HZ} to "
@@ -39,6 +40,7 @@ def need_rate(path, fs_hz):
 
 def regular_file(path):
     """The file `path` means, links followed; UserError if it is none."""
+    # opening a pipe would wait for ever, a device may have no end
     try:
         file = path.resolve(strict=True)
         mode = file.stat().st_mode
@@ -63,12 +65,14 @@ def beside(header, name):
     if not re.fullmatch(FILE_NAME, name) or name in (".", ".."):
         raise UserError(f"{where}; expected one in its own folder. Correct the header or leave "
                         "the recording out.")
+
     try:
         file = regular_file(header.parent / name)
     except (UserError, OSError) as error:
         raise UserError(f"{where}, which cannot be read ({error}). Copy it beside the "
                         "header.") from error
 
+    # links followed: a link may lead anywhere
     if not file.is_relative_to(header.parent):
         raise UserError(f"{where}, a link that leads out of the folder. Replace the link by the "
                         "file.")

@@ -63,6 +63,8 @@ def open_npy(path, fs_hz):
 def open_npz(path, fs_hz):
     """The array `signal`, `x` or `ecg` of an archive, or its only one, unpacked for the time."""
     fs_hz = need_rate(path, fs_hz)
+
+    # an archive may be compressed; its folder goes at once, the map of the array stays
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -71,9 +73,10 @@ def open_npz(path, fs_hz):
                 if not wanted and len(names) != 1:
                     raise ValueError(f"{len(names)} arrays; expected one, or one named "
                                      f"{', '.join(ARRAY_NAMES)}")
+
                 unpacked = archive.extract((wanted or names)[0], folder)
         except OSError:
-            raise
+            raise  # a full disk is no fault of the archive
         except Exception as error:  # the reader of a damaged archive raises anything
             raise _not_an_array(path, error) from error
         return _open_array(path, unpacked, fs_hz)
@@ -84,10 +87,13 @@ def _open_array(path, file, fs_hz):
         array = np.lib.format.open_memmap(file, mode="r")
     except Exception as error:  # the reader of a damaged header raises anything
         raise _not_an_array(path, error) from error
+
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
         raise _not_an_array(path, f"{array.dtype} of shape {array.shape}")
     if array.ndim == 1:
         array = array[:, None]  # (samples, 1)
+
+    # leads in rows would be read as many leads of few samples
     samples, leads = array.shape
     if leads > min(samples, MAX_COLUMNS):
         raise UserError(f"{path}: an array of shape {array.shape}; expected (samples,) or "
@@ -107,9 +113,12 @@ def open_table(path, fs_hz):
     stream = tempfile.TemporaryFile(prefix="ecg-")
     names = None
     rows = 0
+
     with open(path, encoding="utf-8-sig", errors="replace") as text:
         lines = _lines(path, text)
         block = list(islice(lines, SNIFF_LINES))
+
+        # the first row is names if one of its cells is no number
         if block:
             delimiter = _delimiter(path, block)
             head = _cells(block[0][1], delimiter)
@@ -117,10 +126,12 @@ def open_table(path, fs_hz):
             if width > MAX_COLUMNS:
                 raise UserError(f"{path}: {width:,} columns; expected one for each lead, at most "
                                 f"{MAX_COLUMNS:,}. Transpose the table.")
+
             numbered = head == ["", *map(str, range(width - 1))]  # by pandas, without names
             if numbered or not all(map(_is_number, head)):
                 names = head
                 del block[0]
+
         while block:
             table = _parse(path, block, delimiter, width)
             stream.write(table.tobytes())
@@ -137,12 +148,15 @@ def open_table(path, fs_hz):
 def _lines(path, stream):
     """(number, line) of each row: empty lines, and comments above all others, are left out."""
     above = True
+
+    # a limit on readline, so that a file without line ends does not fill the memory
     for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), ""), 1):
         if len(line) == MAX_LINE:
             raise UserError(f"{path}: a line of over {MAX_LINE:,} characters; expected one line a "
                             "sample. Transpose the table.")
         if "\0" in line:
             raise UserError(f"{path}: not text, it has NUL bytes. Export it as UTF-8 text.")
+
         line = line.strip(" \n")
         if line.strip() and not (above and line.startswith("#")):
             above = False
@@ -170,11 +184,13 @@ def _is_number(cell):
 
 def _parse(path, block, delimiter, width):
     """(rows, width) float64 of lines; UserError names the row and the column that is wrong."""
+    # pandas fills a short row with missing cells: a file that was cut short would be read as whole
     for number, line in block:
         columns = len(line.split()) if delimiter == " " else line.count(delimiter) + 1
         if columns != width:
             raise UserError(f"{path}: row {number} has {columns} columns, the first has {width}. "
                             "Mend that row.")
+
     text = io.StringIO("\n".join(line for _, line in block))
     try:
         table = pd.read_csv(text, sep=r"\s+" if delimiter == " " else delimiter, header=None,
@@ -183,12 +199,14 @@ def _parse(path, block, delimiter, width):
         if len(table) != len(block):
             raise ValueError("a quotation mark without its second one")
     except (ValueError, OverflowError) as error:
+        # pandas names neither row nor column
         for number, line in block:
             for column, cell in enumerate(_cells(line, delimiter), 1):
                 if not _is_number(cell):
                     raise UserError(f"{path}: row {number}, column {column}: {cell[:40]!r} is no "
                                     "number; expected one with a decimal point, or an empty cell "
                                     "for a missing sample. Mend that cell.") from error
+
         raise UserError(f"{path}: not understood from row {block[0][0]} on ({error}). Export it "
                         "again, without quotation marks.") from error
     return table.to_numpy()
@@ -211,6 +229,7 @@ def _name_columns(path, array, names, fs_hz):
     for name in (names or [""] * array.shape[1])[first:]:
         unit = LEAD_UNIT.fullmatch(name)
         factor = to_mv(unit[2]) if unit else None
+        # brackets that are no unit of voltage belong to the name
         leads.append(unit[1] if factor else name)
         factors.append(factor)
     return _Array(path, array[:, first:], rate or need_rate(path, fs_hz), leads, factors)
@@ -221,10 +240,12 @@ def _rate(column, unit, fs_hz):
     step = _step(column)
     if step is None:
         return None
+
     rate = 1 / (step * SECONDS.get((unit or "").lower(), 1.0))
     whole = round(rate)
     if whole and abs(rate - whole) * len(column) / rate < 0.5:
         rate = float(whole)  # less than half a sample off over all rows
+
     if fs_hz and unit is None:
         # a column named `time` may well be in ms or µs: --fs decides
         return min((rate, 1e3 * rate, 1e6 * rate), key=lambda hz: abs(math.log(hz / fs_hz)))
@@ -237,10 +258,12 @@ def _step(column):
     step = (column[-1] - column[0]) / max(1, rows - 1)
     if rows < 3 or not step > 1e-9:
         return None
+
     for low in range(0, rows - 1, BLOCK_CELLS):
         block = column[low:low + BLOCK_CELLS + 1]
         drift = block - column[0] - step * np.arange(low, low + len(block))
         far = np.abs(np.diff(block) / step - 1)
+
         if not (far.max() < 0.5 and np.abs(drift).max() < 1.5 * step):  # false for NaN, too
             return None
     return float(step)

@@ -39,6 +39,7 @@ def header_lines(path):
     if size > MAX_HEADER_BYTES:
         raise UserError(f"{path}: {size:,} bytes are no WFDB header; expected at most "
                         f"{MAX_HEADER_BYTES:,}. Copy it again.")
+
     return split_header(path.read_bytes())
 
 
@@ -72,16 +73,19 @@ class _Record:
         self.file = file
         line, *self.lines = header_lines(file) or [""]
         _, segments, signals, fs_hz, samples, when = _matches(WFDB_RECORD, file, line).groups()
+
         self.has_segments = segments is not None
         self.n_signals = int(signals)
         self.fs_hz = float(fs_hz or DEFAULT_FS_HZ)
         self.n_samples = int(samples or 0)  # 0: as many as the file holds
+
         try:
             whole_seconds = re.sub(r"\.\d+", "", when or "")
             self.start = datetime.strptime(whole_seconds, "%H:%M:%S %d/%m/%Y")
         except ValueError:
             self.start = None
 
+        # a header of one line must not make us expect 999,999,999 signals
         promised = int(segments or signals)
         if len(self.lines) != promised:
             raise UserError(f"{file}: {len(self.lines)} lines where {promised} are promised. "
@@ -94,6 +98,7 @@ class _Signal:
     def __init__(self, file, line):
         match = _matches(SIGNAL_LINE, file, line)
         numbers = match.groupdict("0")
+
         self.file_name = match["file_name"]
         self.fmt = match["fmt"]
         self.samps_per_frame = int(numbers["samps_per_frame"]) or 1
@@ -103,6 +108,7 @@ class _Signal:
         self.baseline = int(match["baseline"] or numbers["zero"])
         self.name = match["name"] or ""
 
+        # gain 0, as in records 820 to 823 of SVDB, means that nobody knows the scale
         gain = float(numbers["gain"])
         units = match["units"] or "mV"
         mv = to_mv(units)
@@ -120,6 +126,7 @@ class _Segment:
         if record.has_segments:
             raise UserError(f"{record.file}: a segment that has segments of its own. Leave the "
                             "recording out.")
+
         self.file = record.file
         self.fs_hz = record.fs_hz
         self.signals = [_Signal(self.file, line) for line in record.lines]
@@ -128,6 +135,7 @@ class _Segment:
         stored = [signal for signal in self.signals if signal.file_name != "~"]
         self.stored = sorted(stored, key=attrgetter("file_name"))
         self.n_samples = record.n_samples or promised if stored else 0
+
         for name, signals in groupby(self.stored, attrgetter("file_name")):
             self._check_file(name, list(signals))
 
@@ -143,6 +151,8 @@ class _Segment:
         if len({(signal.fmt, signal.byte_offset) for signal in signals}) > 1:
             raise UserError(f"{self.file}: {name} in different formats or from different bytes; "
                             "expected one of each for a file. Correct the header.")
+
+        # the header's length is held against the file: nothing is allocated because it says so
         if first.fmt in COMPRESSED_FMTS:
             import soundfile  # needs a library of the system, and few recordings are compressed
             try:
@@ -157,6 +167,7 @@ class _Segment:
             size = max(0, file.stat().st_size - first.byte_offset)
             held = size * 12 // twelfths // sum(signal.samps_per_frame for signal in signals)
 
+        # a header without length: that of its first file
         self.n_samples = self.n_samples or held
         if held < self.n_samples:
             raise UserError(f"{file}: holds {held:,} of the {self.n_samples:,} samples that "
@@ -167,6 +178,8 @@ class _Segment:
         if signal.fmt != "8":
             return 0
         group = [other for other in self.stored if other.file_name == signal.file_name]
+
+        # the differences of the leads in a file come frame by frame, a byte each
         ends = np.cumsum([other.samps_per_frame for other in group])
         data = np.memmap(self.file.with_name(signal.file_name), np.int8, "r", signal.byte_offset,
                          (self.n_samples, ends[-1]))
@@ -178,12 +191,16 @@ class _Segment:
         """(stop - start,) float64 of signal k in its own units, missing samples NaN."""
         signal = self.signals[k]
         result = np.full(stop - start, np.nan)
+
+        # a signal with a skew is stored so many samples late; behind the end it is missing
         begin = start + signal.skew
         end = min(stop + signal.skew, self.n_samples)
         if begin >= end or signal not in self.stored:
             return result
+
         try:
             value = self._value_before(signal, begin)
+            # the skew is added above, within the record: wfdb would allocate it
             values, = _rd_segment(**self.arguments, channels=[self.stored.index(signal)],
                                   init_value=[value] * len(self.stored), sampfrom=begin, sampto=end)
         except Exception as error:  # the decoder of a damaged file raises anything
@@ -191,7 +208,7 @@ class _Segment:
                             "signal file is damaged or has become shorter. Copy it "
                             "again.") from error
 
-        # the mean of a frame is that of the samples it has
+        # the mean of a frame is that of the samples it has; wfdb takes a missing one for a number
         frames = values.reshape(-1, signal.samps_per_frame)
         valid = frames != signal.missing
         with np.errstate(invalid="ignore"):
@@ -207,6 +224,8 @@ class Wfdb:
         record = _Record(path.resolve())
         self.fs_hz = record.fs_hz
         self.start = record.start
+
+        # a first segment without length is the layout: the leads of all segments, by name
         layout = None
         if record.has_segments:
             segments = _open_segments(record)
@@ -215,6 +234,7 @@ class Wfdb:
         else:
             segment = _Segment(record, 0)
             segments = [(segment, segment.n_samples)]
+
         first = layout or next((segment for segment, _ in segments if segment), None)
         self.leads = [signal.name for signal in first.signals] if first else []
 
@@ -226,6 +246,7 @@ class Wfdb:
             if segment:
                 where = self._places(segment, layout)
                 self.pieces.append((segment, begin, self.n_samples, where))
+
         if len(self.leads) != record.n_signals or record.n_samples not in (0, self.n_samples):
             raise UserError(f"{record.file}: {len(self.leads)} signals of {self.n_samples:,} "
                             f"samples in its segments, the header promises {record.n_signals} of "
@@ -237,17 +258,21 @@ class Wfdb:
             signals = [segment.signals[where[k]] for segment, _, _, where in self.pieces
                        if k in where]
             units = sorted({signal.units for signal in signals})
+
             if len(units) > 1:
                 raise UserError(f"{record.file}: lead {name} in {' and '.join(units)}; expected "
                                 "one unit. Correct the headers of its segments.")
+
             self.units += units or [""]
             self.calibrated.append(bool(units) and all(s.calibrated for s in signals))
 
     def _places(self, segment, layout):
         """{lead: signal of the segment}: by name where there is a layout, else by order."""
+        # in a record with a layout each segment has the leads that were connected at the time
         names = [signal.name for signal in segment.signals]
         if layout:
             return {k: names.index(name) for k, name in enumerate(self.leads) if name in names}
+
         if len(names) != len(self.leads):
             raise UserError(f"{segment.file}: {len(names)} signals, the other segments have "
                             f"{len(self.leads)}. Correct the headers.")
@@ -267,15 +292,18 @@ def _open_segments(record):
     """[(segment, number of samples)] of a multi-segment record; a gap is None."""
     known = {"~": None}
     segments = []
+
     for line in record.lines:
         name, length = _matches(SEGMENT_LINE, record.file, line).groups()
         length = int(length)
         if name not in known:
             known[name] = _Segment(_Record(beside(record.file, name + ".hea")), length)
+
         segment = known[name]
         if segment and (segment.n_samples < length or segment.fs_hz != record.fs_hz):
             raise UserError(f"{segment.file}: {segment.n_samples:,} samples at {segment.fs_hz:g} "
                             f"Hz, {record.file.name} promises {length:,} at {record.fs_hz:g}. Copy "
                             "it again, or correct the header.")
+
         segments.append((segment, length))
     return segments
