@@ -66,17 +66,24 @@ def baseline_origin(segments):
 
 
 def stored_baselines(folder, segments):
-    """(thresholds, test scores) saved by an earlier run on the same segments, or None."""
+    """(thresholds, test scores) of all baselines from an earlier run on these segments, or None."""
+    from scoring import baselines
     try:
         stored = load_metrics(folder, "")
         table = load_npz(folder / "scores.npz", "")
         if settings.differences(stored["baseline_origin"], baseline_origin(segments)):
             return None
-        names = list(stored["baselines"])
+        names = list(baselines.BASELINES)
         thresholds = {name: stored["baselines"][name]["threshold"] for name in names}
         return thresholds, {name: table[f"baseline_{name}"] for name in names}
     except (UserError, KeyError):
         return None
+
+
+def lacks_baselines(result):
+    """Whether one that there is today is not in these results."""
+    from scoring import baselines
+    return not set(baselines.BASELINES) <= set(result.get("baselines", {}))
 
 
 def fresh_baselines(segments, protocol):
@@ -254,7 +261,7 @@ def main(argv=None):
     folder = database.results_dir(args.protocol, args.seed)
 
     result = None if args.force else stored_result(folder, origin_of(stored))
-    if result and (not args.baselines or "baselines" in result):
+    if result and not (args.baselines and lacks_baselines(result)):
         print(f"{folder / 'metrics.json'}: up to date, not scored again (--force scores)")
     else:
         result, table = evaluate(segments, model.to(device), stored, args.protocol, device)

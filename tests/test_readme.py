@@ -1,106 +1,198 @@
-"""The README's commands, table, files and settings are those of the code and the saved results."""
+"""README.md and docs/: commands parse, figures are those of the saved results, what they name exists."""
 
+import argparse
+import importlib
 import re
+import shlex
 
+import numpy as np
 import pytest
 
-from studies import ablation
-from studies import benchmark
-from studies import benchmark_scaling
-from studies import benchmark_training
 import config
-from pipeline import errors, settings
-import dataset
-import detect
 import evaluate
 import models
-from studies import noise_stress
+from pipeline import settings
+from pipeline.artefacts import load_json
+from pipeline.settings import ROOT
 from studies import report
-from pipeline import tables
-from studies import select_score
-from pipeline import runtime
-from pipeline import simulated_ecg
-import train_mitbih
-import visualize
 
-TEXT = (settings.ROOT / "README.md").read_text()
-PARSERS = {"detect.py": detect, "noise_stress.py": noise_stress, "dataset.py": dataset,
-           "train_mitbih.py": train_mitbih, "evaluate.py": evaluate, "visualize.py": visualize,
-           "report.py": report, "synthetic.py": simulated_ecg,
-           "select_score.py": select_score, "ablation.py": ablation, "benchmark.py": benchmark,
-           "benchmark_training.py": benchmark_training, "benchmark_scaling.py": benchmark_scaling,
-           "models.py": models}
+MITDB = settings.database("mitdb")
+README = (ROOT / "README.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
+         for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+MOST_WORDS = 1800
+FIRST_COMMAND = 40      # line, at most
+WIDEST_TABLE = 120
 
 
-def test_saved_selection_and_ablation_are_of_these_settings():
-    """The weights in config.py are the best of select_score.py, and the ablation is of the same detector."""
-    selection = tables.load_result(settings.database("mitdb"), "selection.json", "")
-    ablation_result = tables.load_result(settings.database("mitdb"), "ablation.json", "")
-    assert settings.differences(selection["training_settings"], settings.TRAINING_SETTINGS) == []
-    assert settings.differences(ablation_result["settings"], settings.TRAINING_SETTINGS + settings.SCORE_SETTINGS) == []
-    for protocol in config.PROTOCOLS:
-        assert selection["protocols"][protocol]["weights"][0]["weights"] == config.WEIGHTS[protocol]
+def commands_of(text):
+    """[words] of each command of Python or torchrun, in a block or between backticks."""
+    quoted = re.findall(r"`((?:python|torchrun) [^`]*)`", text)
+    indented = re.findall(r"(?m)^(?: {4})?(python [^\n]*)", text)
+    found = [shlex.split(line) for line in dict.fromkeys(quoted + indented)]
+    return [words for words in found if "NAME" not in words[-1] or words[1] != "-m"]
 
 
-def test_every_python_command_parses():
-    commands = set(re.findall(r"`python ([a-z_]+\.py)([^`]*)`", TEXT))
-    assert {"dataset.py", "train_mitbih.py", "evaluate.py"} <= {script for script, _ in commands}
-    for script, arguments in commands:
-        PARSERS[script].parse_args(arguments.split())
+def median_of_seeds(key):
+    """Median over the seeds of a figure of the beat protocol's default score."""
+    runs = evaluate.load_seeds(MITDB, "beat").values()
+    return np.median([run["scores"][run["default_score"]][key]["value"] for run in runs])
 
 
-def test_the_four_published_commands_are_there():
-    for command in ("dataset.py --download", "dataset.py", "train_mitbih.py", "evaluate.py"):
-        assert f"`python {command}`" in TEXT
+# --- form -----------------------------------------------------------------------------------------
+
+def test_the_readme_is_short_and_begins_with_a_command():
+    assert len(README.split()) <= MOST_WORDS
+    assert README.split("\n").index("    make") < FIRST_COMMAND
 
 
-def test_make_targets_exist():
-    makefile = (settings.ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:^    |`)(?:ECG_MITDB=DIR )?make ([a-z]+)", TEXT, re.M):
+@pytest.mark.parametrize("page", PAGES)
+def test_no_table_is_wide(page):
+    rows = [line for line in PAGES[page].split("\n") if line.startswith("|")]
+    assert [row for row in rows if len(row) > WIDEST_TABLE] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[page]):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_parse(page, monkeypatch):
+    """Each by the script's own parser; nothing is run."""
+    class Parsed(Exception):
+        pass
+
+    def parse_and_stop(parser, argv=None, namespace=None):
+        original(parser, argv, namespace)
+        raise Parsed
+
+    original = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setitem(config.DATABASES, "ward", config.DATABASES["simulated"])  # of docs/extending.md
+    for words in commands_of(PAGES[page]):
+        script, *flags = [word for word in words[1:] if word != "-m" and not word.startswith("--nproc")]
+        if script == "venv":
+            continue
+        module = importlib.import_module(script.removesuffix(".py"))
+        flags = [flag if flag != "N" else "1" for flag in flags]
+        # named in passing, without what it must be given: that it exists is enough
+        with pytest.raises(Parsed if flags else (Parsed, SystemExit)):
+            module.main(flags)
+
+
+def test_the_readme_names_the_commands_a_user_needs():
+    text = README.replace("\n", " ")
+    for command in ("make", "make test", "make check", "make reproduce", "python dataset.py --download",
+                    "python dataset.py", "python train_mitbih.py", "python evaluate.py --baselines",
+                    "python visualize.py", "python detect.py --demo", "python -m scaling.build_shards",
+                    "python -m scaling.train_on_shards", "python -m studies.expert_labels",
+                    "python -m studies.export_onnx", "torchrun", "--run NAME", "--database NAME"):
+        assert re.search(rf"[` ]{command}\b", text), command
+
+
+def test_targets_of_make_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^    |`)make ([a-z]+)", README, re.M):
         assert re.search(rf"(?m)^{target}:", makefile), target
 
 
-def test_files_and_settings_exist():
-    rows = re.findall(r"(?m)^\| ((?:`[a-z_]+(?:\.py|/)`(?:, )?)+) \|", TEXT)
-    listed = set(re.findall(r"`([a-z_]+\.py)`", " ".join(rows)))
-    assert listed == {p.name for p in settings.ROOT.glob("*.py")}
-    settings = TEXT[TEXT.index("## Settings"):TEXT.index("## Method")]
-    for name in re.findall(r"`([A-Z_]{4,})`", settings):
-        assert hasattr(config, name), name
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_scores_and_files_exist(page):
+    scores = {name for names in config.SCORES.values() for name in names} | {"nearest_centred"}
+    for name in re.findall(r"`([A-Z_]{4,})(?: = [^`]*)?`", PAGES[page]):
+        assert hasattr(config, name) or name == "LICENSE" or name.startswith("NAME"), name
+    for name in re.findall(r"`((?:pipeline|scoring|recording|scaling|studies)/[^`]*|[a-z_]+\.py)`", PAGES[page]):
+        assert (ROOT / name).exists(), name
+    if page == "README.md":
+        table = README[README.index("| score | what it measures"):README.index("More: [docs/method.md]")]
+        assert set(re.findall(r"`([a-z_]+)`", table)) == scores
 
 
-def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXT):
-        assert (settings.ROOT / target).exists(), target
+# --- figures --------------------------------------------------------------------------------------
+
+def test_the_rows_of_the_readme_are_those_of_the_results():
+    block = README[README.index(report.BEGIN):README.index(report.END) + len(report.END)]
+    assert block == report.readme_block(MITDB), "run: python -m studies.report --write"
 
 
-def test_numbers_of_the_method_are_those_of_the_settings():
-    assert "0.5 to 40 Hz" in TEXT and config.BAND_HZ == (0.5, 40.0)
-    assert f"{config.MAX_EPOCHS * config.EPOCH_SEGMENTS:,d} segments" in TEXT
-    assert f"({config.TAPER_SIGMA_S:.2f} s wide)" in TEXT and config.LEARNING_S == 300
-    assert f"bottleneck of {config.LATENT_DIM}" in TEXT
-    assert "three nearest" in TEXT and config.NEIGHBOURS == 3
-    assert f"{', '.join(settings.database("mitdb").validation[:-1])} and {settings.database("mitdb").validation[-1]}" in TEXT
-    assert f"{100 * config.TARGET_SPECIFICITY:g} % of the normal validation beats" in TEXT
-    assert f"seeds {min(config.SEEDS)} to {max(config.SEEDS)}" in TEXT and len(config.SEEDS) == 5
+@pytest.mark.parametrize("name", ["results", "scaling"])
+def test_printed_pages_are_those_of_the_results(name):
+    document = getattr(report, f"{name}_document")(MITDB)
+    assert PAGES[f"docs/{name}.md"] == document, "run: python -m studies.report --write"
 
+
+def test_other_figures_of_the_readme_are_those_of_the_results():
+    ablation = load_json(MITDB.out / "results" / "ablation.json", "")["protocols"]
+    rows = {"the trained network": [], "the same network, untrained": [], "32 principal components": [],
+            "nothing but rhythm: no shape at all": []}
+    for protocol in config.PROTOCOLS:
+        scores = evaluate.load_metrics(MITDB.results_dir(protocol, config.SEED), "")["scores"]
+        checks = {check["title"]: check["auroc"]["value"] for check in ablation[protocol]["checks"]}
+        values = (scores[config.DEFAULT_SCORE]["auroc"]["value"], checks["network untrained"],
+                  checks["32 principal components in place of the network"], scores["rhythm"]["auroc"]["value"])
+        for shown, value in zip(rows.values(), values):
+            shown.append(f"{100 * value:.2f}")
+        history = np.genfromtxt(MITDB.results_dir(protocol, config.SEED) / "history.csv", delimiter=",", names=True)
+        assert f"{history['validation_loss'].min():.4f}" in README
+    for title, shown in rows.items():
+        assert f"| {title} | {' | '.join(shown)} |" in README
+
+    patient = [run["scores"]["combined"] for run in evaluate.load_seeds(MITDB, "patient").values()]
+    specificity = np.median([run["specificity"]["value"] for run in patient])
+    assert f"98.5 % asked on validation became {100 * specificity:.2f} % on the test" in README
+    assert f"{100 * patient[0]['auroc']['low']:.2f} to {100 * patient[0]['auroc']['high']:.2f}" in README
+
+
+def test_figures_of_the_method_are_those_of_the_settings():
+    method = PAGES["docs/method.md"]
+    assert config.BAND_HZ == (0.5, 40.0) and "0.5 to 40 Hz" in method and "0.5 to 40 Hz" in README
+    assert f"{config.MAX_EPOCHS * config.EPOCH_SEGMENTS:,d} segments" in method
+    assert f"Gaussian of {config.TAPER_SIGMA_S:.2f} s" in method
+    assert f"bottleneck of {config.LATENT_DIM} numbers" in method and f"{config.LATENT_DIM} latents" in README
+    assert config.KNN_NEIGHBOURS == 3 and "three nearest" in method
+    assert f"{config.USUAL_PERCENTILE}th percentile of the {config.LOCAL_BEATS} neighbouring" in method
+    assert f"{', '.join(MITDB.validation[:-1])} and {MITDB.validation[-1]}" in method
+    for page in (method, README):
+        assert f"{100 * config.TARGET_SPECIFICITY:g} % of the normal validation beats" in page
+        assert f"{100 * config.ROBUST_Z_SPECIFICITY:g} % of the normal beats of the validation patients" in page
+    for protocol in config.PROTOCOLS:
+        sum_of = " + ".join(f"{weight:g} `{name}`" for name, weight in config.WEIGHTS[protocol].items())
+        assert f"| {protocol} | {sum_of} |" in method
+    network = models.new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, None)
+    assert f"{models.n_parameters(network):,d} parameters" in method
+
+
+# --- what is shipped ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("protocol", config.PROTOCOLS)
-def test_shipped_checkpoints_are_the_ones_of_the_shipped_results(protocol):
-    path = settings.database("mitdb").checkpoint_path(protocol, config.SEED)
-    model, stored = runtime.read_checkpoint(path, "", runtime.FINISHED)
-    result = report.load_metrics(settings.database("mitdb").results_dir(protocol, config.SEED))
+def test_shipped_checkpoints_belong_to_the_shipped_results(protocol):
+    model, stored = models.load_checkpoint(MITDB.checkpoint_path(protocol, config.SEED), "")
+    result = evaluate.load_metrics(MITDB.results_dir(protocol, config.SEED), "")
+
     assert result["origin"] == evaluate.origin_of(stored)
     assert stored["weights"] == models.weights_digest(model) and not stored["simulated"]
-    assert settings.differences(stored["training_settings"], settings.TRAINING_SETTINGS) == []
-    assert settings.differences(stored["segment_settings"], settings.SEGMENT_SETTINGS) == []
-    assert settings.differences(stored["score_settings"], settings.SCORE_SETTINGS) == []
-    assert set(report.load_seeds(settings.database("mitdb"), protocol)) == set(config.SEEDS)
+    for made_with, names in (("training_settings", settings.TRAINING_SETTINGS),
+                             ("score_settings", settings.SCORE_SETTINGS)):
+        assert settings.differences(stored[made_with], settings.snapshot(names)) == []
+    assert settings.differences(stored["segment_settings"], settings.segment_settings(MITDB)) == []
+    assert set(evaluate.load_seeds(MITDB, protocol)) == set(config.SEEDS)
 
 
-def test_headline_of_the_beat_protocol_reaches_the_published_one():
-    """Checkpoint and threshold chosen on validation; median over the seeds of the default score."""
-    runs = report.load_seeds(settings.database("mitdb"), "beat")
-    for key, published in config.PUBLISHED.items():
-        values = sorted(run["scores"][run["default_score"]][key]["value"] for run in runs.values())
-        assert values[len(values) // 2] >= published, key
+def test_saved_selection_and_ablation_are_of_these_settings():
+    """The weights in config.py are the best of the selection, and the ablation is of the same detector."""
+    for name in ("selection", "ablation"):
+        stored = load_json(MITDB.out / "results" / f"{name}.json", "")
+        made_with = stored.get("settings") or stored["training_settings"]
+        assert settings.differences(made_with, settings.snapshot(settings.TRAINING_SETTINGS)) == []
+        if name == "selection":
+            for protocol in config.PROTOCOLS:
+                assert stored["protocols"][protocol]["weights"][0]["weights"] == config.WEIGHTS[protocol]
+
+
+@pytest.mark.parametrize("key", config.PUBLISHED)
+def test_the_default_score_reaches_the_published_figures(key):
+    assert median_of_seeds(key) >= config.PUBLISHED[key]
