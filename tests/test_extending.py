@@ -1,4 +1,4 @@
-"""docs/extending.md works as it is written: its blocks are put into a copy of the project and its commands are run."""
+"""docs/extending.md as it is written: its blocks in a copy of the project, its commands run."""
 
 import ast
 import json
@@ -33,7 +33,7 @@ def name_of(node):
 
 
 def put_in(project, section):
-    """Put the section's Python into the files that the first line of each block names."""
+    """Put each block of Python where its first line says."""
     for block in blocks(section, "python"):
         file, place, anchor = re.match(r"# (\S+): (below|instead of) (\w+)\n", block).groups()
         path = project.folder / file
@@ -48,8 +48,9 @@ def put_in(project, section):
 def run_commands(project, section):
     """Run the section's shell lines in the copy; they must succeed. Returns what they print."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(["sh", "-e"], input="".join(blocks(section, "sh")), cwd=project.folder, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}, capture_output=True)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}
+    done = subprocess.run(["sh", "-e"], input="".join(blocks(section, "sh")), cwd=project.folder,
+                          env=env, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -96,7 +97,8 @@ def test_network_score_and_baseline(small_project):
 
 def test_database(project):
     put_in(project, "Database")
-    simulated_ecg.write_database(project.folder / "my_records", ["s1", "s2", "s3", "s4", "s5", "s6"], 60, seed=1)
+    names = ["s1", "s2", "s3", "s4", "s5", "s6"]
+    simulated_ecg.write_database(project.folder / "my_records", names, 60, seed=1)
 
     shown = run_commands(project, "Database")
 
@@ -109,7 +111,7 @@ def test_database(project):
 def test_format(project, tmp_path):
     simulated_ecg.write_database(tmp_path / "made", ["s01"], 120, seed=1)
     record = wfdb.rdrecord(str(tmp_path / "made" / "s01"))
-    header = np.zeros(261, "<i2")                       # the standard's fields by their byte, halved
+    header = np.zeros(261, "<i2")                       # index: half the byte of the standard
     header[:4] = np.frombuffer(b"ISHNE1.0", "<i2")
     header[11:13] = np.array([522], "<i4").view("<i2")  # where the samples begin
     header[78:81] = 2, 6, 15                            # two leads: II and V5
@@ -128,10 +130,11 @@ def test_format(project, tmp_path):
     annotated = wfdb.rdann(str(tmp_path / "made" / "s01"), "atr")
     assert summary["beats"] == pytest.approx(len(annotated.sample) - 1, abs=2)  # one is the rhythm
 
-    read = ("from pathlib import Path; import numpy as np; from recording.reader import open_recording; "
+    read = ("import numpy as np; from recording.reader import open_recording; "
             "np.save('read.npy', open_recording('my_recording.ecg').read(1, 100, 5000))")
     assert project.run("-c", read) == (0, "", "")
-    np.testing.assert_allclose(np.load(project.folder / "read.npy"), record.p_signal[100:5000, 1], atol=1e-9)
+    samples = np.load(project.folder / "read.npy")
+    np.testing.assert_allclose(samples, record.p_signal[100:5000, 1], atol=1e-9)
 
     (project.folder / "other.ecg").write_text("something else\n" * 100)
     code, _, err = project.run("detect.py", "other.ecg", "--out", "found")

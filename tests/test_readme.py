@@ -1,4 +1,4 @@
-"""README.md and docs/: commands parse, figures are those of the saved results, what they name exists."""
+"""README.md and docs/: commands parse, what they name exists, figures are the saved ones."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ import models
 from pipeline import settings
 from pipeline.artefacts import load_json
 from pipeline.settings import ROOT
-from studies import report
+from pipeline.tables import interval
 
 MITDB = settings.database("mitdb")
 README = (ROOT / "README.md").read_text()
@@ -72,9 +72,11 @@ def test_commands_parse(page, monkeypatch):
 
     original = argparse.ArgumentParser.parse_args
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    monkeypatch.setitem(config.DATABASES, "ward", config.DATABASES["simulated"])  # of docs/extending.md
+    # docs/extending.md describes it
+    monkeypatch.setitem(config.DATABASES, "ward", config.DATABASES["simulated"])
     for words in commands_of(PAGES[page]):
-        script, *flags = [word for word in words[1:] if word != "-m" and not word.startswith("--nproc")]
+        words = [word for word in words[1:] if word != "-m" and not word.startswith("--nproc")]
+        script, *flags = words
         if script == "venv":
             continue
         module = importlib.import_module(script.removesuffix(".py"))
@@ -86,9 +88,10 @@ def test_commands_parse(page, monkeypatch):
 
 def test_the_readme_names_the_commands_a_user_needs():
     text = README.replace("\n", " ")
-    for command in ("make", "make test", "make check", "make reproduce", "python dataset.py --download",
-                    "python dataset.py", "python train_mitbih.py", "python evaluate.py --baselines",
-                    "python visualize.py", "python detect.py --demo", "python -m scaling.build_shards",
+    for command in ("make", "make test", "make check", "make reproduce",
+                    "python dataset.py --download", "python dataset.py", "python train_mitbih.py",
+                    "python evaluate.py --baselines", "python visualize.py",
+                    "python detect.py --demo", "python -m scaling.build_shards",
                     "python -m scaling.train_on_shards", "python -m studies.expert_labels",
                     "python -m studies.export_onnx", "torchrun", "--run NAME", "--database NAME"):
         assert re.search(rf"[` ]{command}\b", text), command
@@ -105,38 +108,31 @@ def test_settings_scores_and_files_exist(page):
     scores = {name for names in config.SCORES.values() for name in names} | {"nearest_centred"}
     for name in re.findall(r"`([A-Z_]{4,})(?: = [^`]*)?`", PAGES[page]):
         assert hasattr(config, name) or name == "LICENSE" or name.startswith("NAME"), name
-    for name in re.findall(r"`((?:pipeline|scoring|recording|scaling|studies)/[^`]*|[a-z_]+\.py)`", PAGES[page]):
+    rooms = "pipeline|scoring|recording|scaling|studies"
+    for name in re.findall(rf"`((?:{rooms})/[^`]*|[a-z_]+\.py)`", PAGES[page]):
         assert (ROOT / name).exists(), name
     if page == "README.md":
-        table = README[README.index("| score | what it measures"):README.index("More: [docs/method.md]")]
+        table = README.split("| score | what it measures")[1].split("More: ")[0]
         assert set(re.findall(r"`([a-z_]+)`", table)) == scores
 
 
 # --- figures --------------------------------------------------------------------------------------
 
-def test_the_rows_of_the_readme_are_those_of_the_results():
-    block = README[README.index(report.BEGIN):README.index(report.END) + len(report.END)]
-    assert block == report.readme_block(MITDB), "run: python -m studies.report --write"
-
-
-@pytest.mark.parametrize("name", ["results", "scaling"])
-def test_printed_pages_are_those_of_the_results(name):
-    document = getattr(report, f"{name}_document")(MITDB)
-    assert PAGES[f"docs/{name}.md"] == document, "run: python -m studies.report --write"
-
-
-def test_other_figures_of_the_readme_are_those_of_the_results():
+def test_figures_of_the_readme_are_those_of_the_results():
+    """Beside the five rows that studies.report prints."""
     ablation = load_json(MITDB.out / "results" / "ablation.json", "")["protocols"]
-    rows = {"the trained network": [], "the same network, untrained": [], "32 principal components": [],
-            "nothing but rhythm: no shape at all": []}
+    rows = {"the trained network": [], "the same network, untrained": [],
+            "32 principal components": [], "nothing but rhythm: no shape at all": []}
     for protocol in config.PROTOCOLS:
         scores = evaluate.load_metrics(MITDB.results_dir(protocol, config.SEED), "")["scores"]
         checks = {check["title"]: check["auroc"]["value"] for check in ablation[protocol]["checks"]}
         values = (scores[config.DEFAULT_SCORE]["auroc"]["value"], checks["network untrained"],
-                  checks["32 principal components in place of the network"], scores["rhythm"]["auroc"]["value"])
+                  checks["32 principal components in place of the network"],
+                  scores["rhythm"]["auroc"]["value"])
         for shown, value in zip(rows.values(), values):
             shown.append(f"{100 * value:.2f}")
-        history = np.genfromtxt(MITDB.results_dir(protocol, config.SEED) / "history.csv", delimiter=",", names=True)
+        path = MITDB.results_dir(protocol, config.SEED) / "history.csv"
+        history = np.genfromtxt(path, delimiter=",", names=True)
         assert f"{history['validation_loss'].min():.4f}" in README
     for title, shown in rows.items():
         assert f"| {title} | {' | '.join(shown)} |" in README
@@ -144,7 +140,7 @@ def test_other_figures_of_the_readme_are_those_of_the_results():
     patient = [run["scores"]["combined"] for run in evaluate.load_seeds(MITDB, "patient").values()]
     specificity = np.median([run["specificity"]["value"] for run in patient])
     assert f"98.5 % asked on validation became {100 * specificity:.2f} % on the test" in README
-    assert f"{100 * patient[0]['auroc']['low']:.2f} to {100 * patient[0]['auroc']['high']:.2f}" in README
+    assert f"a wide interval: {interval(patient[0]['auroc'])}" in README
 
 
 def test_figures_of_the_method_are_those_of_the_settings():
@@ -152,16 +148,19 @@ def test_figures_of_the_method_are_those_of_the_settings():
     assert config.BAND_HZ == (0.5, 40.0) and "0.5 to 40 Hz" in method and "0.5 to 40 Hz" in README
     assert f"{config.MAX_EPOCHS * config.EPOCH_SEGMENTS:,d} segments" in method
     assert f"Gaussian of {config.TAPER_SIGMA_S:.2f} s" in method
-    assert f"bottleneck of {config.LATENT_DIM} numbers" in method and f"{config.LATENT_DIM} latents" in README
+    assert f"bottleneck of {config.LATENT_DIM} numbers" in method
+    assert f"{config.LATENT_DIM} latents" in README
     assert config.KNN_NEIGHBOURS == 3 and "three nearest" in method
-    assert f"{config.USUAL_PERCENTILE}th percentile of the {config.LOCAL_BEATS} neighbouring" in method
+    usual = f"{config.USUAL_PERCENTILE}th percentile of the {config.LOCAL_BEATS} neighbouring"
+    assert usual in method
     assert f"{', '.join(MITDB.validation[:-1])} and {MITDB.validation[-1]}" in method
     for page in (method, README):
         assert f"{100 * config.TARGET_SPECIFICITY:g} % of the normal validation beats" in page
-        assert f"{100 * config.ROBUST_Z_SPECIFICITY:g} % of the normal beats of the validation patients" in page
+        share = f"{100 * config.ROBUST_Z_SPECIFICITY:g} % of the normal beats"
+        assert f"{share} of the validation patients" in page
     for protocol in config.PROTOCOLS:
-        sum_of = " + ".join(f"{weight:g} `{name}`" for name, weight in config.WEIGHTS[protocol].items())
-        assert f"| {protocol} | {sum_of} |" in method
+        parts = [f"{weight:g} `{name}`" for name, weight in config.WEIGHTS[protocol].items()]
+        assert f"| {protocol} | {' + '.join(parts)} |" in method
     network = models.new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, None)
     assert f"{models.n_parameters(network):,d} parameters" in method
 
@@ -183,14 +182,15 @@ def test_shipped_checkpoints_belong_to_the_shipped_results(protocol):
 
 
 def test_saved_selection_and_ablation_are_of_these_settings():
-    """The weights in config.py are the best of the selection, and the ablation is of the same detector."""
+    """The weights in config.py are the best of the selection; the ablation is of this detector."""
     for name in ("selection", "ablation"):
         stored = load_json(MITDB.out / "results" / f"{name}.json", "")
         made_with = stored.get("settings") or stored["training_settings"]
         assert settings.differences(made_with, settings.snapshot(settings.TRAINING_SETTINGS)) == []
         if name == "selection":
             for protocol in config.PROTOCOLS:
-                assert stored["protocols"][protocol]["weights"][0]["weights"] == config.WEIGHTS[protocol]
+                best = stored["protocols"][protocol]["weights"][0]["weights"]
+                assert best == config.WEIGHTS[protocol]
 
 
 @pytest.mark.parametrize("key", config.PUBLISHED)
