@@ -83,11 +83,6 @@ def test_real_files_match_the_shipped_digests(mitdb, monkeypatch):
     assert len(dataset.verify(settings.database("mitdb"))) == 144
 
 
-def test_real_signals_are_accepted_and_have_no_nan(real):
-    assert np.isfinite(real["scale_mv"]).all() and (real["scale_mv"] > 1e-3).all()
-    assert np.isfinite(real["x_114"]).all()
-
-
 # --- one record ---------------------------------------------------------------------------------
 
 def test_read_record_columns(tmp_path):
@@ -185,14 +180,6 @@ def test_build_then_up_to_date_then_other_settings(small, capsys, monkeypatch):
     assert dataset.load_segments(small).meta["settings"]["BAND_HZ"] == [1.0, 30.0]
 
 
-def test_other_labels_or_records_make_the_segments_stale(small, capsys, monkeypatch):
-    dataset.main(ON_SIMULATED)
-    monkeypatch.setattr(config, "AAMI", {**config.AAMI, "N": "NLR", "S": "AaJSej"})
-    with pytest.raises(UserError, match="AAMI"):
-        dataset.load_segments(small)
-    monkeypatch.undo()
-
-
 def test_a_record_left_out_in_config_is_not_read_or_verified(small, monkeypatch):
     dataset.main(ON_SIMULATED)
     (small.records_dir() / f"{small.records[-1]}.dat").unlink()
@@ -229,12 +216,6 @@ def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(small, spoi
     assert small.segments_path().read_bytes() == old
 
 
-def test_missing_database_names_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings.Database, "records_dir", lambda database: tmp_path / "none")
-    with pytest.raises(UserError, match="python dataset.py --download"):
-        dataset.verify(settings.database("mitdb"))
-
-
 def test_a_second_database_is_described_and_read_like_the_first(tmp_path, monkeypatch):
     """SVDB: 128 Hz, other leads. Its real records where they are beside the checkout."""
     shared = settings.ROOT.parent / "shared" / "svdb"
@@ -267,16 +248,11 @@ class Evil:
         return (print, ("unpickled!",))
 
 
-@pytest.mark.parametrize("spoil", ["truncate", "noise", "array", "foreign", "pickle", "column gone"])
+@pytest.mark.parametrize("spoil", ["truncate", "foreign", "pickle", "column gone"])
 def test_spoilt_segments_are_refused_and_not_unpickled(small, segments, spoil, capsys):
     path = small.segments_path()
     if spoil == "truncate":
         path.write_bytes(path.read_bytes()[:100_000])
-    elif spoil == "noise":
-        path.write_bytes(b"no zip at all")
-    elif spoil == "array":
-        np.save(path.with_suffix(".npy"), np.zeros(3))
-        path.with_suffix(".npy").rename(path)
     elif spoil == "foreign":
         np.savez(path, a=np.zeros(3))
     elif spoil == "pickle":
@@ -290,36 +266,8 @@ def test_spoilt_segments_are_refused_and_not_unpickled(small, segments, spoil, c
     assert "unpickled!" not in capsys.readouterr().out
 
 
-def test_full_disk_leaves_the_old_segments_whole(small, monkeypatch):
-    dataset.main(ON_SIMULATED)
-    path = small.segments_path()
-    old = path.read_bytes()
-
-    def full(*args, **kwargs):
-        args[0].write(b"half a file")
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError):
-        dataset.main([*ON_SIMULATED, "--force"])
-    assert path.read_bytes() == old
-    assert sorted(p.name for p in path.parent.iterdir()) == ["segments.npz", "simulated"]
-
-
 def test_flags_that_make_no_sense_fail(capsys):
     for argv in (["--source", "x"], ["--database", "other"], ["--nonsense"]):
         with pytest.raises(SystemExit) as caught:
             dataset.parse_args(argv)
         assert caught.value.code == 2
-
-
-def test_source_folder_is_copied_and_verified(tmp_path, monkeypatch, mitdb, capsys):
-    monkeypatch.setattr(settings.Database, "records_dir", lambda database: tmp_path / "mitdb")
-    dataset.main(["--download", "--source", str(mitdb)])
-    assert len(list((tmp_path / "mitdb").iterdir())) == 144
-    damaged = tmp_path / "mitdb" / "100.hea"
-    damaged.write_text("100 2 360 650000\n")
-    with pytest.raises(UserError, match="100.hea: altered"):
-        dataset.verify(settings.database("mitdb"))
-    dataset.main(["--download", "--source", str(mitdb)])
-    shutil.rmtree(tmp_path / "mitdb")

@@ -55,12 +55,6 @@ def test_rows_are_the_test_split_and_the_scores_the_networks(evaluated):
     np.testing.assert_allclose(table["score_mse"], mse, rtol=1e-4)
 
 
-def test_threshold_is_the_stored_one(evaluated):
-    result, _ = results(evaluated)
-    _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
-    assert {n: s["threshold"] for n, s in result["scores"].items()} == stored["thresholds"]
-
-
 def test_bedside_figures_and_parts_belong_to_the_stored_scores(evaluated):
     result, table = results(evaluated)
     _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
@@ -148,16 +142,6 @@ def test_pictures_table_and_simulated_marks(evaluated, capsys):
     assert "up to date, not scored again" in out and "SIMULATED DATA" in out and "combined" in out
 
 
-def test_results_of_another_checkpoint_are_scored_again(evaluated, monkeypatch, capsys):
-    before, _ = results(evaluated)
-    monkeypatch.setattr(config, "LEARNING_RATE", 1e-3)
-    train_mitbih.main(ON_SIMULATED)
-    evaluate.main(ON_SIMULATED)
-    after, table = results(evaluated)
-    assert before["origin"]["weights"] != after["origin"]["weights"] == str(table["weights"])
-    assert "up to date, not scored" not in capsys.readouterr().out
-
-
 def test_scores_of_another_run_beside_the_metrics_are_scored_again(evaluated, capsys):
     path = evaluated.results_dir("beat", config.SEED) / "scores.npz"
     with np.load(path) as stored:
@@ -165,22 +149,6 @@ def test_scores_of_another_run_beside_the_metrics_are_scored_again(evaluated, ca
     np.savez(path, **table)
     evaluate.main(ON_SIMULATED)
     assert "up to date, not scored" not in capsys.readouterr().out
-
-
-def test_deleted_results_come_back_without_training(evaluated, monkeypatch):
-    before, _ = results(evaluated)
-    shutil.rmtree(evaluated.out / "results")
-    monkeypatch.setattr(train_mitbih, "train", lambda *a: pytest.fail("trained"))
-    train_mitbih.main(ON_SIMULATED)
-    evaluate.main(ON_SIMULATED)
-    assert results(evaluated)[0]["scores"] == before["scores"]
-
-
-def test_checkpoint_of_other_segments_is_refused(evaluated, monkeypatch):
-    monkeypatch.setattr(config, "SPLIT_SEED", 7)
-    dataset.main(ON_SIMULATED)
-    with pytest.raises(UserError, match="SPLIT_SEED: 42 then, 7 now.*train_mitbih.py --protocol beat --database simulated"):
-        evaluate.main(ON_SIMULATED)
 
 
 def test_missing_and_damaged_checkpoint_name_the_command(small, segments):
@@ -207,10 +175,3 @@ def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
     values = [100 * run["scores"]["mse"]["auroc"]["value"] for run in runs.values()]
     text = tables.spread(runs, "mse", "auroc")
     assert text == f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def test_damaged_metrics_name_the_command(evaluated):
-    folder = evaluated.results_dir("beat", config.SEED)
-    (folder / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match="metrics.json: damaged.*python evaluate.py"):
-        evaluate.load_metrics(folder, "python evaluate.py")

@@ -132,14 +132,6 @@ def test_an_epoch_goes_on_where_the_last_one_stopped():
     assert not np.array_equal(rows[:n], rows[n:2 * n])
 
 
-def test_an_epoch_of_all_rows_is_a_permutation_of_its_own():
-    orders = [train_mitbih.epoch_order(seed, epoch, 50, 50) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 1))]
-    for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(50))
-    np.testing.assert_array_equal(orders[1], orders[3])
-    assert not any(np.array_equal(orders[0], order) for order in orders[1:])
-
-
 def test_an_epoch_trains_on_so_many_segments_and_no_more(small, segments, monkeypatch):
     monkeypatch.setattr(config, "EPOCH_SEGMENTS", 130)
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
@@ -184,31 +176,6 @@ def test_seeds_differ_and_repeat(small, segments):
     assert digests[0] == digests[2] != digests[1]
 
 
-def test_resumed_run_ends_with_the_same_weights(small, segments, monkeypatch, capsys):
-    train_mitbih.main(ON_SIMULATED)
-    whole = models.weights_digest(checkpoint(small)[0])
-    small.checkpoint_path("beat", config.SEED).unlink()
-    real = train_mitbih.validation_loss
-    calls = []
-
-    def stops_in_the_second_epoch(model, *rest):
-        calls.append(len(calls))
-        if len(calls) == 2:
-            model.to_latent.weight.data.zero_()  # work in progress, lost with the kill
-            raise KeyboardInterrupt
-        return real(model, *rest)
-
-    monkeypatch.setattr(train_mitbih, "validation_loss", stops_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        train_mitbih.main(ON_SIMULATED)
-    assert not small.checkpoint_path("beat", config.SEED).exists()
-    monkeypatch.setattr(train_mitbih, "validation_loss", real)
-    train_mitbih.main([*ON_SIMULATED, "--resume"])
-    assert "going on after epoch 0" in capsys.readouterr().out
-    assert models.weights_digest(checkpoint(small)[0]) == whole
-    assert not list(small.checkpoint_path("beat", 0).parent.glob("*.resume.pt"))
-
-
 def test_resume_refuses_other_settings(small, segments, monkeypatch):
     monkeypatch.setattr(fit, "fit_scores", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -237,36 +204,11 @@ def test_non_finite_loss_stops_with_epoch_and_learning_rate(small, segments, mon
     assert not small.checkpoint_path("beat", config.SEED).exists()
 
 
-def test_changed_score_settings_fit_anew_without_training(trained, monkeypatch, capsys):
-    model, stored = checkpoint(trained)
-    monkeypatch.setattr(config, "KNN_NEIGHBOURS", 1)
-    with pytest.raises(UserError, match="KNN_NEIGHBOURS: 3 then, 1 now.*train_mitbih.py"):
-        evaluate.main(ON_SIMULATED)
-    monkeypatch.setattr(train_mitbih, "train", lambda *a: pytest.fail("trained"))
-    train_mitbih.main(ON_SIMULATED)
-    again, other = checkpoint(trained)
-    assert models.weights_digest(again) == models.weights_digest(model)
-    assert other["fitted"]["settings"]["KNN_NEIGHBOURS"] == 1 and "fitting the scores anew" in capsys.readouterr().out
-
-
-def test_changed_training_settings_train_anew(trained, monkeypatch, capsys):
-    monkeypatch.setattr(config, "RECORD_LOSS", 0.5)
-    with pytest.raises(UserError, match="RECORD_LOSS: 0.01 then, 0.5 now"):
-        evaluate.main(ON_SIMULATED)
-    train_mitbih.main(ON_SIMULATED)
-    assert "epoch 0" in capsys.readouterr().out
-
-
 def test_files_under_the_wrong_name_are_refused(trained):
     path = trained.checkpoint_path("beat", config.SEED)
     path.rename(path.with_suffix(".resume.pt"))
     with pytest.raises(UserError, match="resume.pt: lacks head, optimizer"):
         train_mitbih.main([*ON_SIMULATED, "--resume"])
-
-
-def test_commands_named_in_messages_keep_the_seed(trained, monkeypatch, capsys):
-    train_mitbih.main([*ON_SIMULATED, "--seed", "1"])
-    assert "next: python evaluate.py --protocol beat --seed 1 --database simulated" in capsys.readouterr().out
 
 
 def test_unknown_device_is_named(small, segments):
