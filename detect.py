@@ -55,17 +55,23 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     signal = stored["segment_settings"]
     fitted = stored["fitted"]
     model = model.to(device)
+
     lead, why = scan.choose_lead(recording, lead, signal)
     beats = scan.scan(recording, lead, model, signal, fitted["settings"], device, given_s,
                       score_all, progress)
     scores, z = scan.score(beats, fitted, score_name(stored, causal), causal, signal["FS_HZ"])
 
+    # z-scores of this recording, a line that is good for any
     line, rule = line_to_flag(z, beats.duration_s, stored["robust_z"], robust_z, alarms_per_hour,
                               sensitivity)
+
     unit = "mV" if recording.calibrated[lead] else "file's unit"
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
                          recording.start, unit, beats, scores, z, z >= line, line)
+
+    # taken now, from the segments that the network saw: the recording is not read again
     scored.examples = output.most_abnormal(scored, model, signal["FS_HZ"], device)
+
     summary = summary_of(scored, recording) | {
         "lead_chosen": why, "robust_z_rule": rule, "simulated_training": stored["simulated"],
         "r_peaks": "detected (sleepecg)" if given_s is None else "given"}
@@ -77,6 +83,8 @@ def score_name(stored, causal):
     name = stored["score_settings"]["DEFAULT_SCORE"]
     if not causal:
         return name
+
+    # the same values, or the same weighted sum, of the past
     for other, score in SCORES.items():
         if score.causal and score.values is SCORES[name].values:
             return other
@@ -88,14 +96,18 @@ def line_to_flag(z, duration_s, curve, robust_z=None, alarms_per_hour=None, sens
     """(line, where it is from): z (n,) NaN where not scored, curve of the validation patients."""
     if robust_z is not None:
         return robust_z, "asked for"
+
     if alarms_per_hour is not None:
+        # just above the first beat too many
         known = np.sort(z[np.isfinite(z)])[::-1]
         allowed = int(alarms_per_hour * duration_s / 3600)
         line = np.nextafter(known[allowed], np.inf) if allowed < len(known) else -np.inf
         return float(line), f"at most {alarms_per_hour:g} flags an hour"
+
     if sensitivity is not None:
         return (robust_z_at(curve, "sensitivity", sensitivity),
                 f"sensitivity {sensitivity:g} on validation patients")
+
     specificity = config.ROBUST_Z_SPECIFICITY
     return (robust_z_at(curve, "specificity", specificity),
             f"specificity {specificity:g}, mean over validation patients")
@@ -106,8 +118,11 @@ def summary_of(scored, recording):
     beats = scored.beats
     n_scored = int(beats.scored.sum())
     n_flagged = int(scored.flagged.sum())
+
+    # of time: each window has one verdict, "" where it can be read
     shares = {name: float((beats.unreadable == k).mean()) for k, name in enumerate(quality.REASONS)}
     readable = shares.pop("")
+
     return {"recording": scored.name, "duration_s": beats.duration_s, "fs_hz": scored.fs_hz,
             "leads": list(recording.leads), "lead": scored.lead,
             "calibrated": bool(recording.calibrated[scored.lead_index]),
@@ -131,12 +146,15 @@ def checkpoint_of(args):
 def load(args):
     """(model, stored) of the checkpoint."""
     described = settings.database(args.database, args.run)
+
+    # on a worker of a cluster it is the copy that was sent there
     return load_checkpoint(cluster.local(checkpoint_of(args)),
                            described.stage_command("train_mitbih.py", "patient", config.SEED))
 
 
 def origin_of(files, args, stored):
     """What makes a recording's output stale: its files, the checkpoint, the flags."""
+    # a line of one's own (config) and what the checkpoint says count as flags do
     asked = [getattr(args, name) for name in ("fs", "beats", *ASKED)]
     what = repr((OUTPUT, sorted(files.items()), asked, stored["weights"],
                  stored["segment_settings"], stored["score_settings"], config.ROBUST_Z_SPECIFICITY))
@@ -157,20 +175,25 @@ def process(args, place):
     stem = output_stem(place, args.out)
     files = places.files_of(place, args.beats)
     origin = origin_of(files, args, stored)
+
+    # done before with the same files, flags and checkpoint
     if not args.force:
         earlier = output.stored_summary(stem, origin, args.html)
         if earlier:
             return earlier | {"earlier": True}
 
+    # a bar for the pieces of one recording, where it is the only one at a time
     progress = iter
     if args.jobs == 1 and not args.cluster:
         progress = functools.partial(tqdm, desc=places.name_of(place), leave=False, disable=None)
+
     with (places.fetched(place, files) as path, places.written(stem, last=".json") as here,
           reader.open_recording(path, args.fs) as recording):
         given_s = None
         if args.beats:
             given_s, _ = reader.annotated_beats(path, args.beats, recording.fs_hz, settings.AAMI_OF,
                                                 "Leave --beats out to have them detected.")
+
         asked = {name: getattr(args, name) for name in ASKED}
         summary, scored = score_recording(recording, model, stored, given_s=given_s, **asked,
                                           device=device_of(args.device), progress=progress)
@@ -178,8 +201,9 @@ def process(args, place):
         summary_path = Path(f"{here}.{EXTENSION}.json")
         page_path = Path(f"{here}.{EXTENSION}.html")
         # of other flags: neither outlives what it was made from
-        for path in (summary_path, page_path):
-            path.unlink(missing_ok=True)
+        for old in (summary_path, page_path):
+            old.unlink(missing_ok=True)
+
         output.write_all(here, scored)
         if args.html:
             from recording import page  # here: bokeh takes a second to load, and only pages need it
@@ -190,10 +214,13 @@ def process(args, place):
 
 def check_places(found, out):
     """UserError where two recordings would write the same files, or nothing can be written."""
+    # without --out each recording's own folder is written to
     for target in [out] if out else found:
         if str(target).startswith("http"):
             raise UserError("nothing can be written to http(s) addresses: give --out FOLDER or "
                             "s3://BUCKET/FOLDER.")
+
+    # the same name from two folders
     stems = {}
     for place in found:
         other = stems.setdefault(output_stem(place, out), place)
@@ -208,6 +235,7 @@ def one_line(place, summary):
     if summary["scored"] == 0:
         return (f"{place}: no readable beat in {summary['duration_s'] / 60:.1f} min of "
                 f"{summary['lead']}")
+
     few = ", FEW BEATS: no rhythm to compare with" if summary["too_few_beats"] else ""
     earlier = " (done before)" if "earlier" in summary else ""
     return (f"{place}: {summary['lead']}, {summary['duration_s'] / 3600:.2f} h, "
@@ -238,18 +266,24 @@ def parse_args(argv=None):
                                        "training, else the most readable")
     parser.add_argument("--beats", metavar="ANNOTATOR",
                         help="R peaks from this annotation file, atr for example")
+
+    # the line to flag, one of three
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--robust-z", type=float, help="flag from this robust z-score on")
     which.add_argument("--alarms-per-hour", type=float,
                        help="flag the highest scores, at most so many an hour")
     which.add_argument("--sensitivity", type=float,
                        help="flag from where validation patients have this sensitivity")
+
+    # what is scored, and how
     parser.add_argument("--score-all", action="store_true",
                         help="nothing is unreadable: noise is scored too")
     parser.add_argument("--causal", action="store_true",
                         help="from the past alone, one beat behind")
     parser.add_argument("--html", action="store_true",
                         help="also one page to zoom and look at each flagged beat")
+
+    # what is done, and where
     parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt of --database")
     parser.add_argument("--demo", action="store_true",
                         help="a simulated recording, to see the output")
@@ -257,6 +291,7 @@ def parse_args(argv=None):
     parser.add_argument("--cluster", metavar="ADDRESS",
                         help="of a dask scheduler, whose workers do it")
     parser.add_argument("--force", action="store_true", help="also what is done already")
+
     args = parse(parser, argv)
     if bool(args.recordings or args.list) == args.demo:
         parser.error("give recordings, or --demo")
@@ -270,8 +305,10 @@ def parse_args(argv=None):
     if args.alarms_per_hour is not None and not args.alarms_per_hour >= 0:
         parser.error("--alarms-per-hour is a number from 0")
 
+    # a job's share of the cores; a worker of a cluster runs a task a thread
     args.threads = args.threads or (1 if args.cluster else max(1, cores() // args.jobs))
-    if args.cluster:  # good on any machine
+    if args.cluster:
+        # paths that are good wherever a worker was started
         args.checkpoint = str(checkpoint_of(args).absolute())
         if args.out and not places.is_url(args.out):
             args.out = str(Path(args.out).absolute())
@@ -283,12 +320,15 @@ def main(argv=None):
     load(args)  # a missing checkpoint is one error, not one a recording
     if args.demo:
         args.recordings = [write_demo()]
+
+    # what detect.py wrote itself is no recording
     found = places.find_places(args.recordings, args.list, bool(args.cluster))
     found = [place for place in found if f".{EXTENSION}" not in places.name_of(place)]
     check_places(found, args.out)
 
     done = cluster.each(functools.partial(process, args), found, args.jobs, args.cluster,
                         [checkpoint_of(args)])
+
     failed = []
     for place, summary, error in tqdm(done, total=len(found), desc="recordings",
                                       disable=None if len(found) > 1 else True):
@@ -299,6 +339,7 @@ def main(argv=None):
             tqdm.write(one_line(place, summary))
             if not args.out:
                 tqdm.write(f"  wrote {output_stem(place, args.out)}.{EXTENSION}.*")
+
     if failed:
         raise UserError(f"{len(failed)} of {len(found)} recordings failed:\n  "
                         + "\n  ".join(failed))

@@ -107,12 +107,14 @@ def most_abnormal(scored, model, fs_hz, device):
 def write_csv(path, scored):
     """A row a beat, in order of time."""
     beats = scored.beats
+    # a beat at an end of the recording has no whole segment
     state = np.where(beats.whole, "scored", "cut")
     table = pd.DataFrame({
         "time_s": beats.time_s, "sample": scored.samples, "lead": scored.lead,
         "rr_before_s": scored.rr_before_s, "score": scored.scores, "robust_z": scored.robust_z,
         "flag": scored.flagged.astype(int),
         "state": np.where(beats.readable, state, "unreadable")})
+
     with whole_file(path) as part:
         table.to_csv(part, index=False, float_format="%.5f")
 
@@ -124,9 +126,12 @@ def annotations_of(scored):
     rows = np.flatnonzero(scored.beats.scored)
     beats = zip(scored.samples[rows], np.where(scored.flagged[rows], FLAG_SYMBOL, "N"),
                 map("{:.2f}".format, scored.robust_z[rows]), itertools.repeat(0))
+
+    # from and to by turns
     edges = (scored.unreadable_s.ravel() * scored.fs_hz).round().astype(int)
     noise = zip(edges, itertools.repeat(NOISE_SYMBOL), itertools.repeat(""),
                 itertools.cycle((-1, 0)))
+
     return heapq.merge(beats, noise, key=lambda row: row[0])
 
 
@@ -139,6 +144,7 @@ def write_annotations(path, scored):
     """
     rows = annotations_of(scored)
     last = 0
+
     with (whole_file(path) as part, open(part, "wb") as file,
           tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder):
         while piece := list(itertools.islice(rows, ANNOTATIONS)):
@@ -165,19 +171,27 @@ def draw_overview(scored):
                     f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} at or above "
                     f"robust z-score {scored.line:.2f}  ·  "
                     f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9, y=0.99)
+
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     axes = above.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1), gridspec_kw={
         "left": 0.075, "right": 0.985, "bottom": 0.09, "top": 0.905, "hspace": 0.14})
+
+    # a day in hours, half an hour in minutes
     unit, unit_s = ("h", 3600) if beats.duration_s > 7200 else ("min", 60)
     draw_beats(axes[0], scored, unit_s)
     draw_rates(axes[1], axes[2], scored, unit_s)
+
+    # one entry in the legend for all stretches
     for ax in axes:
         label = "unreadable"
         for start, stop in scored.unreadable_s / unit_s:
             ax.axvspan(start, stop, color=GREY, alpha=0.3, linewidth=0, label=label)
             label = None
+
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=2, frameon=False)
     axes[2].set(xlabel=f"time in the recording ({unit})", xlim=(0, beats.duration_s / unit_s))
+
+    # none where no beat could be scored
     if scored.examples:
         draw_examples(below, scored)
     return figure
@@ -194,6 +208,8 @@ def draw_beats(ax, scored, unit_s):
             label="flagged")
     ax.axhline(scored.line, color="black", linestyle="--", linewidth=1,
                label="flagged from here on")
+
+    # the lowest thousandth may lie outside: it is of no interest
     low, high = np.nanquantile(scored.robust_z, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
     ax.set(ylabel="robust z-score\n(spreads of regular beats)",
            ylim=(min(low, 0) - 0.5, max(high, scored.line) * 1.08))
@@ -206,6 +222,7 @@ def draw_rates(flag_ax, rate_ax, scored, unit_s):
     flag_ax.fill_between(edges[:-1] / unit_s, np.nan_to_num(rows["flagged"]), step="post",
                          color=ABNORMAL, linewidth=0)
     flag_ax.set(ylabel="flagged\n(% of beats)", ylim=(0, 100))
+
     rate_ax.plot((edges[:-1] + edges[1:]) / 2 / unit_s, rows["rate"], color="black", linewidth=0.8)
     rate_ax.set(ylabel="heart rate\n(beats/min)")
 
@@ -218,6 +235,8 @@ def rates(scored, edges):
     """
     time_s = scored.beats.time_s
     rr_s = scored.rr_before_s
+
+    # outside of these it is a missed beat or one too many, no heart rate
     usual = (rr_s > USUAL_RR_S[0]) & (rr_s < USUAL_RR_S[1]) & scored.beats.readable
 
     def mean(rows, values):
@@ -242,10 +261,12 @@ def draw_examples(figure, scored):
                 label="the network's drawing of the beat, tapered as it sees it")
         ax.set_title(f"{clock(example['time_s'])[:-2]}, robust z-score {example['robust_z']:.1f}",
                      fontsize=8)
+
     for ax in grid[-1]:
         ax.set_xlabel("time from the R peak (s)")
     for ax in grid[:, 0]:
         ax.set_ylabel(f"signal ({scored.unit})")
+
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="lower center", ncols=2)
     figure.suptitle(f"The beats of highest robust z-score, at least {APART_S} s apart", fontsize=9)
 
@@ -268,14 +289,16 @@ def stored_summary(stem, origin, html=False):
     def file(end):
         return places.beside(stem, f"{places.name_of(stem)}.{EXTENSION}{end}")
 
+
     ends = ["", ".csv", ".png"]
     if html:
         ends.append(".html")
+
     try:
         summary = json.loads(places.read_bytes(file(".json")))
         if summary["origin"] == origin and all(places.is_file(file(end)) for end in ends):
             return summary
-    except ConnectionError:
+    except ConnectionError:  # it may pass: tried again by who called
         raise
     except (UserError, OSError, ValueError, KeyError, TypeError):
         pass

@@ -69,9 +69,12 @@ def score_plot(sources, x_range, scored):
     """Robust z-scores of the beats, the line dashed."""
     known = scored.robust_z[np.isfinite(scored.robust_z)]
     low, high = np.quantile(known, [0.001, 1]) if len(known) else (0, 1)
+
+    # none where it is minus infinity: everything is flagged
     line = [scored.line] if np.isfinite(scored.line) else []
     plot = time_plot("robust_z", x_range, "robust z-score", 240,
                      y_range=Range1d(min(low, 0) - 0.5, max([high, *line]) * 1.15 + 0.5))
+
     plot.scatter("x", "y", source=sources["normal"], color=NORMAL, size=3)
     plot.scatter("x", "y", source=sources["flagged"], color=ABNORMAL, marker="triangle", size=7)
     for value in line:
@@ -85,12 +88,18 @@ def timeline(sources, x_range, scored):
     """
     known = sources["bins"].data["rate"]
     known = known[np.isfinite(known)]
+
+    # a usual heart's rate is in view, whatever the recording holds
     rate = time_plot("rate", x_range, "beats/min", 130,
                      y_range=Range1d(known.min(initial=60) - 5, known.max(initial=80) + 5))
     rate.step("middle", "rate", source=sources["bins"], color="black", mode="center")
+
+    # y_range is set by page.js, which knows what is in view
     signal = time_plot("signal", x_range, f"signal ({scored.unit})", 230, y_range=Range1d(-1, 1),
                        x_axis_label="time into the recording (h:min:s)")
     signal.line("x", "y", source=sources["signal"], color=NORMAL, line_width=0.8)
+
+    # these three show the same stretch
     moved = [score_plot(sources, x_range, scored), rate, signal]
     for plot in moved:
         add_zoom(plot)
@@ -112,6 +121,8 @@ def strip(sources, unit):
                     y_range=Range1d(-1, 1), x_axis_label="time from the chosen beat (s)")
     plot.add_tools(SaveTool())
     plot.line("x", "y", source=sources["strip"], color="black", line_width=1)
+
+    # filled by page.js
     for name, colour, marker in (("normal", NORMAL, "circle"), ("flagged", ABNORMAL, "triangle"),
                                  ("unscored", GREY, "x")):
         source = sources[f"strip_{name}"]
@@ -125,19 +136,25 @@ def flagged_table(scored, listed):
     """DataTable of the listed beats (row numbers), sortable; its source carries their samples too.
     """
     time_s = scored.samples[listed] / scored.fs_hz
+
+    # the sample is not shown: page.js finds the signal by it
     data = {"rank": np.arange(1, len(listed) + 1), "time": [clock(t) for t in time_s],
             "robust_z": scored.robust_z[listed], "rate": 60 / scored.rr_before_s[listed],
             "sample": scored.samples[listed].astype(float)}
+
     columns = [TableColumn(field="rank", title="#", width=45),
                TableColumn(field="time", title="into recording", width=95),
                TableColumn(field="robust_z", title="robust z", width=65,
                            formatter=NumberFormatter(format="0.0", nan_format="-")),
                TableColumn(field="rate", title="60/RR before", width=90,
                            formatter=NumberFormatter(format="0", nan_format="-"))]
+
+    # where the file says when it began
     if scored.start is not None:
         times = [scored.start + timedelta(seconds=t) for t in time_s]
         data["day"] = [time.strftime("%d. %H:%M:%S") for time in times]
         columns.insert(2, TableColumn(field="day", title="day and time", width=95))
+
     return DataTable(name="beats", source=ColumnDataSource(data), columns=columns, height=360,
                      width=sum(c.width for c in columns) + 25, index_position=None,
                      autosize_mode="none", reorderable=False)
@@ -169,6 +186,8 @@ def sources_of(scored):
 def store_of(scored, content):
     """{name: ColumnDataSource} of what page.js draws from: typed arrays."""
     drawn = content.drawn
+
+    # float64 of samples, which a browser counts exactly; int16 and float32 keep the page small
     store = {"full": {"v": content.full}, "envelope": {"low": content.low, "high": content.high},
              "kept": {"start": content.kept[:, 0].astype(float),
                       "stop": content.kept[:, 1].astype(float)},
@@ -190,10 +209,13 @@ def document_of(scored, content, n_samples):
     document = Document()
     for root in (over_time, table, chosen):
         document.add_root(root)
+
+    # what page.js calls by these names
     args = sources | store_of(scored, content) | {
         "fs": scored.fs_hz, "n": n_samples, "step": content.step, "offset": content.offset,
         "scale": content.scale, "strip_s": STRIP_S, "x_range": x_range, "rows": table.source,
         "signal_y": over_time.select_one({"name": "signal"}).y_range, "strip_y": chosen.y_range}
+
     code = pkgutil.get_data(__name__, "page.js").decode()
     document.js_on_event(DocumentReady, CustomJS(args=args, code=code))
     return document
@@ -209,6 +231,8 @@ def write_page(path, scored, summary, recording):
              "unit": recording.units[scored.lead_index], "strip_s": STRIP_S,
              "duration": clock(scored.beats.duration_s),
              "colours": {"normal": NORMAL, "abnormal": ABNORMAL, "grey": GREY}}
+
+    # INLINE: bokeh's own script is part of the page, which then needs no network
     html = file_html(document_of(scored, content, recording.n_samples), INLINE,
                      f"{scored.name}: flagged beats", template_variables=shown,
                      template=pkgutil.get_data(__name__, "page.html").decode())

@@ -47,6 +47,8 @@ def content_of(scored, recording):
     n = recording.n_samples
     listed = highest_flagged(scored, n)
     kept = full_rate(scored.samples[listed], n, scored.fs_hz)
+
+    # a stretch of the envelope is `step` samples
     step = 1 if n <= FULL_SAMPLES else -(-n // ENVELOPE)
     arrays, offset, scale = quantise(*read_signal(recording, scored.lead_index, kept, step))
     return Content(listed, thin_out(scored, kept), kept, *arrays, step, offset, scale)
@@ -62,6 +64,8 @@ def highest_flagged(scored, n_samples):
     """Row numbers of the flagged beats in the page's table, highest robust z-score first."""
     flagged = np.flatnonzero(scored.flagged)
     order = flagged[np.argsort(-scored.robust_z[flagged], kind="stable")]
+
+    # of a long recording no more than there are strips for
     strips = LISTED if n_samples <= FULL_SAMPLES else int(FULL_SAMPLES // (STRIP_S * scored.fs_hz))
     return order[:min(LISTED, strips)]
 
@@ -74,6 +78,7 @@ def full_rate(samples, n_samples, fs_hz):
         return np.array([[0, n_samples]])
     half = int(STRIP_S * fs_hz / 2)
     at = np.sort(samples)
+
     return join_spans(np.clip(np.column_stack([at - half, at + half + 1]), 0, n_samples))
 
 
@@ -98,6 +103,7 @@ def read_signal(recording, lead, kept, step):
     full = [nothing]
     low = [nothing]
     high = [nothing]
+
     for first in range(0, n, chunk):
         signal = recording.read(lead, first, min(first + chunk, n))
         signal = signal.clip(-1e35, 1e35).astype(np.float32)
@@ -135,10 +141,14 @@ def thin_out(scored, kept):
     if n <= DRAWN:
         return np.ones(n, bool)
     drawn = np.zeros(n, bool)
+
+    # two of each group of neighbours
     size = -(-2 * n // DRAWN)
     for values in (scored.robust_z, -scored.robust_z):
         groups = np.pad(np.nan_to_num(values, nan=-np.inf), (0, -n % size), constant_values=-np.inf)
         drawn[np.arange(0, n, size) + groups.reshape(-1, size).argmax(axis=1)] = True
+
+    # and all in a strip
     for start, stop in np.searchsorted(scored.samples, kept):
         drawn[start:stop] = True
     return drawn

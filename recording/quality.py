@@ -83,6 +83,7 @@ def unreadable(signal_mv, filtered_mv, fs_hz, beats):
     window = min(round(VERDICT_S * fs_hz), n)
     starts = np.minimum(np.arange(0, n, window), n - window)  # the last one moved inward to be full
     match = match_by_window(*beat_quality(signal_mv, filtered_mv, fs_hz, beats), starts, window)
+
     result = []
     for first in range(0, len(starts), BATCH_WINDOWS):
         part = slice(first, first + BATCH_WINDOWS)
@@ -105,6 +106,7 @@ def flat_or_saturated(raw, fs_hz):
     peaks cut off.
     """
     m, w = raw.shape
+
     # runs of one value, of all windows one after another; NaN differs from NaN and is never flat
     changes = np.diff(raw.ravel(), prepend=np.nan) != 0
     changes[::w] = True
@@ -225,6 +227,7 @@ def mix_noise(signal_mv, noise_mv, beats, snr_db, fs_hz):
     half = round(QRS_HALF_S * fs_hz)
     beats = np.asarray(beats, np.int64)
     beats = beats[(beats >= half) & (beats + half < len(signal_mv))][:300]
+
     second = round(fs_hz)
     chunks = noise_mv[:len(noise_mv) // second * second].reshape(-1, second)[:300]
     if not len(beats) or not len(chunks):
@@ -234,5 +237,6 @@ def mix_noise(signal_mv, noise_mv, beats, snr_db, fs_hz):
     rms = trim_mean(chunks.std(axis=1), 0.05)
     if not rms > 0:
         raise ValueError("the noise has no power")
+
     gain = size / np.sqrt(8) / rms * 10 ** (-snr_db / 20)
     return signal_mv + gain * (np.resize(noise_mv, len(signal_mv)) - noise_mv[0])

@@ -126,12 +126,12 @@ def search_back(filtered, found, fs_hz):
     slope = padded[2 * lag:] - padded[:-2 * lag]
     usual = median_filter(steepness(slope, found, fs_hz), STEEP_BEATS, mode="nearest")
 
-    apart = round(SEARCH_S * fs_hz)
-    gaps = np.flatnonzero(np.diff(found) > 2 * apart)
+    reach = round(SEARCH_S * fs_hz)
+    gaps = np.flatnonzero(np.diff(found) > 2 * reach)
     largest = np.empty(len(gaps), int)
     for i, k in enumerate(gaps):
-        first = found[k] + apart
-        largest[i] = first + np.abs(filtered[first:found[k + 1] - apart + 1]).argmax()
+        first = found[k] + reach
+        largest[i] = first + np.abs(filtered[first:found[k + 1] - reach + 1]).argmax()
 
     least = SEARCH_SIZE * np.minimum(usual[gaps], usual[gaps + 1])
     return np.sort(np.append(found, largest[steepness(slope, largest, fs_hz) >= least]))
@@ -207,12 +207,14 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
     duration_s = recording.n_samples / recording.fs_hz
     refractory_s = REFRACTORY_S if given_s is None else GIVEN_APART_S
     segments = Spool(window + 2)
+
     columns = []
     last_s = -np.inf
     for start_s in progress(np.arange(0, duration_s, PIECE_S)):
         piece = read_piece(recording, lead, start_s, signal)
         if score_all:
             piece.unreadable[:] = 0
+
         if given_s is None:
             peaks = search_back(piece.filtered, piece.found, fs_hz)
             peaks = align_to_extreme(piece.filtered, peaks, round(ALIGN_S * fs_hz))
@@ -220,7 +222,9 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
             peaks = np.round((given_s - piece.start_s) * fs_hz).astype(int)
             peaks = peaks[(peaks >= 0) & (peaks < len(piece.filtered))]
 
+
         time_s = piece.start_s + peaks / fs_hz
+        # of the margins a seam's width: a beat on a seam may be found in either piece
         stop_s = min(start_s + PIECE_S, duration_s)
         here = (time_s >= start_s - SEAM_S) & (time_s < stop_s + SEAM_S)
         here[here] = apart(time_s[here], refractory_s, last_s)
@@ -266,6 +270,7 @@ def rhythm_table(beats, fs_hz):
     broken |= ~beats.readable[:-1] | ~beats.readable[1:]
     gaps = np.where(broken, np.nan, np.diff(beats.time_s))
 
+    # beats that are not scored have intervals, but no row
     n = len(beats.time_s)
     scored = beats.scored
     # one record: a number instead of its name on every beat
