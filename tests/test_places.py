@@ -1,7 +1,6 @@
 """Recordings and results at addresses: an S3 server, a web server, memory, all of this machine."""
 
 import json
-import shutil
 import sys
 import threading
 import time
@@ -241,10 +240,3 @@ def test_s3_and_cluster_give_the_bytes_of_one_process(archive, s3, dask_cluster,
     assert fs.exists(f"{s3}/out/s02.ecgad.csv")
     with pytest.raises(UserError, match="1 of 1 .* failed:\n  s3://nobucket/x.hea: missing"):
         detect.main(["s3://nobucket/x.hea", "--cluster", dask_cluster])
-
-
-def test_nothing_can_be_written_to_the_web(archive, web, tmp_path):
-    shutil.copy(archive / "s01.hea", tmp_path)
-    for command in ([f"{web[0]}/s01.hea"], [str(tmp_path), "--out", web[0]]):
-        with pytest.raises(UserError, match="give --out"):
-            detect.main(command)

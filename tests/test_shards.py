@@ -148,9 +148,11 @@ def test_an_archive_of_no_use_is_refused(archive, change, least, words):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=f"index.json: .*{words}.*: python -m scaling.build_shards"):
         opened(archive, least)
-    path.unlink()
-    with pytest.raises(UserError, match="index.json: missing.*scaling.build_shards"):
-        opened(archive)
+
+
+def test_an_archive_without_index_is_refused(tmp_path):
+    with pytest.raises(UserError, match="index.json: missing.*scaling.build_shards RECORD ... --out"):
+        opened(tmp_path)
 
 
 def cut(path):
