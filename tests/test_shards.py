@@ -151,7 +151,7 @@ def test_an_archive_of_no_use_is_refused(archive, change, least, words):
 
 
 def test_an_archive_without_index_is_refused(tmp_path):
-    with pytest.raises(UserError, match="index.json: missing.*scaling.build_shards RECORD ... --out"):
+    with pytest.raises(UserError, match="index.json: missing.*scaling.build_shards RECORD ... --o"):
         opened(tmp_path)
 
 
