@@ -279,7 +279,8 @@ def test_same_names_in_one_output_folder_are_refused_before_any_work(folder, tmp
     shutil.copytree(folder, tmp_path / "again")
     with pytest.raises(UserError, match="both write"):
         run(folder / "s02.hea", tmp_path / "again" / "s02.hea", "--out", tmp_path / "out")
-    for command in ((folder / "s02.hea", "--out", "http://127.0.0.1/out"), ("http://127.0.0.1/x.hea",)):
+    web = "http://127.0.0.1/x.hea"
+    for command in ((folder / "s02.hea", "--out", web), (web,)):
         with pytest.raises(UserError, match="nothing can be written to http"):
             run(*command)
     assert not (tmp_path / "out").exists()
