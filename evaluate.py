@@ -118,7 +118,7 @@ def add_baselines(result, table, thresholds, scores, segments):
         entry["default_minus_it"] = metrics.paired_difference(
             default, values, rows["y"], rows["record"],
             config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
-        result["baselines"][name] = {"title": baselines.BASELINES[name], **entry}
+        result["baselines"][name] = {"title": baselines.BASELINES[name].title, **entry}
         table[f"baseline_{name}"] = values
 
 

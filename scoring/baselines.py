@@ -5,9 +5,11 @@ work on its leading principal components. They come from scikit-learn; higher is
 None is given a label but "normal" of the training part; those named `record` use the other beats
 of the same record, without labels in the patient protocol.
 
-A baseline of one's own is a function (segments, features, train, rows) -> (len(rows),), or a row
-in DETECTORS, and a row in BASELINES, below.
+A baseline of one's own is a row in BASELINES, below: docs/extending.md.
 """
+
+from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 from scipy.ndimage import median_filter
@@ -116,17 +118,39 @@ def rr(segments, features, train, rows):
     return score[rows]
 
 
-# --- detectors of scikit-learn --------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
-DETECTORS = {
+@dataclass(frozen=True)
+class Baseline:
+    """`values` (segments, features, train, rows) -> (len(rows),).
+
+    Or `detector`, which makes one of scikit-learn: it is fitted on the components of normal beats.
+    """
+
+    title: str
+    values: Callable | None = None
+    detector: Callable | None = None
+
+
+def make_svm():
+    """Schoelkopf et al. 2001 in its scalable form: Nystroem features and a linear machine."""
+    nystroem = Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0)
+    return make_pipeline(StandardScaler(), nystroem, SGDOneClassSVM(nu=0.05, random_state=0))
+
+
+BASELINES = {
+    "median_beat": Baseline("distance to the record's median beat", median_beat),
+    "pca_error": Baseline("PCA reconstruction error", pca_error),
+    "knn": Baseline("kNN on principal components", knn),
+    "knn_record": Baseline("kNN on principal components, own record", knn_record),
     # Liu, Ting & Zhou 2008
-    "isolation_forest": lambda: IsolationForest(n_estimators=200, random_state=0),
-    # Schoelkopf et al. 2001 in its scalable form: Nystroem features and a linear machine
-    "one_class_svm": lambda: make_pipeline(
-        StandardScaler(), Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0),
-        SGDOneClassSVM(nu=0.05, random_state=0)),
+    "isolation_forest": Baseline(
+        "isolation forest", detector=lambda: IsolationForest(n_estimators=200, random_state=0)),
+    "one_class_svm": Baseline("one-class SVM (Nystroem, SGD)", detector=make_svm),
     # Breunig et al. 2000, novelty form
-    "lof": lambda: LocalOutlierFactor(n_neighbors=20, novelty=True)}
+    "lof": Baseline(
+        "local outlier factor", detector=lambda: LocalOutlierFactor(n_neighbors=20, novelty=True)),
+    "rr": Baseline("RR rule alone", rr)}
 
 
 def subsample(train):
@@ -134,26 +158,6 @@ def subsample(train):
     if len(train) <= FIT_LIMIT:
         return train
     return np.random.default_rng(0).choice(train, FIT_LIMIT, replace=False)
-
-
-def score_by_detector(name, features, train, rows):
-    """Negated score_samples of one of DETECTORS."""
-    detector = DETECTORS[name]().fit(features.components[subsample(train)])
-    return -detector.score_samples(features.components[rows])
-
-
-# --- all of them ----------------------------------------------------------------------------------
-
-BASELINES = {
-    "median_beat": "distance to the record's median beat",
-    "pca_error": "PCA reconstruction error",
-    "knn": "kNN on principal components",
-    "knn_record": "kNN on principal components, own record",
-    "isolation_forest": "isolation forest",
-    "one_class_svm": "one-class SVM (Nystroem, SGD)",
-    "lof": "local outlier factor",
-    "rr": "RR rule alone"}
-FUNCTIONS = {f.__name__: f for f in (median_beat, pca_error, knn, knn_record, rr)}
 
 
 def score_all(segments, train, rows, sigma_samples, progress):
@@ -165,8 +169,11 @@ def score_all(segments, train, rows, sigma_samples, progress):
     scores = {}
 
     for name in progress(list(BASELINES)):
-        if name in DETECTORS:
-            scores[name] = score_by_detector(name, features, train, rows)
+        baseline = BASELINES[name]
+        if baseline.values:
+            scores[name] = baseline.values(segments, features, train, rows)
         else:
-            scores[name] = FUNCTIONS[name](segments, features, train, rows)
+            # score_samples is higher for what is more normal
+            detector = baseline.detector().fit(features.components[subsample(train)])
+            scores[name] = -detector.score_samples(features.components[rows])
     return scores

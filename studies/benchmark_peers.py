@@ -49,8 +49,11 @@ class Reconstruction:
 
 def of_sklearn():
     """{title: function that makes the detector}"""
-    made = {baselines.BASELINES[name]: make for name, make in baselines.DETECTORS.items()}
-    return {"PCA reconstruction error": Reconstruction, "kNN": Neighbours, **made}
+    made = {"PCA reconstruction error": Reconstruction, "kNN": Neighbours}
+    for baseline in baselines.BASELINES.values():
+        if baseline.detector:
+            made[baseline.title] = baseline.detector
+    return made
 
 
 def of_pyod():

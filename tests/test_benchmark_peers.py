@@ -23,7 +23,7 @@ def test_detectors_reach_what_the_baselines_reach(evaluated):
     expected = baselines.score_all(segments, train, validation, sigma, list)
     y = segments.rows["y"][validation]
     for name in ("pca_error", "knn", "lof", "isolation_forest"):
-        found = peers[baselines.BASELINES[name].removesuffix(" on principal components")]
+        found = peers[baselines.BASELINES[name].title.removesuffix(" on principal components")]
         assert found["auroc"] == pytest.approx(roc_auc_score(y, expected[name]), abs=1e-3), name
     if benchmark_peers.of_pyod():  # the same method, higher is more abnormal in both
         assert peers["LOF"]["auroc"] == pytest.approx(peers["local outlier factor"]["auroc"])
