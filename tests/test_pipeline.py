@@ -15,14 +15,17 @@ from pipeline import settings
 import visualize
 from conftest import ON_SIMULATED
 
-OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+OFFLINE = {
+    name: "http://127.0.0.1:9"
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+}
 
 
 def make(project, *arguments):
     (project.folder / "installed").touch()
     env = {**os.environ, **OFFLINE, "no_proxy": "", "NO_PROXY": "", "OMP_NUM_THREADS": "2"}
-    return subprocess.run(["make", f"RUN={sys.executable}", "INSTALLED=installed", *arguments], cwd=project.folder,
-                          env=env, capture_output=True, text=True, timeout=400)
+    return subprocess.run(["make", f"RUN={sys.executable}", "INSTALLED=installed", *arguments],
+                          cwd=project.folder, env=env, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture
@@ -45,7 +48,8 @@ def test_make_without_network_simulates_says_so_and_learns(workshop):
     folder = workshop.folder
     assert not (folder / "results").exists() and not (folder / "evaluation_plots").exists()
     for protocol in config.PROTOCOLS:
-        result = json.loads((folder / "simulated" / "results" / protocol / "metrics.json").read_text())
+        result = json.loads(
+            (folder / "simulated" / "results" / protocol / "metrics.json").read_text())
         assert result["simulated"] and "SIMULATED" in result["database"]
         assert result["scores"][result["default_score"]]["auroc"]["value"] > 0.8
         plots = folder / "simulated" / "evaluation_plots" / protocol
@@ -60,11 +64,13 @@ def test_make_without_network_simulates_says_so_and_learns(workshop):
 def test_full_disk_ends_each_stage_with_one_line_and_whole_files(project, small_database):
     """A limit on file size stands for a full disk: the system refuses the write in the middle."""
     project.use_small_database(small_database)
-    stages = (("dataset.py", 500, "data/segments.npz"), ("train_mitbih.py", 500, "checkpoints/beat.pt"),
+    stages = (("dataset.py", 500, "data/segments.npz"),
+              ("train_mitbih.py", 500, "checkpoints/beat.pt"),
               ("evaluate.py", 8, "results/beat/metrics.json"))
     for script, blocks, artefact in stages:
-        limited = subprocess.run(["bash", "-c", f"ulimit -f {blocks}; exec {sys.executable} {script} --database simulated"],
-                                 cwd=project.folder, capture_output=True, text=True, timeout=120)
+        command = f"ulimit -f {blocks}; exec {sys.executable} {script} --database simulated"
+        limited = subprocess.run(["bash", "-c", command], cwd=project.folder, capture_output=True,
+                                 text=True, timeout=120)
         assert limited.returncode == 1 and "Traceback" not in limited.stderr, limited.stderr
         assert "File too large" in limited.stderr and "Free space" in limited.stderr
         assert not (project.folder / "simulated" / artefact).exists()
@@ -75,12 +81,14 @@ def test_full_disk_ends_each_stage_with_one_line_and_whole_files(project, small_
 
 def test_make_stops_where_a_given_source_is_wrong(workshop):
     done = make(workshop, "SOURCE=/no/such/folder")
-    assert done.returncode != 0 and "no such folder" in done.stderr and "SIMULATED" not in done.stdout
+    assert done.returncode != 0 and "no such folder" in done.stderr
+    assert "SIMULATED" not in done.stdout
     assert not (workshop.folder / "simulated").exists()
 
 
 def test_real_records_go_through_the_same_command(workshop, mitdb):
-    """Build from the real database by its source, then a checkpoint of other segments is refused."""
+    """Build from the real database by its source, then a checkpoint of other segments is
+    refused."""
     code, out, err = workshop.run("dataset.py", "--download", "--source", str(mitdb))
     assert code == 0 and "144 of 144 files verified" in out, err
     code, out, err = workshop.run("dataset.py")

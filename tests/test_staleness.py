@@ -1,4 +1,5 @@
-"""What was made otherwise is refused by name, or made anew; it never mixes with what is made today."""
+"""What was made otherwise is refused by name, or made anew; it never mixes with what is made
+today."""
 
 import pytest
 
@@ -11,12 +12,13 @@ from conftest import ON_SIMULATED
 from pipeline.errors import UserError
 
 
-@pytest.mark.parametrize("name, value", [("FS_HZ", 250), ("BAND_HZ", (1.0, 30.0)), ("WINDOW_SIZE", 480),
-                                         ("SPLIT_SEED", 7)])
+@pytest.mark.parametrize("name, value", [("FS_HZ", 250), ("BAND_HZ", (1.0, 30.0)),
+                                         ("WINDOW_SIZE", 480), ("SPLIT_SEED", 7)])
 def test_no_step_takes_segments_of_other_settings(evaluated, monkeypatch, name, value):
     monkeypatch.setattr(config, name, value)
     for step in (train_mitbih, evaluate):
-        with pytest.raises(UserError, match=f"segments.npz: made with other settings .{name}: .* now.*dataset.py"):
+        words = f"segments.npz: made with other settings .{name}: .* now.*dataset.py"
+        with pytest.raises(UserError, match=words):
             step.main(ON_SIMULATED)
 
 
@@ -25,7 +27,8 @@ def test_new_segments_do_not_meet_the_old_network(evaluated, monkeypatch, capsys
     monkeypatch.setattr(config, "FS_HZ", 320)
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     dataset.main(ON_SIMULATED)
-    with pytest.raises(UserError, match="beat.pt: made with other settings.*FS_HZ: 360 then, 320 now"):
+    with pytest.raises(UserError,
+                       match="beat.pt: made with other settings.*FS_HZ: 360 then, 320 now"):
         evaluate.main(ON_SIMULATED)
     train_mitbih.main(ON_SIMULATED)
     assert "epoch 0" in capsys.readouterr().out
@@ -50,7 +53,8 @@ class ConvAutoencoder(models.ConvAutoencoder):
         return -super().decode(z)
 
 
-def test_an_edited_network_is_trained_anew_and_its_seeds_are_not_pooled(evaluated, monkeypatch, capsys):
+def test_an_edited_network_is_trained_anew_and_its_seeds_are_not_pooled(
+        evaluated, monkeypatch, capsys):
     before = evaluate.load_metrics(evaluated.results_dir("beat", config.SEED), "")
     monkeypatch.setitem(models.NETWORKS, "ConvAutoencoder", ConvAutoencoder)
     with pytest.raises(UserError, match="beat.pt: made with another network.*train_mitbih.py"):
@@ -59,7 +63,8 @@ def test_an_edited_network_is_trained_anew_and_its_seeds_are_not_pooled(evaluate
     evaluate.main([*ON_SIMULATED, "--seed", "1"])
     assert "epoch 0" in capsys.readouterr().out
     assert set(evaluate.load_seeds(evaluated, "beat")) == {0}, "another network is no other seed"
-    assert evaluate.load_metrics(evaluated.results_dir("beat", config.SEED), "")["origin"] == before["origin"]
+    after = evaluate.load_metrics(evaluated.results_dir("beat", config.SEED), "")
+    assert after["origin"] == before["origin"]
 
 
 def test_a_run_of_ones_own_leaves_the_shipped_files_alone(evaluated, monkeypatch):
@@ -74,4 +79,5 @@ def test_a_run_of_ones_own_leaves_the_shipped_files_alone(evaluated, monkeypatch
     evaluate.main(trial)
     assert contents() == before
     made = evaluated.home.parent / "runs" / "trial" / "simulated"
-    assert (made / "checkpoints" / "beat-seed3.pt").exists() and (made / "results/beat/seed3/metrics.json").exists()
+    assert (made / "checkpoints/beat-seed3.pt").exists()
+    assert (made / "results/beat/seed3/metrics.json").exists()

@@ -1,4 +1,5 @@
-"""The convolutions against torch's own, in double precision, and a training run against the plain network."""
+"""The convolutions against torch's own, in double precision, and a training run against the
+plain network."""
 
 import ctypes
 import subprocess
@@ -12,10 +13,12 @@ from torch import nn
 from models import ConvAutoencoder
 from pipeline import strided_convolution
 from pipeline.settings import ROOT
-from pipeline.strided_convolution import ChannelsLastBatchNorm1d, StridedConv1d, StridedConvTranspose1d
+from pipeline.strided_convolution import (ChannelsLastBatchNorm1d, StridedConv1d,
+                                          StridedConvTranspose1d)
 
 
-@pytest.mark.parametrize("kernel, pad, length", [(3, 1, 12), (5, 2, 12), (7, 3, 16), (4, 1, 12), (5, 2, 2)])
+@pytest.mark.parametrize("kernel, pad, length", [(3, 1, 12), (5, 2, 12), (7, 3, 16), (4, 1, 12),
+                                                 (5, 2, 2)])
 def test_gradient_of_weights_is_that_of_torch(kernel, pad, length):
     torch.manual_seed(kernel)
     x = torch.randn(3, 4, length, dtype=torch.double)
@@ -23,7 +26,8 @@ def test_gradient_of_weights_is_that_of_torch(kernel, pad, length):
     y = F.conv1d(x, weight, stride=2, padding=pad)
     gradient = torch.randn_like(y)
     y.backward(gradient)
-    found = strided_convolution.weight_gradient(x.transpose(1, 2), gradient.transpose(1, 2), kernel, pad)
+    found = strided_convolution.weight_gradient(x.transpose(1, 2), gradient.transpose(1, 2), kernel,
+                                                pad)
     torch.testing.assert_close(found, weight.grad, rtol=1e-12, atol=1e-12)
 
 
@@ -53,16 +57,20 @@ def test_training_gives_the_losses_of_the_plain_network():
     plain = ConvAutoencoder(720, 32, 80).double()
     for layers in (plain.encoder, plain.decoder):
         for k, layer in enumerate(layers):
-            for kind, torchs in ((StridedConv1d, nn.Conv1d), (StridedConvTranspose1d, nn.ConvTranspose1d)):
+            for kind, torchs in ((StridedConv1d, nn.Conv1d),
+                                 (StridedConvTranspose1d, nn.ConvTranspose1d)):
                 if isinstance(layer, kind):
-                    layers[k] = torchs(layer.in_channels, layer.out_channels, layer.kernel_size[0], 2, layer.padding)
+                    layers[k] = torchs(layer.in_channels, layer.out_channels, layer.kernel_size[0],
+                                       2, layer.padding)
             if isinstance(layer, ChannelsLastBatchNorm1d):
                 layers[k] = nn.BatchNorm1d(layer.num_features)
     plain.double().load_state_dict(ours.state_dict())
-    x = torch.randn(64, 1, 720, generator=torch.Generator().manual_seed(0), dtype=torch.double).cumsum(2) / 20
+    x = torch.randn(64, 1, 720, generator=torch.Generator().manual_seed(0),
+                    dtype=torch.double).cumsum(2) / 20
     pairs = []
     for model in (plain, ours):
-        optimizer = torch.optim.SGD(model.train().parameters(), 0.05)  # AdamW makes steps of rounding errors
+        # AdamW makes steps of rounding errors
+        optimizer = torch.optim.SGD(model.train().parameters(), 0.05)
         losses = []
         for _ in range(12):
             optimizer.zero_grad()
@@ -105,6 +113,7 @@ faults(); print(before, faults())
 def test_freed_arrays_are_kept_for_the_next():
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("not glibc")
-    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
     before, after = map(int, done.stdout.split())
     assert before > 1000 and after < before / 5
