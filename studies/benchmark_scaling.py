@@ -135,20 +135,23 @@ def first_copies(folder, copies):
     return archive
 
 
+def beats_of(database, folder, copies):
+    """The beats to train on: of the first `copies` copies, or of the database in memory for 0."""
+    if copies:
+        archive = first_copies(folder, copies)
+        return shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
+
+    segments = load_segments(database)
+    rows = segments.rows
+    train = np.flatnonzero((rows["y"] == 0) & ~np.isin(rows["record"], database.validation))
+    return BeatsInMemory(segments, train, torch.device("cpu"))
+
+
 def time_training(database, folder, copies, threads):
     """{"first_s", "segments_per_s", "peak_mb"} of STEPS training steps; copies 0: from memory."""
     runtime.use_threads(threads)
     start = time.perf_counter()
-
-    if copies:
-        archive = first_copies(folder, copies)
-        beats = shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
-    else:
-        segments = load_segments(database)
-        rows = segments.rows
-        train = np.flatnonzero((rows["y"] == 0) & ~np.isin(rows["record"], database.validation))
-        beats = BeatsInMemory(segments, train, torch.device("cpu"))
-
+    beats = beats_of(database, folder, copies)
     loaded_s = time.perf_counter() - start
     first_s, seconds = time_steps(beats, STEPS)
 
