@@ -10,6 +10,7 @@ folder is read, and nothing is allocated because a header says so.
 import glob
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -123,15 +124,10 @@ def find_recordings(arguments):
 
 def _matches(text):
     """[Path] that one argument means."""
-    path = Path(text)
-
     # a file whose name looks like a pattern goes before the pattern; Path("") is the folder "."
-    if text and path.is_dir():
-        return _below(path)
-    if path.is_file():
-        return _recording_of(path)
-    if os.path.isfile(f"{text}.hea"):
-        return [Path(f"{text}.hea")]
+    found = _recordings_at(Path(text)) if text else []
+    if found:
+        return found
 
     # a match must lie in the folder that the pattern begins in, links followed
     fixed = re.split(r"[*?[]", text)[0]
@@ -141,14 +137,17 @@ def _matches(text):
     for name in glob.glob(text, recursive=True):
         match = Path(name)
         if match.resolve().is_relative_to(root):
-            paths.update(_below(match) if match.is_dir() else _recording_of(match))
+            paths.update(_recordings_at(match))
     return _without_parts(paths)
 
 
-def _recording_of(path):
-    """[path], or the WFDB header beside it if it is none of our formats; [] if there is neither."""
+def _recordings_at(path):
+    """[Path]: those in a folder, the file itself, or the WFDB header of that name, or beside it."""
+    if path.is_dir():
+        return _below(path)
     if path.suffix.lower() not in READERS:
-        path = path.with_suffix(".hea")
+        named = Path(f"{path}.hea")
+        path = named if named.is_file() else path.with_suffix(".hea")
     return [path] if path.is_file() else []
 
 
@@ -159,11 +158,9 @@ def _below(folder):
 
     # rglob does not enter linked folders; a linked file must lie in the folder itself
     for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.suffix.lower() not in READERS:
-            continue
-
-        if path.is_file() and path.resolve().is_relative_to(inside):
+        hidden = "/." in f"/{path.relative_to(folder)}"
+        known = path.suffix.lower() in READERS
+        if known and not hidden and path.is_file() and path.resolve().is_relative_to(inside):
             paths.append(path)
     return _without_parts(paths)
 
@@ -172,14 +169,11 @@ def _without_parts(paths):
     """Sorted paths less the segments and the signal files that a header among them names."""
     parts = set()
     for path in paths:
-        if path.suffix.lower() != ".hea":
-            continue
-        try:
-            names = named_files(header_lines(path))
-        except (UserError, OSError):
-            continue  # it is said when the recording is opened
-
-        parts.update(path.with_name(name) for name in names if name != path.name)
+        if path.suffix.lower() == ".hea":
+            # a header that cannot be read is said when the recording is opened
+            with suppress(UserError, OSError):
+                names = named_files(header_lines(path))
+                parts.update(path.with_name(name) for name in names if name != path.name)
     return sorted(set(paths) - parts)
 
 
@@ -208,10 +202,10 @@ def open_recording(path, fs_hz=None):
             raise UserError(f"{path}: empty. Copy or export the recording again.")
 
         source = opener(path, fs_hz)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check the file, the "
-                        "rights to it and the space in the temporary folder (TMPDIR names "
-                        "another).") from error
+    except (OSError, RuntimeError) as error:
+        # RuntimeError: a signal file in a FLAC format that is none
+        raise UserError(f"{path}: cannot be read ({error}). Check the file, the rights to it and "
+                        "the space in the temporary folder (TMPDIR names another).") from error
 
     if not source.leads or not source.n_samples:
         raise UserError(f"{path}: has {len(source.leads)} leads of {source.n_samples} samples; "
@@ -238,13 +232,14 @@ def lead_index(recording, wanted):
     text = str(wanted).strip()
 
     # as it is written, then in any case, then as a number: a lead may be called "2"
-    numbers = [str(k + 1) for k in range(len(recording.leads))]
-    folded = [name.casefold() for name in recording.leads]
-    for names, name in ((recording.leads, text), (folded, text.casefold()), (numbers, text)):
+    leads = recording.leads
+    numbers = [str(k + 1) for k in range(len(leads))]
+    names = [*leads, *map(str.casefold, leads), *numbers]
+    for name in (text, text.casefold()):
         if name in names:
-            return names.index(name)
+            return names.index(name) % len(leads)
 
-    leads = ", ".join(f"{k + 1}: {name}" for k, name in enumerate(recording.leads[:50]))
+    leads = ", ".join(map("{}: {}".format, numbers[:50], leads))
     raise UserError(f"{recording.path}: no lead {text!r}. Give a name or a number of these: "
                     f"{leads}")
 
@@ -263,15 +258,13 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
 
     try:
         notes = wfdb.rdann(base, annotator)
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: missing; expected an annotation file beside the record. "
-                        f"{remedy}") from error
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{file}: not a readable annotation file ({error}). {remedy}") from error
+        raise UserError(f"{file}: missing or damaged ({error}); expected an annotation file "
+                        f"beside the record. {remedy}") from error
 
     symbol = np.asarray(notes.symbol)
     beat = np.isin(symbol, list(symbols))
-    time_s = np.asarray(notes.sample)[beat] / (notes.fs or fs_hz)
+    time_s = notes.sample[beat] / (notes.fs or fs_hz)
 
     if (np.diff(time_s) < 0).any():
         raise UserError(f"{file}: annotations out of order. {remedy}")

@@ -7,12 +7,11 @@ that lost power), a signal without range, an odd date, and to open a file a seco
 """
 
 import re
-from datetime import datetime
 
 import numpy as np
 
 from pipeline.errors import UserError
-from recording.reader_files import MAX_FS_HZ, MIN_FS_HZ, same_size, to_mv
+from recording.reader_files import MAX_FS_HZ, MIN_FS_HZ, overlaps, same_size, start_of, to_mv
 
 ECG_LABEL = re.compile(r"e[ck]g|^(lead\s*)?(i{1,3}|av[rlf]|v[1-9]r?|ml?i{1,3}|mcl\d|c[cms]\d)"
                        r"([\s-]|$)", re.I)
@@ -47,20 +46,16 @@ class Edf:
                 self._map(head, samples, stream.tell())
             self._choose_leads(fields, samples, float(head[244:252]))
 
-            # stretches without a gap: (first sample, first data record, number of records)
-            self.stretches = [(0, 0, len(self.data))]
+            # stretches without a gap: (first sample, sample behind it, first data record)
+            self.stretches = [(0, len(self.data) * self.per_record, 0)]
             if head[192:197] in (b"EDF+D", b"BDF+D"):
                 self._find_gaps(fields["label"])
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: no sound EDF or BDF: {error}. Copy or export it "
                             "again.") from error
 
-        first, _, records = self.stretches[-1]
-        self.n_samples = first + records * self.per_record
-        try:
-            self.start = datetime.strptime(_text(head[168:184]), "%d.%m.%y%H.%M.%S")
-        except ValueError:
-            self.start = None
+        self.n_samples = self.stretches[-1][1]
+        self.start = start_of(_text(head[168:184]), "%d.%m.%y%H.%M.%S")
 
     def _map(self, head, samples, begin):
         """Map the data records, which begin at a byte; a sample has 2 or 3 bytes."""
@@ -105,17 +100,19 @@ class Edf:
             bottom, top, low, high = (float(fields[name][k]) for name in
                                       ("bottom", "top", "low", "high"))
             units = fields["units"][k]
+            mv = to_mv(units)
 
             slope = (top - bottom) / (high - low) if high > low else 0.0
-            if not slope or not np.isfinite(slope * low):
+            offset = bottom - low * slope
+            if not slope or not np.isfinite(offset):
                 # without a range the file's own numbers are all that is known
-                bottom = low = 0.0
                 slope = 1.0
+                offset = 0.0
                 units = ""
+                mv = None
 
-            mv = to_mv(units) or 1.0
-            self.units.append("mV" if to_mv(units) else units)
-            self.lines.append((slope * mv, (bottom - low * slope) * mv))
+            self.units.append("mV" if mv else units)
+            self.lines.append((slope * (mv or 1.0), offset * (mv or 1.0)))
         self.calibrated = [units == "mV" for units in self.units]
 
     def _find_gaps(self, labels):
@@ -136,35 +133,33 @@ class Edf:
         if (gaps < -1).any():
             raise ValueError("a data record begins before the one above it ends")
 
-        begins = [0, *np.flatnonzero(gaps > 1) + 1]  # a sample more or less is rounding
-        counts = np.diff([*begins, len(firsts)])
-        self.stretches = list(zip(firsts[begins].tolist(), begins, counts.tolist()))
+        # a sample more or less is rounding
+        begins = np.append(0, np.flatnonzero(gaps > 1) + 1)
+        counts = np.diff(begins, append=len(firsts))
+        firsts = firsts[begins]
+        self.stretches = np.column_stack([firsts, firsts + counts * self.per_record,
+                                          begins]).tolist()
 
     def _column(self, signal):
         """The bytes of a signal in every data record: (records, bytes)."""
         return self.data[:, self.ends[signal] - self.sizes[signal]:self.ends[signal]]
 
     def read(self, k, start, stop):
-        same_size(self.path, self.path, self.data.offset + self.data.size)
+        same_size(self.path, self.data.offset + self.data.size)
         result = np.full(stop - start, np.nan)
         column = self._column(self.chosen[k])
-        for first, record, count in self.stretches:
-            low = max(start, first)
-            high = min(stop, first + count * self.per_record)
-            if low >= high:
-                continue
 
+        for where, record, low, high in overlaps(self.stretches, start, stop):
             # whole data records, of which the samples from low to high are kept
-            begin = record + (low - first) // self.per_record
-            last = record + (high - first - 1) // self.per_record
-            raw = np.ascontiguousarray(column[begin:last + 1])  # (records, bytes)
-            if self.width == 2:
-                values = raw.view("<i2").ravel()
-            else:
-                padded = np.zeros((raw.size // 3, 4), np.uint8)
-                padded[:, 1:] = raw.reshape(-1, 3)
-                values = padded.view("<i4")[:, 0] >> 8  # the sign was in its place
-            skip = (low - first) % self.per_record
-            result[low - start:high - start] = values[skip:skip + high - low]
+            first = low // self.per_record
+            last = (high - 1) // self.per_record
+            raw = column[record + first:record + last + 1].reshape(-1, self.width)
+
+            # 2 or 3 bytes go to the end of 4, where the sign has its place, and are shifted back
+            padded = np.zeros((len(raw), 4), np.uint8)
+            padded[:, -self.width:] = raw
+            values = padded.view("<i4")[:, 0] >> 32 - 8 * self.width
+            result[where] = values[low - first * self.per_record:][:high - low]
+
         slope, offset = self.lines[k]
         return result * slope + offset

@@ -2,6 +2,7 @@
 
 import re
 import stat
+from datetime import datetime
 
 from pipeline.errors import UserError
 
@@ -10,7 +11,7 @@ MAX_FS_HZ = 2000
 MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv".casefold(): 1e-3, "microv": 1e-3, "nv": 1e-6,
       "\ufffdv": 1e-3}         # µV in another encoding than UTF-8
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-FILE_NAME = r"[^/\\\0]{1,255}"
+FILE_NAME = re.compile(r"(?!(\.\.?|~)$)[^/\\\0]{1,255}")
 WFDB_RECORD = re.compile(
     r"(\S+?)(?:/(\d{1,9}))?\s+(\d{1,9})"                      # name / segments, signals
     rf"(?:\s+({NUMBER})(?:/{NUMBER}(?:\({NUMBER}\))?)?"       # rate / counter rate (base)
@@ -19,14 +20,9 @@ WFDB_RECORD = re.compile(
 
 def check_rate(where, fs_hz, remedy):
     """Raise UserError, which names `where` and ends in `remedy`, for a rate that no ECG has."""
-    try:
-        sound = MIN_FS_HZ <= float(fs_hz) <= MAX_FS_HZ
-    except (TypeError, ValueError):
-        sound = False
-
-    if not sound:
-        shown = f"{fs_hz:g}" if isinstance(fs_hz, (int, float)) else repr(fs_hz)
-        raise UserError(f"{where}: a sampling rate of {shown} Hz; expected {MIN_FS_HZ} to "
+    # false for NaN, too
+    if not MIN_FS_HZ <= fs_hz <= MAX_FS_HZ:
+        raise UserError(f"{where}: a sampling rate of {fs_hz:g} Hz; expected {MIN_FS_HZ} to "
                         f"{MAX_FS_HZ:,} Hz. {remedy}")
 
 
@@ -62,7 +58,7 @@ def beside(header, name):
     Raises UserError if it is elsewhere or no file: a header must not make us read other files.
     """
     where = f"{header}: names the file {name!r}"
-    if not re.fullmatch(FILE_NAME, name) or name in (".", ".."):
+    if not FILE_NAME.fullmatch(name):
         raise UserError(f"{where}; expected one in its own folder. Correct the header or leave "
                         "the recording out.")
 
@@ -84,10 +80,32 @@ def to_mv(units):
     return MV.get(units.strip().casefold())
 
 
-def same_size(path, file, size):
+def start_of(text, pattern):
+    """The datetime that a header says in a pattern of strptime, None where it says none."""
+    try:
+        return datetime.strptime(text, pattern)
+    except ValueError:
+        return None
+
+
+def overlaps(pieces, start, stop):
+    """Where the samples start to stop lie in pieces (first sample, sample behind it, what).
+
+    Yields (slice of the stretch, what, first sample in the piece, sample behind it in the piece).
+    """
+    for begin, end, what in pieces:
+        low = max(start, begin)
+        high = min(stop, end)
+
+        # a piece elsewhere, and a gap between two pieces, give nothing
+        if low < high:
+            yield slice(low - start, high - start), what, low - begin, high - begin
+
+
+def same_size(path, size):
     """Raise UserError if a file is shorter than `size` bytes.
 
     Reading a memory map behind the end of its file would kill the process.
     """
-    if file.stat().st_size < size:
+    if path.stat().st_size < size:
         raise UserError(f"{path}: has become shorter while it was read. Copy it anew.")

@@ -20,7 +20,7 @@ SNIFF_LINES = 20
 SNIFF_CHARACTERS = 2**12        # csv.Sniffer takes the square of that in time
 BLOCK_CELLS = 2**16             # that are parsed at once
 MISSING = ["", "nan", "NaN", "NAN", "NA", "-"]
-NUMERIC = re.compile(NUMBER + r"|[-+]?inf(inity)?", re.I)
+NUMERIC = re.compile(rf"{NUMBER}|[-+]?(?i:inf(inity)?)|{'|'.join(MISSING)}", re.A)
 ARRAY_NAMES = ("signal", "x", "ecg")
 SECONDS = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 TIME_COLUMN = re.compile(r"(?:elapsed\s*)?(?:time|t|seconds|sec|s)"
@@ -33,10 +33,10 @@ class _Array:
     """A (samples, leads) array in a memory map; factors: of each lead to mV, None: not known."""
 
     start = None
+    size = 0  # in bytes, of a file that others may change
 
     def __init__(self, path, array, fs_hz, leads, factors):
         self.path = path
-        self.size = 0
         self.array = array
         self.fs_hz = fs_hz
         self.n_samples = len(array)
@@ -46,8 +46,7 @@ class _Array:
         self.units = ["mV" if known else "" for known in self.calibrated]
 
     def read(self, k, start, stop):
-        if self.size:
-            same_size(self.path, self.path, self.size)
+        same_size(self.path, self.size)
         return self.array[start:stop, k].astype(np.float64) * (self.factors[k] or 1.0)
 
 
@@ -121,14 +120,17 @@ def open_table(path, fs_hz):
         # the first row is names if one of its cells is no number
         if block:
             delimiter = _delimiter(path, block)
-            head = _cells(block[0][1], delimiter)
+            line = block[0][1]
+            # a name may hold the delimiter between quotation marks
+            cells = next(csv.reader([line], delimiter=delimiter)) if delimiter else line.split()
+            head = [cell.strip(" '\"") for cell in cells]
             width = len(head)
             if width > MAX_COLUMNS:
                 raise UserError(f"{path}: {width:,} columns; expected one for each lead, at most "
                                 f"{MAX_COLUMNS:,}. Transpose the table.")
 
             numbered = head == ["", *map(str, range(width - 1))]  # by pandas, without names
-            if numbered or not all(map(_is_number, head)):
+            if numbered or not all(map(NUMERIC.fullmatch, head)):
                 names = head
                 del block[0]
 
@@ -164,52 +166,41 @@ def _lines(path, stream):
 
 
 def _delimiter(path, block):
+    """The character between cells, None for any number of blanks."""
     sample = "\n".join(line for _, line in block)[:SNIFF_CHARACTERS]
     try:
-        return csv.Sniffer().sniff(sample, ",;\t| ").delimiter
+        return csv.Sniffer().sniff(sample, ",;\t| ").delimiter.strip(" ") or None
     except csv.Error:
         # one column, or lines of different lengths
         return "\t" if path.suffix.lower() == ".tsv" else ","
-
-
-def _cells(line, delimiter):
-    """Cells of a line without blanks and quotes around them."""
-    cells = line.split() if delimiter == " " else next(csv.reader([line], delimiter=delimiter))
-    return [cell.strip(" '\"") for cell in cells]
-
-
-def _is_number(cell):
-    return cell in MISSING or NUMERIC.fullmatch(cell) is not None
 
 
 def _parse(path, block, delimiter, width):
     """(rows, width) float64 of lines; UserError names the row and the column that is wrong."""
     # pandas fills a short row with missing cells: a file that was cut short would be read as whole
     for number, line in block:
-        columns = len(line.split()) if delimiter == " " else line.count(delimiter) + 1
+        columns = line.count(delimiter) + 1 if delimiter else len(line.split())
         if columns != width:
             raise UserError(f"{path}: row {number} has {columns} columns, the first has {width}. "
                             "Mend that row.")
 
-    text = io.StringIO("\n".join(line for _, line in block))
+    # numbers need no quotation marks, and one without its second would join rows
+    text = "\n".join(line for _, line in block).replace('"', "")
     try:
-        table = pd.read_csv(text, sep=r"\s+" if delimiter == " " else delimiter, header=None,
-                            dtype=np.float64, na_values=MISSING, keep_default_na=False,
-                            skipinitialspace=True, skip_blank_lines=False)
-        if len(table) != len(block):
-            raise ValueError("a quotation mark without its second one")
+        return pd.read_csv(io.StringIO(text), sep=delimiter or r"\s+", header=None,
+                           dtype=np.float64, na_values=MISSING, keep_default_na=False,
+                           skipinitialspace=True, skip_blank_lines=False).to_numpy()
     except (ValueError, OverflowError) as error:
         # pandas names neither row nor column
-        for number, line in block:
-            for column, cell in enumerate(_cells(line, delimiter), 1):
-                if not _is_number(cell):
+        for (number, _), line in zip(block, text.split("\n")):
+            for column, cell in enumerate(line.split(delimiter), 1):
+                if not NUMERIC.fullmatch(cell.strip()):
                     raise UserError(f"{path}: row {number}, column {column}: {cell[:40]!r} is no "
                                     "number; expected one with a decimal point, or an empty cell "
                                     "for a missing sample. Mend that cell.") from error
 
         raise UserError(f"{path}: not understood from row {block[0][0]} on ({error}). Export it "
-                        "again, without quotation marks.") from error
-    return table.to_numpy()
+                        "again.") from error
 
 
 def _name_columns(path, array, names, fs_hz):
@@ -260,10 +251,10 @@ def _step(column):
         return None
 
     for low in range(0, rows - 1, BLOCK_CELLS):
-        block = column[low:low + BLOCK_CELLS + 1]
-        drift = block - column[0] - step * np.arange(low, low + len(block))
-        far = np.abs(np.diff(block) / step - 1)
+        block = (column[low:low + BLOCK_CELLS + 1] - column[0]) / step
+        drift = block - np.arange(low, low + len(block))
+        far = np.diff(block) - 1
 
-        if not (far.max() < 0.5 and np.abs(drift).max() < 1.5 * step):  # false for NaN, too
+        if not (np.abs(far).max() < 0.5 and np.abs(drift).max() < 1.5):  # false for NaN, too
             return None
     return float(step)

@@ -8,7 +8,6 @@ gives no length, begins format 8 anew at every part, and allocates the skew that
 
 import math
 import re
-from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 
@@ -16,7 +15,7 @@ import numpy as np
 from wfdb.io._signal import BIT_RES, BYTES_PER_SAMPLE, COMPRESSED_FMTS, _rd_segment
 
 from pipeline.errors import UserError
-from recording.reader_files import FILE_NAME, WFDB_RECORD, beside, to_mv
+from recording.reader_files import FILE_NAME, WFDB_RECORD, beside, overlaps, start_of, to_mv
 
 MAX_HEADER_BYTES = 8 * 2**20    # the longest multi-segment headers of MIMIC have 0.2 MB
 DEFAULT_FS_HZ = 250.0           # what the WFDB library takes where the header says nothing
@@ -54,8 +53,7 @@ def named_files(lines):
     match = WFDB_RECORD.match(lines[0]) if lines else None
     suffix = ".hea" if match and match[2] else ""
     names = dict.fromkeys(line.split()[0] for line in lines[1:])
-    return [name + suffix for name in names
-            if re.fullmatch(FILE_NAME, name) and name not in (".", "..", "~")]
+    return [name + suffix for name in names if FILE_NAME.fullmatch(name)]
 
 
 def _matches(pattern, file, line):
@@ -79,11 +77,8 @@ class _Record:
         self.fs_hz = float(fs_hz or DEFAULT_FS_HZ)
         self.n_samples = int(samples or 0)  # 0: as many as the file holds
 
-        try:
-            whole_seconds = re.sub(r"\.\d+", "", when or "")
-            self.start = datetime.strptime(whole_seconds, "%H:%M:%S %d/%m/%Y")
-        except ValueError:
-            self.start = None
+        whole_seconds = re.sub(r"\.\d+", "", when or "")
+        self.start = start_of(whole_seconds, "%H:%M:%S %d/%m/%Y")
 
         # a header of one line must not make us expect 999,999,999 signals
         promised = int(segments or signals)
@@ -155,17 +150,13 @@ class _Segment:
         # the header's length is held against the file: nothing is allocated because it says so
         if first.fmt in COMPRESSED_FMTS:
             import soundfile  # needs a library of the system, and few recordings are compressed
-            try:
-                frames = soundfile.info(str(file)).frames
-            except RuntimeError as error:
-                raise UserError(f"{file}: no FLAC file as format {first.fmt} needs ({error}). "
-                                "Copy it again.") from error
+            frames = soundfile.info(str(file)).frames
             held = max(0, frames - first.byte_offset) // first.samps_per_frame
         else:
             # 2 samples of format 212 share 3 bytes, 3 of format 310 share 4
-            twelfths = round(12 * BYTES_PER_SAMPLE[first.fmt])
             size = max(0, file.stat().st_size - first.byte_offset)
-            held = size * 12 // twelfths // sum(signal.samps_per_frame for signal in signals)
+            samples = int(size / BYTES_PER_SAMPLE[first.fmt])
+            held = samples // sum(signal.samps_per_frame for signal in signals)
 
         # a header without length: that of its first file
         self.n_samples = self.n_samples or held
@@ -210,9 +201,8 @@ class _Segment:
 
         # the mean of a frame is that of the samples it has; wfdb takes a missing one for a number
         frames = values.reshape(-1, signal.samps_per_frame)
-        valid = frames != signal.missing
-        with np.errstate(invalid="ignore"):
-            mean = np.where(valid, frames, 0).sum(axis=1, dtype=float) / valid.sum(axis=1)
+        valid = np.ma.masked_where(frames == signal.missing, frames)
+        mean = valid.mean(axis=1).filled(np.nan)
         result[:len(mean)] = (mean - signal.baseline) * signal.scale
         return result
 
@@ -238,14 +228,14 @@ class Wfdb:
         first = layout or next((segment for segment, _ in segments if segment), None)
         self.leads = [signal.name for signal in first.signals] if first else []
 
-        self.pieces = []  # (segment, first sample, sample behind it, {lead: its signal})
+        self.pieces = []  # (first sample, sample behind it, (segment, {lead: its signal}))
         self.n_samples = 0
         for segment, length in segments:
             begin = self.n_samples
             self.n_samples += length
             if segment:
-                where = self._places(segment, layout)
-                self.pieces.append((segment, begin, self.n_samples, where))
+                signals = self._signals_of(segment, layout)
+                self.pieces.append((begin, self.n_samples, (segment, signals)))
 
         if len(self.leads) != record.n_signals or record.n_samples not in (0, self.n_samples):
             raise UserError(f"{record.file}: {len(self.leads)} signals of {self.n_samples:,} "
@@ -255,18 +245,17 @@ class Wfdb:
         self.units = []
         self.calibrated = []
         for k, name in enumerate(self.leads):
-            signals = [segment.signals[where[k]] for segment, _, _, where in self.pieces
-                       if k in where]
-            units = sorted({signal.units for signal in signals})
+            signals = [segment.signals[of[k]] for _, _, (segment, of) in self.pieces if k in of]
+            units = sorted({signal.units for signal in signals}) or [""]
 
             if len(units) > 1:
                 raise UserError(f"{record.file}: lead {name} in {' and '.join(units)}; expected "
                                 "one unit. Correct the headers of its segments.")
 
-            self.units += units or [""]
-            self.calibrated.append(bool(units) and all(s.calibrated for s in signals))
+            self.units += units
+            self.calibrated.append(units != [""] and all(s.calibrated for s in signals))
 
-    def _places(self, segment, layout):
+    def _signals_of(self, segment, layout):
         """{lead: signal of the segment}: by name where there is a layout, else by order."""
         # in a record with a layout each segment has the leads that were connected at the time
         names = [signal.name for signal in segment.signals]
@@ -280,11 +269,9 @@ class Wfdb:
 
     def read(self, k, start, stop):
         result = np.full(stop - start, np.nan)
-        for segment, begin, end, where in self.pieces:
-            low = max(start, begin)
-            high = min(stop, end)
-            if low < high and k in where:
-                result[low - start:high - start] = segment.read(where[k], low - begin, high - begin)
+        for where, (segment, signals), low, high in overlaps(self.pieces, start, stop):
+            if k in signals:
+                result[where] = segment.read(signals[k], low, high)
         return result
 
 
