@@ -73,4 +73,4 @@ test: $(TESTS_INSTALLED)
 
 clean:
 	rm -rf simulated data/segments.npz checkpoints/*.resume.pt
-	find . -name '.part-*' -not -path './$(VENV)/*' -delete
+	find . -path './$(VENV)' -prune -o -name '.part-*' -prune -exec rm -rf {} +

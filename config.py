@@ -74,7 +74,7 @@ PROTOCOL = "beat"             # when --protocol is not given
 THREADS = 0                   # 0: as many as there are cores
 RANK_TIMEOUT_S = 30           # without a word from another process of torchrun: it is given up
 DOWNLOAD_CONNECTIONS = 4      # PhysioNet refuses more than about 8
-DOWNLOAD_TIMEOUT_S = 30       # without a byte
+DOWNLOAD_TIMEOUT_S = 30       # without a byte, or with a trickle only
 DOWNLOAD_RETRIES = 4          # a file and source; waits 1, 2, 3 ... s between
 
 # --- Fixed by what this project is compared with

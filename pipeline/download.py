@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pooch
 import requests
+import urllib3
 from tqdm import tqdm
 
 from pipeline.artefacts import whole_file
@@ -30,8 +31,7 @@ from pipeline.errors import Unreachable, UserError
 
 CONTACT_S = 8                  # a source that has not answered by then is left for the next one
 DEAD_AFTER = 4                 # so is one that fails so many files in a row
-SLOW_TIMEOUTS = 10             # a file may take 10 x the time-out ...
-MIN_BYTES_PER_S = 1000         # ... and one second more for every 1,000 bytes that have arrived
+MIN_BYTES_PER_S = 500          # of a file, over one time-out: less is a trickle and given up
 LONGEST_PAUSE_S = 60           # that a server may ask for
 MAX_FILE_BYTES = 100_000_000   # MIT-BIH's largest has 1,950,000
 MAX_DOWNLOAD_BYTES = 1_000_000_000
@@ -168,50 +168,53 @@ class Refused(Exception):
     """A transfer failed in a way that trying again does not mend."""
 
 
-class Transfer(pooch.HTTPDownloader):
-    """pooch's download of one file, and the progress bar that pooch tells of every 1,024 bytes."""
+def _transfer(url, path, pup, timeout_s):
+    """Write one file to `path`, as a downloader of pooch.
 
-    def __init__(self, timeout_s):
-        super().__init__(progressbar=self, timeout=(CONTACT_S, timeout_s),
-                         hooks={"response": self.check_status},
-                         # Else a server may compress, and its length says nothing of the file.
-                         headers={"Accept-Encoding": "identity"})
-        self.patience_s = SLOW_TIMEOUTS * timeout_s
+    Raises RequestException for what pooch is to try again, Refused for what it is not.
+    """
+    # Else a server may compress, and its length says nothing of the file.
+    headers = {"Accept-Encoding": "identity"}
+    timeouts = CONTACT_S, timeout_s
+    try:
+        with (requests.get(url, headers=headers, timeout=timeouts, stream=True) as response,
+              open(path, "wb") as file):
+            _check_status(response)
+            size = goal = deadline = 0
 
-    def __call__(self, url, output_file, pup, check_only=False):
-        self.reset()
-        answer = super().__call__(url, output_file, pup, check_only)
+            # read1 returns what has come. requests' own iter_content waits for a full block, and a
+            # read time-out starts anew with every byte: neither ends a server that trickles.
+            while block := response.raw.read1(65536):
+                size += file.write(block)
+                if size > MAX_DOWNLOAD_BYTES:
+                    raise Refused(f"more than {MAX_DOWNLOAD_BYTES / 1e6:g} MB")
 
-        # Without a length from the server a body that was cut short looks whole.
-        if url == pup.urls[ZIP] and output_file and not zipfile.is_zipfile(output_file):
-            raise requests.RequestException("not a zip, or cut short")
-        return answer
+                now = time.monotonic()
+                if size >= goal:
+                    goal = size + MIN_BYTES_PER_S * timeout_s
+                    deadline = now + timeout_s
+                elif now > deadline:
+                    raise requests.Timeout("too slow")
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError from error
 
-    def check_status(self, response, **_):
-        """Raise for an error status, after the pause that the server asks for."""
-        status = response.status_code
-        # What pooch tries again is a RequestException; a file that is absent stays so.
-        if status in (408, 429) or status >= 500:
-            pause_s = response.headers.get("Retry-After", "")
-            if pause_s.isdecimal():
-                time.sleep(min(int(pause_s), LONGEST_PAUSE_S))
-            raise requests.RequestException(f"HTTP {status}")
-        if status >= 400:
-            raise Refused(f"HTTP {status}")
+    # Without a length from the server a body that was cut short looks whole.
+    if url == pup.urls[ZIP] and not zipfile.is_zipfile(path):
+        raise requests.RequestException("not a zip, or cut short")
 
-    def reset(self):
-        self.start = time.monotonic()
-        self.size = 0
 
-    def update(self, size):
-        # A read time-out starts anew with every byte: it does not end a server that trickles.
-        self.size += size
-        if self.size > MAX_DOWNLOAD_BYTES:
-            raise Refused(f"more than {MAX_DOWNLOAD_BYTES / 1e6:g} MB")
-        if time.monotonic() - self.start > self.patience_s + self.size / MIN_BYTES_PER_S:
-            raise Refused("too slow")
+def _check_status(response):
+    """Raise for an error status, after the pause that the server asks for."""
+    status = response.status_code
+    # Busy servers answer 429 or 503 and mean it for a while; a file that is absent stays so.
+    if status in (408, 429) or status >= 500:
+        pause_s = response.headers.get("Retry-After", "")
+        if pause_s.isdecimal():
+            time.sleep(min(int(pause_s), LONGEST_PAUSE_S))
+        raise requests.RequestException(f"HTTP {status}")
 
-    close = reset    # pooch calls it at the end
+    if status >= 400:
+        raise Refused(f"HTTP {status}")
 
 
 def _download(url, names, digests, staging, store, connections, timeout_s, retries):
@@ -230,7 +233,7 @@ def _download(url, names, digests, staging, store, connections, timeout_s, retri
     def fetch(name):
         reason = None
         try:
-            pup.fetch(name, downloader=Transfer(timeout_s))
+            pup.fetch(name, downloader=partial(_transfer, timeout_s=timeout_s))
         except (requests.RequestException, Refused) as error:
             reason = _reason(error)
         except ValueError:
@@ -241,8 +244,8 @@ def _download(url, names, digests, staging, store, connections, timeout_s, retri
     with multiprocessing.pool.ThreadPool(connections) as pool:
         try:
             # Resolvers, and firewalls that drop packets, keep to no time-out of requests.
-            first = asked[0], Transfer(timeout_s)
-            pool.apply_async(pup.is_available, first).get(CONTACT_S)
+            first = [pup.get_url(asked[0])]
+            pool.apply_async(requests.head, first, {"timeout": CONTACT_S}).get(CONTACT_S)
         except (requests.RequestException, multiprocessing.TimeoutError) as error:
             return dict.fromkeys(names, _reason(error))
 
