@@ -62,27 +62,17 @@ def test_flac(tmp_path, fmt, subtype):
 
 
 @pytest.mark.parametrize("calibration,calibrated,units,factor", [
-    ("200(10)/mV", True, "mV", 1 / 200), ("0.2(10)/uV", True, "mV", 1 / 200),
-    ("0.2(10)/µV", True, "mV", 1 / 200), ("2e5(10)/V", True, "mV", 1 / 200),
-    ("0(10)/mV", False, "mV", 1 / 200), ("50(10)/mmHg", False, "mmHg", 1 / 50),
-    ("-200(10)", True, "mV", -1 / 200)])
+    ("0.2(10)/uV", True, "mV", 1 / 200), ("0.2(10)/µV", True, "mV", 1 / 200),
+    ("2e5(10)/V", True, "mV", 1 / 200), ("0(10)/mV", False, "mV", 1 / 200),
+    ("50(10)/mmHg", False, "mmHg", 1 / 50), ("-200 12 10", True, "mV", -1 / 200)])
 def test_units_gain_and_baseline(tmp_path, calibration, calibrated, units, factor):
-    numbers, path = write(tmp_path, calibration=calibration)
-    with open_recording(path) as recording:
-        assert recording.calibrated == [calibrated] * 2 and recording.units == [units] * 2
-    np.testing.assert_allclose(leads_of(path), (numbers - 10) * factor, atol=1e-12)
-
-
-def test_header_with_nothing_but_the_needful(tmp_path):
-    """Length of the file, gain 200 but not calibrated, 250 Hz; the ADC zero is the baseline."""
     numbers, path = write(tmp_path)
-    path.write_text("# note\r\nrec 2\r\nrec.dat 16\r\nrec.dat 16\r\n")
-    with open_recording(path) as recording:
-        assert recording.fs_hz == 250 and recording.start is None
-        assert recording.leads == ["1", "2"] and recording.calibrated == [False, False]
-    np.testing.assert_allclose(leads_of(path, block=800), numbers / 200, atol=1e-12)
-    path.write_text("rec 2 250\nrec.dat 16 100 12 7\nrec.dat 16 100 12 7\n")
-    np.testing.assert_allclose(leads_of(path), (numbers - 7) / 100, atol=1e-12)
+    path.write_text(f"rec 2\r\n# note\r\nrec.dat 16 {calibration}\r\nrec.dat 16\r\n")
+    with open_recording(path) as recording:  # gain 200 and 250 Hz where the header does not say
+        assert recording.calibrated == [calibrated, False] and recording.units == [units, "mV"]
+        assert recording.fs_hz == 250 and recording.leads == ["1", "2"] and not recording.start
+    expected = (numbers - (10, 0)) * (factor, 1 / 200)
+    np.testing.assert_allclose(leads_of(path, block=800), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("fmt,dtype", [("16", "<i2"), ("8", "i1")])
