@@ -34,6 +34,16 @@ def test_block_of_the_readme_is_of_the_saved_results():
         values.append(json.loads(path.read_text())["scores"]["combined"]["auroc"]["value"])
     middle, low, high = (f"{100 * f(values):.2f}" for f in (np.median, min, max))
     assert f"| this project | unseen patients | {middle} ({low} to {high}) |" in block
+    assert "| no network: 32 principal components, same scores | unseen patients | 98.25 |" in block
+
+
+def test_best_without_a_network_may_be_a_baseline_or_the_components():
+    _, patient = report.protocols_of(settings.database())
+    baseline = next(iter(patient.baselines))
+    baseline["auroc"]["value"] = patient.check("32 principal")["auroc"]["value"] + 1e-6
+    assert patient.best_without_network is baseline
+    baseline["auroc"]["value"] -= 2e-6
+    assert patient.best_without_network["title"] == "32 principal components, same scores"
 
 
 def test_block_replaces_what_stands_between_the_markers():
