@@ -233,9 +233,19 @@ class Wfdb:
         for segment, length in segments:
             begin = self.n_samples
             self.n_samples += length
-            if segment:
-                signals = self._signals_of(segment, layout)
-                self.pieces.append((begin, self.n_samples, (segment, signals)))
+            if not segment:
+                continue
+
+            # with a layout each segment has the leads that were connected at the time, by name
+            names = [signal.name for signal in segment.signals]
+            signals = {k: names.index(name) for k, name in enumerate(self.leads) if name in names}
+            if not layout:
+                signals = {k: k for k in range(len(names))}
+
+            if not layout and len(names) != len(self.leads):
+                raise UserError(f"{segment.file}: {len(names)} signals, the other segments have "
+                                f"{len(self.leads)}. Correct the headers.")
+            self.pieces.append((begin, self.n_samples, (segment, signals)))
 
         if len(self.leads) != record.n_signals or record.n_samples not in (0, self.n_samples):
             raise UserError(f"{record.file}: {len(self.leads)} signals of {self.n_samples:,} "
@@ -254,18 +264,6 @@ class Wfdb:
 
             self.units += units
             self.calibrated.append(units != [""] and all(s.calibrated for s in signals))
-
-    def _signals_of(self, segment, layout):
-        """{lead: signal of the segment}: by name where there is a layout, else by order."""
-        # in a record with a layout each segment has the leads that were connected at the time
-        names = [signal.name for signal in segment.signals]
-        if layout:
-            return {k: names.index(name) for k, name in enumerate(self.leads) if name in names}
-
-        if len(names) != len(self.leads):
-            raise UserError(f"{segment.file}: {len(names)} signals, the other segments have "
-                            f"{len(self.leads)}. Correct the headers.")
-        return dict(enumerate(range(len(names))))
 
     def read(self, k, start, stop):
         result = np.full(stop - start, np.nan)
