@@ -6,8 +6,8 @@ A file gets its name in the database's folder only after its digest was checked.
 stopped, killed or cut off leaves whole files; the next one asks only for the others.
 
 pooch transfers into a folder of its own, checks and tries again. What it has no setting for is
-here: several files at a time, the next source after a dead one, and an end to a transfer that is
-endless, too slow or refused.
+here: several files at a time, the next source after a dead one, and an end to a transfer that
+trickles, is endless or refused.
 """
 
 import hashlib
@@ -223,6 +223,8 @@ def _download(url, names, digests, staging, store, connections, timeout_s, retri
     After a row of failures the source is given up and the other files are not asked for.
     """
     shutil.rmtree(staging, ignore_errors=True)    # what another source or a killed run left
+
+    # PhysioNet serves the whole database as one zip, too, at an address that does not say so.
     zipped = url.lower().endswith(".zip") or "/get-zip/" in url
     pup = pooch.create(staging, url, registry=digests | {ZIP: None}, urls={ZIP: url},
                        retry_if_failed=retries)
@@ -231,21 +233,19 @@ def _download(url, names, digests, staging, store, connections, timeout_s, retri
 
     # In a thread: pooch keeps to `retries` and to the digest, and leaves the file in `staging`.
     def fetch(name):
-        reason = None
         try:
             pup.fetch(name, downloader=partial(_transfer, timeout_s=timeout_s))
         except (requests.RequestException, Refused) as error:
-            reason = _reason(error)
+            return name, _reason(error)
         except ValueError:
-            reason = "another SHA-256"
-        return name, reason
+            return name, "another SHA-256"
+        return name, None
 
     # Threads that nobody waits for: Ctrl-C, a full disk and a dead source end all at once.
     with multiprocessing.pool.ThreadPool(connections) as pool:
         try:
             # Resolvers, and firewalls that drop packets, keep to no time-out of requests.
-            first = [pup.get_url(asked[0])]
-            pool.apply_async(requests.head, first, {"timeout": CONTACT_S}).get(CONTACT_S)
+            pool.apply_async(requests.head, [url], {"timeout": CONTACT_S}).get(CONTACT_S)
         except (requests.RequestException, multiprocessing.TimeoutError) as error:
             return dict.fromkeys(names, _reason(error))
 

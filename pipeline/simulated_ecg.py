@@ -45,9 +45,9 @@ BASELINE = 1024               # adu at 0 mV
 ADC_BITS = 11
 RR_GRID_HZ = 4                # rate at which the RR interval is drawn
 
-# Patient k (record s0k) is character k - 1, then again from the start.
+# Patient k (record s0k) is character k - 1, then again from the start. Every second one whose heart
+# is not paced has fusion beats, too: each part of the splits gets some.
 CONDUCTION = "NNLNRNNRNNNLRN//"
-FUSION = "0101010101010100"   # 1: the patient has fusion beats, too
 CONDITION = {"N": "normal conduction", "L": "left bundle branch block",
              "R": "right bundle branch block", "/": "paced"}
 
@@ -94,11 +94,11 @@ def vary(rng, waves, gain, axis):
     waves[:, 1] *= rng.lognormal(0, 0.08)
     waves[:, 2:] *= gain * rng.lognormal(0, 0.10, (7, 1)) * rng.lognormal(0, 0.08, (7, 2))
     turn = np.array([[np.cos(axis), np.sin(axis)], [-np.sin(axis), np.cos(axis)]])
-    waves[:, 2:] = waves[:, 2:] @ turn
+    waves[:, 2:] @= turn
 
     # The annotation is at 0 s: |MLII| of the QRS has to peak there.
     t = np.arange(-0.08, 0.08, 1e-4)
-    qrs = bell(t[:, None], waves[QRS, 0], waves[QRS, 1]) @ waves[QRS, 2]  # (1600,)
+    qrs = bell(t[:, None], waves[QRS, 0], waves[QRS, 1]) @ waves[QRS, 2]
     waves[:, 0] -= t[np.abs(qrs).argmax()]
     return waves
 
@@ -106,30 +106,38 @@ def vary(rng, waves, gain, axis):
 def draw_patient(seed, index):
     """Patient `index` (from 1) and the generator that its record goes on with."""
     rng = np.random.default_rng([seed, index])
-    which = (index - 1) % len(CONDUCTION)
-    conduction = CONDUCTION[which]
-    fusion = FUSION[which] == "1"
+    conduction = CONDUCTION[(index - 1) % len(CONDUCTION)]
     paced = conduction == "/"
+    fusion = index % 2 == 0 and not paced
 
     gain = rng.uniform(0.8, 1.3)
     axis = np.deg2rad(rng.uniform(-15, 15))
     normal = vary(rng, WAVES[conduction], gain, axis)
-    focus = np.array(WAVES["V"])
+
     # A narrow R and an inverted V would cancel: with fusion beats the focus is upright in MLII.
+    focus = np.array(WAVES["V"])
     focus[:, 2:] *= 1 if fusion else rng.choice([-1, 1], 2)
+
+    # The impulse takes another way through the atria, and the usual one through the ventricles.
     atrial = normal.copy()
     atrial[P] *= [0.75, 0.8, rng.uniform(-0.9, -0.3), rng.uniform(-0.9, -0.3)]
 
+    # Shares of all beats. (A paced heart's atrial share is drawn and unused: the draws after it,
+    # and so the records, stay those of VERSION.)
     abnormal = 0.03 if paced else rng.uniform(0.105, 0.145)
-    share = {"F": rng.uniform(0.02, 0.03) if fusion else 0, "A": rng.uniform(0.4, 0.5) * abnormal}
-    share["V"] = abnormal - share["A"] - share["F"]
-    if paced:
-        share = {"V": abnormal}
+    fused = rng.uniform(0.02, 0.03) if fusion else 0
+    early = rng.uniform(0.4, 0.5) * abnormal
+    share = {"V": abnormal}
+    if not paced:
+        share = {"A": early, "V": abnormal - early - fused}
+    if fusion:
+        share["F"] = fused
+
     return Patient(
         conduction, {conduction: normal, "A": atrial, "V": vary(rng, focus, gain, axis)},
         mean_rr_s=rng.uniform(0.85, 1.0) if paced else rng.uniform(0.68, 0.95),
         sd_rr_s=0.003 if paced else rng.uniform(0.03, 0.05),
-        share={symbol: share[symbol] for symbol in "AVF" if share.get(symbol)},
+        share=share,
         early={"A": rng.uniform(0.22, 0.34), "V": rng.uniform(0.28, 0.40)}), rng
 
 
@@ -137,22 +145,12 @@ def draw_patient(seed, index):
 
 def rr_process(rng, duration_s, mean_s, sd_s):
     """RR(t) [s] at RR_GRID_HZ: random phases under McSharry's two peaks, LF/HF power 0.5."""
+    # Two minutes at least: lines of a shorter spectrum lie further apart than its peaks are wide.
     n = int(max(duration_s, 120) * RR_GRID_HZ)
     f = np.fft.rfftfreq(n, 1 / RR_GRID_HZ)
     power = 0.5 * bell(f, 0.1, 0.01) + bell(f, 0.25, 0.01)
     rr = np.fft.irfft(np.sqrt(power) * np.exp(2j * np.pi * rng.random(len(f))), n)
     return mean_s + sd_s * (rr - rr.mean()) / rr.std()
-
-
-def sinus_intervals(rng, patient, duration_s):
-    """Intervals [s] between the beats of an undisturbed sinus node (or pacemaker): (k,)."""
-    rr = rr_process(rng, duration_s, patient.mean_rr_s, patient.sd_rr_s)
-    t = 0.0
-    intervals = []
-    while t < duration_s:
-        intervals.append(rr[int(t * RR_GRID_HZ) % len(rr)])
-        t += intervals[-1]
-    return np.array(intervals)
 
 
 def place_ectopics(rng, patient, n_beats, n_inside):
@@ -175,7 +173,17 @@ def rhythm(rng, patient, duration_s):
     A resets the sinus node: the next beat follows after little more than one interval.
     F falls together with a sinus beat, at most 20 ms before it.
     """
-    intervals = sinus_intervals(rng, patient, 1.05 * duration_s + 5)
+    # First the undisturbed sinus node (or pacemaker), for a little longer: A shortens what follows.
+    longer_s = 1.05 * duration_s + 5
+    rr = rr_process(rng, longer_s, patient.mean_rr_s, patient.sd_rr_s)
+    t = 0.0
+    intervals = []
+    while t < longer_s:
+        intervals.append(rr[int(t * RR_GRID_HZ) % len(rr)])
+        t += intervals[-1]
+    intervals = np.array(intervals)
+
+    # What comes too late to have its pause within the record stays a normal beat.
     n_inside = np.searchsorted(np.cumsum(intervals), 0.97 * duration_s - 2)
     symbols = place_ectopics(rng, patient, len(intervals) + 1, n_inside)
 
@@ -190,8 +198,8 @@ def rhythm(rng, patient, duration_s):
         else:
             intervals[at] += early
 
-    before = np.concatenate([[patient.mean_rr_s], intervals])
-    times = rng.uniform(0.3, 0.6) + np.concatenate([[0], np.cumsum(intervals)])
+    before = np.insert(intervals, 0, patient.mean_rr_s)
+    times = rng.uniform(0.3, 0.6) + np.insert(np.cumsum(intervals), 0, 0)
     keep = times < duration_s - 1 / FS_HZ
     return times[keep], before[keep], symbols[keep]
 
@@ -216,10 +224,13 @@ def render(samples, rr_s, waves, gain, mean_rr_s, n_samples):
 
     beats = np.zeros((len(samples), len(ticks), 2))
     for wave in range(7):
-        centre, sd = (waves[:, wave, :2] * scale[:, wave, None]).T[..., None]  # (m, 1) each
-        height = gain[:, None] * waves[:, wave, 2:]                            # (m, 2)
+        # (m, 1) each, then (m, 2)
+        centre, sd = (waves[:, wave, :2] * scale[:, wave, None]).T[..., None]
+        height = gain[:, None] * waves[:, wave, 2:]
+
         beats += bell(ticks / FS_HZ, centre, sd)[..., None] * height[:, None]
 
+    # Beats overlap: the T wave of one and the P of the next add up.
     signal = np.zeros((before + n_samples + after, 2))
     np.add.at(signal, samples[:, None] + before + ticks, beats)
     return signal[before:before + n_samples]
@@ -229,16 +240,20 @@ def clean_ecg(rng, patient, samples, rr_s, symbols, n_samples):
     """The record without noise (n_samples, 2) [mV]; amplitudes vary with breath and beat."""
     # A fusion beat is rendered twice: as the patient's normal beat and as V.
     fused = np.flatnonzero(symbols == "F")
-    part = rng.uniform(0.4, 0.65, len(fused))         # of V in a fusion beat
+    # `part` is of V, the rest of the normal beat.
+    part = rng.uniform(0.4, 0.65, len(fused))
     source = np.where(symbols == "F", patient.conduction, symbols).tolist() + ["V"] * len(fused)
-    beats = np.concatenate([np.arange(len(samples)), fused])
+    beats = np.append(np.arange(len(samples)), fused)
 
+    # Breathing turns the heart in the chest: 15 breaths a minute.
     gain = 1 + 0.05 * np.sin(2 * np.pi * 0.25 * samples / FS_HZ + rng.uniform(0, 2 * np.pi))
-    gain = np.concatenate([gain, gain[fused] * part])
+    gain = np.append(gain, gain[fused] * part)
     gain[fused] *= 1 - part
+
     waves = np.stack([patient.waves[symbol] for symbol in source])
     waves[:, :, 2:] *= rng.lognormal(0, 0.04, (len(beats), 7, 1))
-    waves[fused, P, 2:] /= (1 - part)[:, None]        # the atria beat as ever
+    # The atria beat as ever: their wave is not shared with V.
+    waves[fused, P, 2:] /= (1 - part)[:, None]
     return render(samples[beats], rr_s[beats], waves, gain, patient.mean_rr_s, n_samples)
 
 
@@ -260,6 +275,7 @@ def add_noise(rng, clean, snr_db):
     n = len(clean)
     wander = coloured(
         rng, n, lambda f: np.exp(-(f / 0.15) ** 2) + np.exp(-((f - 0.25) / 0.03) ** 2))
+    # Muscles tense and relax within seconds.
     bursts = np.exp(0.5 * coloured(rng, n, lambda f: np.exp(-(f / 0.2) ** 2)))
     muscle = coloured(rng, n, lambda f: bell(f, 60, 25)) * bursts
     white = coloured(rng, n, np.ones_like)
@@ -276,12 +292,12 @@ def rms(signal):
 
 # --- the files ----------------------------------------------------------------------------------
 
-def simulate_record(seed, index, duration_s, snr_db=SNR_DB):
-    """Record s<index>: signal (n, 2) [mV] of MLII and V5, beat samples (k,), symbols (k,)."""
-    if not (20 <= duration_s <= 36000 and seed >= 0 and index >= 1):
-        raise UserError("a simulated record needs 20 s <= duration <= 36000 s, seed >= 0 and "
-                        f"index >= 1, not {duration_s:g} s, seed {seed}, index {index}")
-    patient, rng = draw_patient(seed, index)
+def simulate_record(patient, rng, duration_s, snr_db):
+    """A record of a drawn patient: signal (n, 2) [mV], beat samples (k,) and symbols (k,)."""
+    # Less has no room for a beat of every kind; more, no room in memory.
+    if not 20 <= duration_s <= 36000:
+        raise UserError(f"a simulated record takes 20 s to 36000 s, not {duration_s:g} s")
+
     times, rr_s, symbols = rhythm(rng, patient, duration_s)
     samples = np.rint(times * FS_HZ).astype(int)
     clean = clean_ecg(rng, patient, samples, rr_s, symbols, round(duration_s * FS_HZ))
@@ -292,28 +308,33 @@ def write_record(folder, name, duration_s, seed, snr_db):
     """Write name.{hea,dat,atr} in MIT-BIH's format; "s03" is patient 3 in whatever database."""
     if not re.fullmatch(r"s\d+", name):
         raise UserError(f"record {name!r}: a simulated record is called s and a number, as s03")
-    index = int(name[1:])
-    signal, samples, symbols = simulate_record(seed, index, duration_s, snr_db)
+
+    patient, rng = draw_patient(seed, int(name[1:]))
+    signal, samples, symbols = simulate_record(patient, rng, duration_s, snr_db)
     adu = np.rint(signal * GAIN) + BASELINE
-    if not (adu.min() >= 0 and adu.max() < 2 ** ADC_BITS):
+    # The base line is the middle of the range. (NaN is in no range.)
+    if not (np.abs(adu - BASELINE) < BASELINE).all():
         raise UserError(f"{name}: the signal leaves the range of {ADC_BITS} bits, 0 to "
                         f"{2 ** ADC_BITS - 1}; take a higher SNR than {snr_db:g} dB")
 
-    patient, _ = draw_patient(seed, index)
+    # The header says how to make the record again.
     ectopic = ", ".join(f"{100 * share:.1f} % {symbol}" for symbol, share in patient.share.items())
     comments = ["SIMULATED by simulated_ecg.py: no patient",
-                f"patient {index}: {CONDITION[patient.conduction]}, "
+                f"patient {int(name[1:])}: {CONDITION[patient.conduction]}, "
                 f"{60 / patient.mean_rr_s:.0f} bpm, {ectopic}",
                 f"parameters: version {VERSION}, seed {seed}, {duration_s:g} s, SNR {snr_db:g} dB"]
     record = wfdb.Record(
         record_name=name, fs=FS_HZ, sig_name=LEADS, fmt=["212"] * 2, units=["mV"] * 2,
-        adc_gain=[GAIN] * 2, baseline=[BASELINE] * 2, adc_res=[ADC_BITS] * 2, adc_zero=[BASELINE] * 2,
-        d_signal=adu.astype(np.int64), comments=comments)
-    record.set_d_features()     # first values, checksums
-    record.set_defaults()       # names of the files, all that is left
+        adc_gain=[GAIN] * 2, baseline=[BASELINE] * 2, adc_res=[ADC_BITS] * 2,
+        adc_zero=[BASELINE] * 2, d_signal=adu.astype(int), comments=comments)
+    # First values and checksums; then the names of the files and all that is left.
+    record.set_d_features()
+    record.set_defaults()
     record.wrsamp(write_dir=str(folder))
-    first = "(P" if "/" in symbols else "(N"    # rhythm
-    wfdb.wrann(name, "atr", np.concatenate([[18], samples]), ["+", *symbols.tolist()], fs=FS_HZ,
+
+    # MIT-BIH's own files begin with the rhythm, too: a reader has to leave it out of the beats.
+    first = "(P" if "/" in symbols else "(N"
+    wfdb.wrann(name, "atr", np.insert(samples, 0, 18), ["+", *symbols], fs=FS_HZ,
                aux_note=[first] + [""] * len(samples), write_dir=str(folder))
 
 
@@ -332,13 +353,13 @@ def write_database(folder, records, duration_s=DURATION_S, seed=SEED, snr_db=SNR
 
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
         made = Path(made)
-        work = joblib.Parallel(n_jobs=jobs, return_as="generator")
-        written = work(joblib.delayed(write_record)(made, name, duration_s, seed, snr_db)
-                       for name in records)
-        for _ in tqdm(written, total=len(records), desc="records", disable=None):
-            pass
-        (made / "RECORDS").write_text("".join(f"{name}\n" for name in records))
-        names = sorted(os.listdir(made))        # a record's .hea after its .atr and .dat
+        joblib.Parallel(n_jobs=jobs)(
+            joblib.delayed(write_record)(made, name, duration_s, seed, snr_db)
+            for name in tqdm(records, desc="records", disable=None))
+
+        (made / "RECORDS").write_text("\n".join([*records, ""]))
+        # By name: a record's header is moved after its .atr and .dat.
+        names = sorted(os.listdir(made))
         (made / "SHA256SUMS.txt").write_text(
             "".join(f"{pooch.file_hash(made / name)} {name}\n" for name in names))
 
@@ -351,5 +372,4 @@ def write_if_missing(database):
     """Write the records of the simulated settings.Database where its list of digests is missing."""
     if not database.digests.exists():
         print("*** SIMULATED data: no patient, for tests and trials only, NOT FOR RESULTS ***")
-        write_database(database.records_dir(), database.records,
-                       jobs=config.THREADS or joblib.cpu_count())
+        write_database(database.records_dir(), database.records, jobs=config.THREADS or -1)
