@@ -190,20 +190,19 @@ def decoding_and_filtering(threads, database):
     return lambda: work(joblib.delayed(one)(path) for path in paths)
 
 
-def our_scoring(threads, database, what):
-    """Scores of the patient protocol's test beats: the network alone, or what comes after it."""
+def our_scoring(threads, database, names):
+    """Scores of the patient protocol's test beats after the network; the network alone for ()."""
     runtime.use_threads(threads)
     segments = dataset.load_segments(database)
     model, stored = load_detector(database, "patient", config.SEED, segments)
     test = segments.part("patient", "test")
     x = segments.x[test]
 
-    if what == "network":
+    if not names:
         return lambda: reconstruct(model, x, BATCH, "cpu")
 
     fitted = stored["fitted"]
     features = BeatFeatures.of(model, segments, test, fitted["settings"], config.FS_HZ, "cpu")
-    names = (config.DEFAULT_SCORE,) if what == "default" else config.SCORES["patient"]
 
     def work():
         # made above already, but it is part of what comes after the network
@@ -253,9 +252,9 @@ def measure(database, segments, threads, repeats):
         (len(segments.x), "segments"), "one loop", min(repeats, 5))
 
     return rows + time_group("scoring the test beats", {
-        "network": (our_scoring, (threads, database, "network")),
-        "default score after it": (our_scoring, (threads, database, "default")),
-        "all scores after it": (our_scoring, (threads, database, "all"))},
+        "network": (our_scoring, (threads, database, ())),
+        "default score after it": (our_scoring, (threads, database, [config.DEFAULT_SCORE])),
+        "all scores after it": (our_scoring, (threads, database, config.SCORES["patient"]))},
         (len(segments.part("patient", "test")), "beats"), "network", min(repeats, 3))
 
 

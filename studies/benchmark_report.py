@@ -60,42 +60,48 @@ def trainings(rows, database):
     plain network's at the recipe's batch for the recipe. Epochs, losses and quality are those of
     studies.benchmark_training.
     """
-    rate = {row["name"]: row["rate"] for row in rows if row["what"] == "training step"}
+    rates = {row["name"]: row["rate"] for row in rows if row["what"] == "training step"}
+    # a training of both was not waited for: its steps were timed, in turn with ours
+    rate = {"this project": rates["ours"], "recipe": rates["plain, recipe"]}
     found = []
-
-    def add(library, name, segments, quality, loss):
-        seconds = segments / rate["plain, recipe" if library == "recipe" else "ours"]
-        # the shipped network comes first in its protocol
-        first = next((r for r in found if r["protocol"] == protocol), {"seconds": seconds})
-        found.append({"protocol": protocol, "library": library, "name": name, "segments": segments,
-                      "seconds": seconds, "times_as_long": seconds / first["seconds"],
-                      "validation_loss": loss, "auroc": quality["auroc"],
-                      "auprc": quality["auprc"], "n": shipped["n"]})
 
     for protocol, (recipe, full) in long_runs(database).items():
         shipped = recipe["shipped"]
-        add("this project", "shipped", shipped["segments"], shipped, shipped["validation_loss"])
+        runs = [("this project", "shipped", shipped["segments"], shipped,
+                 shipped["validation_loss"])]
 
         # our training, many times as long
         segments = full["n_train"] * len(full["history"])
         losses = [row["validation_loss"] for row in full["history"]]
         times = segments / shipped["segments"]
-        add("this project", f"{times:.0f} times as long", segments, full["quality"], min(losses))
+        runs.append(("this project", f"{times:.0f} times as long", segments, full["quality"],
+                     min(losses)))
 
         # the recipe: to the shipped loss, as far as it went, and all of it
         n = recipe["n_train"]
         losses = [row["validation_loss"] for row in recipe["history"]]
         equal = recipe["equal_epoch"]
         if equal:
-            add("recipe", f"to the loss of shipped: {equal} epochs", equal * n,
-                recipe["quality"]["equal"], losses[equal - 1])
+            runs.append(("recipe", f"to the loss of shipped: {equal} epochs", equal * n,
+                         recipe["quality"]["equal"], losses[equal - 1]))
+
         end = "its end" if recipe["finished"] else "not its end"
         best = losses.index(min(losses)) + 1
-        add("recipe", f"{len(losses)} epochs ({end}), best {best}", len(losses) * n,
-            recipe["quality"]["best"], min(losses))
+        runs.append(("recipe", f"{len(losses)} epochs ({end}), best {best}", len(losses) * n,
+                     recipe["quality"]["best"], min(losses)))
+        # what nobody waited for has a time and no quality
         if not recipe["finished"]:
-            add("recipe", f"all its {recipe['epochs']} epochs (extrapolated)", recipe["epochs"] * n,
-                {"auroc": None, "auprc": None}, None)
+            runs.append(("recipe", f"all its {recipe['epochs']} epochs (extrapolated)",
+                         recipe["epochs"] * n, {"auroc": None, "auprc": None}, None))
+
+        shipped_s = shipped["segments"] / rate["this project"]
+        for library, name, segments, quality, loss in runs:
+            seconds = segments / rate[library]
+            found.append({"protocol": protocol, "library": library, "name": name,
+                          "segments": segments, "seconds": seconds,
+                          "times_as_long": seconds / shipped_s, "validation_loss": loss,
+                          "auroc": quality["auroc"], "auprc": quality["auprc"],
+                          "n": shipped["n"]})
     return found
 
 

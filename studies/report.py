@@ -10,6 +10,7 @@ writes  docs/results.md           all tables; their text is in studies/templates
 """
 
 import argparse
+import re
 import statistics
 from dataclasses import dataclass
 
@@ -205,10 +206,12 @@ def readme_block(database):
 
 def insert_block(text, block):
     """README text with the block in place of what stands between the markers."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
+    # a function: in a replacement as text, a backslash would be read as a group
+    text, n = re.subn(f"{BEGIN}.*?{END}", lambda found: block, text, flags=re.DOTALL)
+    if n != 1:
         raise UserError(f"README.md: expected one line {BEGIN!r} and one {END!r} after it. "
                         "Put them back.")
-    return text[:text.index(BEGIN)] + block + text[text.index(END) + len(END):]
+    return text
 
 
 # --- the script -----------------------------------------------------------------------------------

@@ -6,57 +6,51 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.errors import UserError
 
-JOIN_S = 10     # for a candidate's process to end by itself
 POLL_S = 0.02   # between two looks at a command's memory
 
 
 # --- taking turns ---------------------------------------------------------------------------------
 
-def serve(pipe, make, args):
-    """Body of a candidate's process: once before the clock runs, then a timing for each word."""
+def prepare(make, args):
+    """Make the work of this process, and do it once before the clock runs."""
+    global work
     work = make(*args)
     work()
-    pipe.send(None)
-    while pipe.recv():
-        start = time.perf_counter()
-        work()
-        pipe.send(time.perf_counter() - start)
+
+
+def time_once():
+    """Seconds of the work of this process."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def alternate(candidates, repeats):
     """{name: [seconds]} of {name: (function that makes the work, its arguments)}, in turn.
 
-    Raises EOFError where a candidate dies.
+    Raises BrokenProcessPool where a candidate dies.
     """
+    # a forked process would inherit threads and memory of this one
     context = multiprocessing.get_context("spawn")
-    pipes = {}
-    processes = []
-    try:
-        for name, (make, args) in candidates.items():
-            pipes[name], other = context.Pipe()
-            processes.append(context.Process(target=serve, args=(other, make, args), daemon=True))
-            processes[-1].start()
-            other.close()       # a candidate that dies ends the run with EOFError, not by waiting
-            pipes[name].recv()
+    times = {name: [] for name in candidates}
+    with ExitStack() as stack:
+        pools = {}
+        for name, candidate in candidates.items():
+            pool = ProcessPoolExecutor(1, context, prepare, candidate)
+            pools[name] = stack.enter_context(pool)
 
-        times = {name: [] for name in candidates}
+        # one timing of each in a round: a machine's speed drifts, and all of them drift with it
         for _ in tqdm(range(repeats), desc=" / ".join(candidates), disable=None):
-            for name, pipe in pipes.items():
-                pipe.send(True)
-                times[name].append(pipe.recv())
-
-        for pipe, process in zip(pipes.values(), processes):
-            pipe.send(False)
-            process.join(JOIN_S)  # what is killed leaves warnings behind
-    finally:
-        for process in processes:
-            process.kill()
+            for name, pool in pools.items():
+                times[name].append(pool.submit(time_once).result())
     return times
 
 
@@ -68,9 +62,12 @@ def time_group(what, candidates, amounts, against, repeats):
     times = alternate(candidates, repeats)
     amount, unit = amounts
     rows = []
+
     for name, seconds in times.items():
         median = statistics.median(seconds)
         done = amount[name] if isinstance(amount, dict) else amount
+
+        # of the same round: what slowed one down slowed the other down as well
         ratios = [b / a for a, b in zip(seconds, times[against])]
         rows.append({"what": what, "name": name, "times_s": seconds, "median_s": median,
                      "rate": done / median, "unit": f"{unit}/s", "against": against,
@@ -87,6 +84,8 @@ def resident_mb(pid):
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
+
+    # the kernel's threads and processes that have just ended have no memory of their own
     own = status.split("VmRSS:")[1].split()[0] if "VmRSS:" in status else 0
     return int(own) / 1024 + sum(map(resident_mb, children))
 
@@ -108,8 +107,10 @@ def time_command(folder, *command):
             peak = max(peak, resident_mb(process.pid))
             time.sleep(POLL_S)
         seconds = time.perf_counter() - start
+
         if process.returncode:
             printed.seek(0)
             raise UserError(f"python {' '.join(command)}: exit status {process.returncode}\n"
                             f"{printed.read()}")
+
     return {"command": " ".join(command), "seconds": seconds, "peak_mb": peak}

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_candidates_take_turns_in_processes_of_their_own():
 
 
 def test_a_candidate_that_dies_ends_the_run():
-    with pytest.raises(EOFError):
+    with pytest.raises(BrokenProcessPool):
         stopwatch.alternate({"none": (partial, (int, "no number"))}, 1)
 
 
