@@ -11,6 +11,7 @@ import config
 from pipeline import settings
 from pipeline.errors import UserError
 
+LOWEST = {"threads": 0, "seed": 0, "repeats": 1, "copies": 1}    # of the scripts' flags
 M_TRIM_THRESHOLD = -1         # malloc.h of glibc
 M_MMAP_THRESHOLD = -3
 KEPT_BLOCK = 1 << 25          # 32 MB: the most that every version of glibc takes
@@ -49,11 +50,12 @@ def add_database(parser):
 
 
 def parse(parser, argv):
-    """Parsed flags, with negative numbers refused."""
+    """Parsed flags, with numbers below the lowest refused."""
     args = parser.parse_args(argv)
 
-    if args.threads < 0 or getattr(args, "seed", 0) < 0:
-        parser.error("--threads and --seed are whole numbers from 0")
+    for name, lowest in LOWEST.items():
+        if getattr(args, name, lowest) < lowest:
+            parser.error(f"--{name} is a whole number from {lowest}")
     return args
 
 

@@ -159,7 +159,8 @@ def plain_building(threads, database):
     """The same in one loop over records and beats, as everybody would write it."""
     def work():
         half = config.WINDOW_SIZE // 2
-        x, labels = [], []
+        x = []
+        labels = []
         for name in database.records:
             path = str(database.records_dir() / name)
             record = wfdb.rdrecord(path)
@@ -287,10 +288,7 @@ def time_commands(database):
 def parse_args(argv=None):
     parser = runtime.machine_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=REPEATS, help="turns, at most [%(default)s]")
-    args = runtime.parse(parser, argv)
-    if args.repeats < 1:
-        parser.error("--repeats is a whole number from 1")
-    return args
+    return runtime.parse(parser, argv)
 
 
 def main(argv=None):
@@ -307,21 +305,19 @@ def main(argv=None):
               f"Install it with: {benchmark_peers.INSTALL}")
 
     threads = torch.get_num_threads()
-    saved = {"threads": threads, "rows": measure(database, segments, threads, args.repeats)}
+    rows = measure(database, segments, threads, args.repeats)
 
     # validation beats alone: nothing of the test split is looked at for a comparison of speed
-    saved["detectors"] = []
+    detectors = []
     for protocol in config.PROTOCOLS:
-        saved["detectors"] += benchmark_peers.time_detectors(database, protocol, segments,
-                                                             PEER_REPEATS)
-    saved["qrs"] = benchmark_peers.time_qrs_detectors(database, PEER_REPEATS)
-
-    saved["stages"] = time_commands(database)
-    saved |= {"batch": config.BATCH_SIZE, "recipe_batch": benchmark_training.BATCH_SIZE,
-              "n_test": len(segments.part("patient", "test"))}
+        detectors += benchmark_peers.time_detectors(database, protocol, segments, PEER_REPEATS)
 
     path = database.out / "results" / "benchmark.json"
-    write_json(path, saved)
+    write_json(path, {"threads": threads, "rows": rows, "detectors": detectors,
+                      "qrs": benchmark_peers.time_qrs_detectors(database, PEER_REPEATS),
+                      "stages": time_commands(database), "batch": config.BATCH_SIZE,
+                      "recipe_batch": benchmark_training.BATCH_SIZE,
+                      "n_test": len(segments.part("patient", "test"))})
     print(report.render("speed.md", **report.speed_values(database)))
     print(f"wrote {path}\nnext: python -m studies.report --write")
 

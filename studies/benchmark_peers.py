@@ -7,6 +7,7 @@ the test split is looked at for a comparison of speed.
 """
 
 import time
+from functools import partial
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -69,8 +70,8 @@ def of_pyod():
     made = {"ECOD": ecod.ECOD, "COPOD": copod.COPOD, "HBOS": hbos.HBOS, "LODA": loda.LODA,
             "PCA": pca.PCA, "KNN": knn.KNN, "LOF": lof.LOF}
     random = {"IForest": iforest.IForest, "GMM": gmm.GMM, "CBLOF": cblof.CBLOF, "INNE": inne.INNE}
-    # each with one seed; bound as a default: a lambda would see the last kind alone
-    return made | {name: lambda kind=kind: kind(random_state=0) for name, kind in random.items()}
+    # each with one seed: another draw is another detector
+    return made | {name: partial(kind, random_state=0) for name, kind in random.items()}
 
 
 def scores_of(fitted, x):

@@ -138,20 +138,16 @@ def quality_figure(speed, database):
 
 # --- scaling --------------------------------------------------------------------------------------
 
-def straight_line(rows):
-    """(fixed seconds, seconds a unit) of the line through the medians, by relative error."""
-    sizes = [row["size"] for row in rows]
-    seconds = np.array([statistics.median(row["seconds"]) for row in rows])
-    slope, fixed = np.polyfit(sizes, seconds, 1, w=1 / seconds)
-    return float(fixed), float(slope)
-
-
 def stages_of(size):
     """{stage: its rows and straight line} of size.json, and what a million days need of it."""
     stages = {}
     for name in dict.fromkeys(row["stage"] for row in size["rows"]):
         rows = [row for row in size["rows"] if row["stage"] == name]
-        fixed, slope = straight_line(rows)
+        sizes = [row["size"] for row in rows]
+        seconds = np.array([statistics.median(row["seconds"]) for row in rows])
+
+        # a straight line by relative error: else the largest size alone would say where it lies
+        slope, fixed = np.polyfit(sizes, seconds, 1, w=1 / seconds)
         stages[name] = {"rows": rows, "fixed": fixed, "slope": slope}
 
         if rows[-1]["bytes"]:
@@ -181,14 +177,13 @@ def scaling_figure(stages):
     axes = figure.subplots(1, len(stages))
     for ax, (name, stage), (colour, _) in zip(axes, stages.items(), CURVES):
         rows = stage["rows"]
-        for row in rows:
-            sizes = [row["size"]] * len(row["seconds"])
-            ax.plot(sizes, row["seconds"], "o", color=colour, markersize=4)
+        sizes = [row["size"] for row in rows]
+        ax.plot(sizes, [row["seconds"] for row in rows], "o", color=colour, markersize=4)
 
         unit = rows[0]["unit"]
         slope = stage["slope"]
         rate = f"{slope:.2g} s" if slope >= 1 else f"{1000 * slope:.3g} ms"
-        ends = np.array([0, rows[-1]["size"]])
+        ends = np.array([0, sizes[-1]])
         ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1,
                 label=f"{stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}")
         ax.set(title=name, xlabel=f"data ({unit})", ylabel="time (s)",

@@ -21,7 +21,6 @@ import itertools
 import multiprocessing
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +28,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -175,17 +175,17 @@ def time_archives(database, folder, copies, threads, repeats):
                 timings.append(alone.submit(time_training, database, folder, n, threads).result())
 
     rows = []
+    memory = pd.DataFrame(found[0])
     for n, timings in found.items():
-        ratios = [a["segments_per_s"] / b["segments_per_s"] for a, b in zip(timings, found[0])]
         files = [folder / entry["file"] for entry in first_copies(folder, n).entries] if n else []
+        table = pd.DataFrame(timings)
 
-        medians = {}
-        for name in timings[0]:
-            medians[name] = statistics.median(timing[name] for timing in timings)
+        # turn by turn: a machine that slows down slows both
+        share = (table.segments_per_s / memory.segments_per_s).median()
         rows.append({"source": f"{len(files)} shards" if n else "memory", "copies": n,
                      "timings": timings,
                      "gigabytes": sum(path.stat().st_size for path in files) / 1e9,
-                     "share_of_memory": statistics.median(ratios), **medians})
+                     "share_of_memory": share, **table.median()})
     return rows
 
 
@@ -220,10 +220,7 @@ def parse_args(argv=None):
     parser.add_argument("--copies", type=int, default=1,
                         help="of the database in the smallest archive; 8: 20 GB in the largest")
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    args = runtime.parse(parser, argv)
-    if args.copies < 1 or args.repeats < 1:
-        parser.error("--copies and --repeats are whole numbers from 1")
-    return args
+    return runtime.parse(parser, argv)
 
 
 def main(argv=None):
@@ -231,11 +228,14 @@ def main(argv=None):
     database, _ = runtime.prepare(args)
     segments = load_segments(database)
 
-    path = database.out / "results" / ("scaling.json" if args.folder else "size.json")
     if args.folder:
+        name = "scaling.json"
         saved = measure_archives(database, segments, args.folder, args.copies, args.repeats)
     else:
+        name = "size.json"
         saved = measure_sizes(database, segments, args.repeats)
+
+    path = database.out / "results" / name
     write_json(path, saved)
     print(f"wrote {path}\nnext: python -m studies.report --write")
 

@@ -26,15 +26,20 @@ from tqdm import tqdm
 import config
 import train_mitbih
 from dataset import load_segments
-from models import load_checkpoint, new_network, save_checkpoint, stamp_of
+from evaluate import load_detector
+from models import new_network, save_checkpoint, stamp_of
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from scoring import detector
 from studies.other_settings import other_settings
 
-BATCH_SIZE, LEARNING_RATE, EPOCHS, PATIENCE = 256, 1e-3, 100, 15    # as published
-FACTOR, PLATEAU = 0.5, 5     # of ReduceLROnPlateau, published without them: a usual choice
+BATCH_SIZE = 256             # as published, like the next three
+LEARNING_RATE = 1e-3
+EPOCHS = 100
+PATIENCE = 15
+FACTOR = 0.5                 # of ReduceLROnPlateau, published without its two: a usual choice
+PLATEAU = 5
 STOPPED = (*train_mitbih.STAMP, "kept", "target", "optimizer", "schedule")
 FULL_EPOCHS = 20             # 11 (beat) and 6 times (patient) the shipped networks' segments
 
@@ -137,9 +142,10 @@ def quality(model, segments, protocol, device):
 
 def shipped(database, segments, protocol, device):
     """Quality, validation loss and segments trained on of the shipped network."""
-    command = database.stage_command("train_mitbih.py", protocol, config.SEED)
-    model, stored = load_checkpoint(database.checkpoint_path(protocol, config.SEED), command)
+    model, stored = load_detector(database, protocol, config.SEED, segments)
     history = stored["history"]
+
+    # a set smaller than an epoch is gone over once
     n = len(segments.part(protocol, "train"))
     epoch = min(stored["training_settings"]["EPOCH_SEGMENTS"], n)
     return {**quality(model.to(device), segments, protocol, device),
@@ -149,12 +155,12 @@ def shipped(database, segments, protocol, device):
 
 # --- the two runs ---------------------------------------------------------------------------------
 
-def run_recipe(database, protocol, segments, device, epochs, stopped_run):
+def run_recipe(database, protocol, segments, x_validation, epochs, stopped_run):
     """The recipe of one protocol, to results/PROTOCOL/recipe.json."""
+    device = x_validation.device
     ours = shipped(database, segments, protocol, device)
     target = ours["validation_loss"]
     x = torch.from_numpy(segments.x[segments.part(protocol, "train")]).to(device)
-    x_validation = torch.from_numpy(segments.x[segments.normal_validation(protocol)]).to(device)
 
     path = database.out / "checkpoints" / f"recipe-{protocol}.pt"
     stamp = stamp_of(segments, protocol, config.SEED)
@@ -166,19 +172,19 @@ def run_recipe(database, protocol, segments, device, epochs, stopped_run):
     for name, weights in kept.items():
         model.load_state_dict(weights)
         qualities[name] = quality(model, segments, protocol, device)
-    reached = [row["epoch"] for row in history if row["validation_loss"] <= target]
+    equal = next((row["epoch"] for row in history if row["validation_loss"] <= target), None)
     write_json(database.results_dir(protocol, config.SEED) / "recipe.json",
                {"shipped": ours, "history": history, "n_train": len(x), "epochs": EPOCHS,
-                "finished": is_finished(history), "equal_epoch": min(reached, default=None),
+                "finished": is_finished(history), "equal_epoch": equal,
                 "quality": qualities})
 
 
-def run_full(database, protocol, segments, device, epochs, stopped_run):
+def run_full(database, protocol, segments, x_validation, epochs, stopped_run):
     """FULL_EPOCHS passes over all normal beats by our training, to results/PROTOCOL/full.json."""
+    device = x_validation.device
     path = database.out / "checkpoints" / f"full-{protocol}.pt"
     paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
     beats = train_mitbih.BeatsInMemory(segments, segments.part(protocol, "train"), device)
-    x_validation = torch.from_numpy(segments.x[segments.normal_validation(protocol)]).to(device)
 
     # an epoch is a pass, and none is left out: the learning rate's cycle ends with the last
     with other_settings(EPOCH_SEGMENTS=beats.n, MAX_EPOCHS=FULL_EPOCHS, PATIENCE=FULL_EPOCHS):
@@ -218,9 +224,11 @@ def main(argv=None):
         return None if args.force else train_mitbih.stopped_run(path, stamp, command, *needs)
 
     for protocol in [args.protocol] if args.protocol else config.PROTOCOLS:
+        normal = segments.normal_validation(protocol)
+        x_validation = torch.from_numpy(segments.x[normal]).to(device)
         for name in [args.only] if args.only else RUNS:
             print(f"{name}, {protocol} protocol", flush=True)
-            RUNS[name](database, protocol, segments, device, args.epochs, stopped_run)
+            RUNS[name](database, protocol, segments, x_validation, args.epochs, stopped_run)
     print(f"next: {database.command('-m studies.benchmark')}")
 
 

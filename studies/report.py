@@ -26,8 +26,6 @@ from studies import benchmark_report
 
 BEGIN = "<!-- results: python -m studies.report --write -->"
 END = "<!-- end of results -->"
-AREAS = ("auroc", "auprc", "auroc_record_mean")
-RATES = ("accuracy", "sensitivity", "specificity", "ppv", "f1")
 BEST_WEIGHTS = 10    # of the candidates tried on validation data
 COMPONENTS = "32 principal components"    # a sanity check of studies.ablation begins with it
 
@@ -180,7 +178,7 @@ def results_document(database):
         noise = saved(database, "noise_stress.json", "noise_stress")
 
     selection = saved(database, "selection.json", "select_score")
-    return render("results.md", protocols=protocols_of(database), areas=AREAS, rates=RATES,
+    return render("results.md", protocols=protocols_of(database),
                   ablation=saved(database, "ablation.json", "ablation"),
                   operating_points=selection["operating_points"],
                   recordings=recordings, noise=noise,
@@ -240,14 +238,10 @@ def main(argv=None):
         with whole_file(settings.ROOT / name) as part:
             part.write_text(text)
     print(f"wrote {', '.join(documents)}")
-    draw(database)
 
-
-def draw(database):
-    """The two pictures of the documents."""
+    # --- the two pictures of the documents
     speed = saved(database, "benchmark.json", "benchmark")
     stages = benchmark_report.stages_of(saved(database, "size.json", "benchmark_scaling"))
-
     plots = database.out / "evaluation_plots"
     save(plots / "benchmark.png", lambda: benchmark_report.quality_figure(speed, database))
     save(plots / "scaling.png", lambda: benchmark_report.scaling_figure(stages))
