@@ -49,8 +49,9 @@ ROOMS = ("pipeline", "scoring", "recording", "scaling")
 class PlainAutoencoder(ConvAutoencoder):
     """The same network as everybody would write it: torch's own layers in eager mode."""
 
-    def __init__(self, window_size, latent_dim, taper_samples=None):
-        super().__init__(window_size, latent_dim, taper_samples)
+    def __init__(self, **model_args):
+        super().__init__(**model_args)
+
         # the layers but this last one come from conv and conv_transpose
         self.decoder[-1] = nn.ConvTranspose1d(32, 1, 4, stride=2, padding=1)
 
@@ -68,6 +69,7 @@ class PlainAutoencoder(ConvAutoencoder):
 def plain_of(model):
     """A PlainAutoencoder with the weights of a ConvAutoencoder."""
     plain = PlainAutoencoder(**model.model_args)
+    # our layers name their weights as torch's do, so that any checkpoint fits
     plain.load_state_dict(model.state_dict())
     return plain
 
@@ -89,6 +91,7 @@ def our_step(n_records):
     optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], fused=True)
 
     def step(x, record):
+        # both losses, the records' as well: what a step of train_mitbih.py does
         optimizer.zero_grad()
         train_mitbih.batch_loss(model, head, x, record).backward()
         optimizer.step()
@@ -101,6 +104,7 @@ def our_training(threads, x, record):
     names, record = np.unique(record, return_inverse=True)
     step = our_step(len(names))
 
+    # cut before the clock runs: a batch is a view, and neither side pays for it
     batches = list(zip(torch.from_numpy(x).split(config.BATCH_SIZE),
                        torch.from_numpy(record).split(config.BATCH_SIZE)))
     return lambda: [step(*batch) for batch in batches]
@@ -134,6 +138,7 @@ def plain_inference(threads, checkpoint, x, batch):
     plain = plain_of(load_checkpoint(checkpoint, "")[0]).eval()
     batches = torch.from_numpy(x).unsqueeze(1).split(batch)
 
+    # no gradients in either: what everybody knows to switch off is not counted as ours
     @torch.inference_mode()
     def work():
         for part in batches:
@@ -143,6 +148,7 @@ def plain_inference(threads, checkpoint, x, batch):
 
 def matrix_product(threads, times):
     """So many products of two large matrices."""
+    # the usual yardstick of what the cores can do: 148 GFLOP/s on two (docs/results.md)
     runtime.use_threads(threads)
     a = torch.randn(MATRIX, MATRIX)
     out = torch.empty(MATRIX, MATRIX)
@@ -170,6 +176,7 @@ def plain_building(threads, database):
             b, a = butter(config.FILTER_ORDER, config.BAND_HZ, "bandpass", fs=record.fs)
             signal = filtfilt(b, a, record.p_signal[:, record.sig_name.index(lead)])
 
+            # a beat at the edge, without its whole segment, is left out by both
             for sample, symbol in zip(notes.sample, notes.symbol):
                 if symbol in settings.AAMI_OF and half <= sample <= len(signal) - half:
                     segment = signal[sample - half:sample + half]
@@ -199,6 +206,7 @@ def our_scoring(threads, database, names):
     test = segments.part("patient", "test")
     x = segments.x[test]
 
+    # the first row of the group: the others are what comes on top
     if not names:
         return lambda: reconstruct(model, x, BATCH, "cpu")
 
@@ -236,16 +244,18 @@ def measure(database, segments, threads, repeats):
     products = round(gflop * len(x) / gflop_of_product)
     candidates = {}
     for size in BATCHES:
+        # the tables and the summary find ours by this word
         used = " (used)" if size == BATCH else ""
         candidates[f"ours, batch {size}{used}"] = (our_inference, (threads, checkpoint, x, size))
     candidates["plain"] = (plain_inference, (threads, checkpoint, x, BATCH))
     candidates["matrix product"] = (matrix_product, (threads, products))
 
+    # in operations, so that the matrix product stands beside the network at all
     amount = dict.fromkeys(candidates, gflop * len(x))
     amount["matrix product"] = products * gflop_of_product
     rows += time_group("inference", candidates, (amount, "GFLOP"), "plain", repeats)
 
-    # --- building and scoring: seconds a turn, so fewer turns
+    # --- building and scoring: several seconds a turn, so fewer turns
     rows += time_group("building the segments", {
         "ours": (our_building, (threads, database)),
         "one loop": (plain_building, (threads, database)),
@@ -278,8 +288,11 @@ def time_commands(database):
         for room in ROOMS:
             shutil.copytree(settings.ROOT / room, folder / room)
 
+        # 92 MB that no command writes to
         (folder / "data").mkdir()
         (folder / "data" / records.name).symlink_to(records)
+
+        # in the order of the pipeline: each finds what the one before it wrote
         return [time_command(folder, *command.split()) for command in tqdm(commands, disable=None)]
 
 
@@ -304,6 +317,7 @@ def main(argv=None):
         print("PyOD is not installed and stays out of the table. "
               f"Install it with: {benchmark_peers.INSTALL}")
 
+    # the same number in every candidate, whose process knows nothing of this one's flags
     threads = torch.get_num_threads()
     rows = measure(database, segments, threads, args.repeats)
 

@@ -50,6 +50,7 @@ class Reconstruction:
 
 def of_sklearn():
     """{title: function that makes the detector}"""
+    # baselines that are functions there are written here with a fit and a score, to time both
     made = {"PCA reconstruction error": Reconstruction, "kNN": Neighbours}
     for baseline in baselines.BASELINES.values():
         if baseline.detector:
@@ -78,6 +79,8 @@ def scores_of(fitted, x):
     """(n,) scores, higher is more abnormal, of either library's detector."""
     if hasattr(fitted, "decision_scores_"):  # PyOD's, where higher is more abnormal
         return fitted.decision_function(x)
+
+    # scikit-learn's, where lower is
     return -fitted.score_samples(x)
 
 
@@ -100,12 +103,14 @@ def time_detectors(database, protocol, segments, repeats):
     features = baselines.Features(segments, train, config.QRS_SIGMA_S * config.FS_HZ)
     model, stored = load_detector(database, protocol, config.SEED, segments)
 
+    # each round makes its own: nothing that was fitted before may help
     peers = [("scikit-learn", *peer) for peer in of_sklearn().items()]
     peers += [("PyOD", *peer) for peer in of_pyod().items()]
     found = {}
 
     def note(library, name, fit_s, score_s, scores, **more):
         quality = {"auroc": roc_auc_score(y, scores), "auprc": average_precision_score(y, scores)}
+        # scores are the same in every round; the seconds of all of them are kept
         row = found.setdefault((library, name), {
             "library": library, "name": name, "fit_s": [], "score_s": [], "protocol": protocol,
             "n": len(y), **quality, **more})
@@ -113,12 +118,14 @@ def time_detectors(database, protocol, segments, repeats):
         row["score_s"] += score_s
 
     for _ in tqdm(range(repeats), desc=f"detectors, {protocol} protocol", disable=None):
+        # the whole way from segments to scores, the network included
         name = config.DEFAULT_SCORE
         seconds, (scores, _) = time_work(lambda: detector.score(
             model, stored["fitted"], segments, rows, (name,), config.FS_HZ, "cpu"))
         note("this project", name, [], [seconds], scores[name])
 
         for library, name, make in peers:
+            # the error is of the beat that is drawn again, the others are of its components
             x = features.windowed if make is Reconstruction else features.components
             # those whose cost grows no faster than linear see every training beat
             linear = make in (Reconstruction, Neighbours)
@@ -152,6 +159,7 @@ def time_qrs_detectors(database, repeats):
         path = database.records_dir() / record
         signal, fs_hz, _ = read_lead(path, database.leads, "")
         annotated, _ = read_beats(path, "")
+
         hours += len(signal) / fs_hz / 3600
 
         for k in range(repeats):

@@ -61,7 +61,7 @@ def trainings(rows, database):
     studies.benchmark_training.
     """
     rates = {row["name"]: row["rate"] for row in rows if row["what"] == "training step"}
-    # a training of both was not waited for: its steps were timed, in turn with ours
+    # of steps timed in turn on one machine: the long runs may be of another
     rate = {"this project": rates["ours"], "recipe": rates["plain, recipe"]}
     found = []
 
@@ -109,12 +109,15 @@ def quality_figure(speed, database):
     """What is missing to a ROC-AUC of 100 % against the time of training: a point a method."""
     points = [row for row in trainings(speed["rows"], database) if row["auroc"]]
     for row in speed["detectors"]:
+        # ours has no fit here: it stands among the trainings
         if row["fit_s"]:
             points.append({**row, "seconds": statistics.median(row["fit_s"])})
 
     figure = Figure(figsize=(13, 5), dpi=150, layout="constrained")
     for ax, protocol in zip(figure.subplots(1, len(config.PROTOCOLS)), config.PROTOCOLS):
         shown = [point for point in points if point["protocol"] == protocol]
+
+        # best first: the number beside a point is its rank and its place in the legend
         shown.sort(key=lambda point: -point["auroc"])
         for number, point in enumerate(shown, 1):
             colour, marker = LIBRARIES[point["library"]]
@@ -150,6 +153,7 @@ def stages_of(size):
         slope, fixed = np.polyfit(sizes, seconds, 1, w=1 / seconds)
         stages[name] = {"rows": rows, "fixed": fixed, "slope": slope}
 
+        # training writes nothing that grows with the data, and is counted by beats
         if rows[-1]["bytes"]:
             core_s = slope * size["cores"]  # of one core, for an hour of ECG
             written = rows[-1]["bytes"] / rows[-1]["size"]
@@ -163,6 +167,7 @@ def stages_of(size):
 
 def needs_of(size, stages):
     """What the text of docs/scaling.md says beside the stages."""
+    # as many beats an hour as in MIT-BIH
     beats = size["beats_per_hour"] * DAYS_HOURS
     seconds = stages["epoch"]["slope"]
     return {"beats": beats, "training_core_hours": beats * seconds * size["cores"] / 3600,
@@ -183,6 +188,8 @@ def scaling_figure(stages):
         unit = rows[0]["unit"]
         slope = stage["slope"]
         rate = f"{slope:.2g} s" if slope >= 1 else f"{1000 * slope:.3g} ms"
+
+        # from 0, where the line shows what a start costs
         ends = np.array([0, sizes[-1]])
         ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1,
                 label=f"{stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}")

@@ -53,6 +53,7 @@ def time_steps(beats, steps):
     """(s of the first training step, which waits for a block of shards, s of `steps` more)."""
     step = our_step(len(beats.names))
 
+    # one epoch as long as the timing; closed, since a stream of shards reads ahead
     size = (steps + 1) * config.BATCH_SIZE
     with closing(beats.batches(config.SEED, 0, steps + 1, size)) as batches:
         start = time.perf_counter()
@@ -83,6 +84,7 @@ def time_sizes(database, segments, repeats):
         for times in TIMES:
             chosen = records[:RECORDS * times]
             for stage, command in commands.items():
+                # empty each time: what is done already would not be done again
                 with tempfile.TemporaryDirectory() as folder:
                     out = Path(folder) / stage
                     timing = time_command(settings.ROOT, *command, *chosen, "--out", out)
@@ -91,6 +93,7 @@ def time_sizes(database, segments, repeats):
 
             steps = STEPS_OF_SIZE * times
             n = steps * config.BATCH_SIZE
+            # without the first step, which allocates what the others use again
             beats = BeatsInMemory(segments, train[:n], torch.device("cpu"))
             note("epoch", times, n, "segments", time_steps(beats, steps)[1], None)
     return list(rows.values())
@@ -98,6 +101,7 @@ def time_sizes(database, segments, repeats):
 
 def measure_sizes(database, segments, repeats):
     """What size.json holds."""
+    # every record of MIT-BIH is half an hour long
     hours = len(database.records) / 2
     read = sum((database.records_dir() / f"{name}.dat").stat().st_size for name in database.records)
     return {"cores": torch.get_num_threads(), "rows": time_sizes(database, segments, repeats),
@@ -118,19 +122,19 @@ def write_copies(folder, database, copies):
         for entry in index["shards"]:
             path = folder / f"{copy}-{entry['file']}"
             shutil.copyfile(folder / entry["file"], path)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())  # only what is on the disk can leave the page cache
 
             # trained on are the records that training from memory takes
             part = "validation" if entry["record"] in database.validation else "train"
             entries.append(entry | {"file": path.name, "record": f"{copy}-{entry['record']}",
                                     "part": part})
     write_json(folder / "index.json", index | {"shards": entries})
+    os.sync()  # only what is on the disk can leave the page cache
 
 
 def first_copies(folder, copies):
     """The Archive of the first so many copies."""
     archive = shards.load_archive(folder, config.BATCH_SIZE, "benchmark", False)
+    # file names begin with the number of the copy
     archive.entries = [e for e in archive.entries if int(e["file"].split("-")[0]) < copies]
     return archive
 
@@ -143,6 +147,7 @@ def beats_of(database, folder, copies):
 
     segments = load_segments(database)
     rows = segments.rows
+    # the beats that the archive's index marks "train": all but those of the validation patients
     train = np.flatnonzero((rows["y"] == 0) & ~np.isin(rows["record"], database.validation))
     return BeatsInMemory(segments, train, torch.device("cpu"))
 
@@ -171,6 +176,7 @@ def time_archives(database, folder, copies, threads, repeats):
                 with open(path, "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
+            # spawned: a fork would count this process's memory as its own
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
                 timings.append(alone.submit(time_training, database, folder, n, threads).result())
 
@@ -201,6 +207,7 @@ def measure_archives(database, segments, folder, copies, repeats):
         raise UserError(f"{folder}: {needed / 1e9:.1f} GB of shards, {free / 1e9:.1f} GB free. "
                         "Choose fewer --copies or another disk.")
 
+    # deleted whatever happens: 20 GB that nobody else looks for
     threads = torch.get_num_threads()
     try:
         write_copies(folder, database, TIMES[-1] * copies)

@@ -48,6 +48,7 @@ FULL_EPOCHS = 20             # 11 (beat) and 6 times (patient) the shipped netwo
 
 def new_model():
     """An untrained network of config.py."""
+    # None: the whole segment, as published
     taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
     return new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, taper)
 
@@ -73,10 +74,13 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
         if stored["target"] != target:
             raise UserError(f"{path}: the stopped run had another shipped network to meet. "
                             "Start anew with --force.")
+
+        # rate and patience of the schedule go on as well, or the run would be another
         model.load_state_dict(stopped.state_dict())
         optimizer.load_state_dict(stored["optimizer"])
         schedule.load_state_dict(stored["schedule"])
         history, kept = stored["history"], stored["kept"]
+
         print(f"going on after epoch {len(history)}")
 
     # --- epochs
@@ -84,8 +88,11 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
         model.train()
         start = time.perf_counter()
         total = 0.0
+
+        # by epoch and seed alone: a run that was stopped draws the same order
         order = np.random.default_rng([config.SEED, len(history)]).permutation(len(x))
         batches = torch.from_numpy(order).split(BATCH_SIZE)
+
         for rows in tqdm(batches, desc=f"epoch {len(history)}", disable=None):
             optimizer.zero_grad()
             loss, _ = train_mitbih.reconstruction_loss(model, x[rows])
@@ -98,6 +105,7 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
         loss = train_mitbih.validation_loss(model, x_validation, x.device)
         rate = optimizer.param_groups[0]["lr"]
         schedule.step(loss)
+        # copies: the next epoch writes to the same tensors
         weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
         if loss < min((row["validation_loss"] for row in history), default=np.inf):
@@ -108,6 +116,7 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
         history.append({"epoch": len(history) + 1, "train_loss": total / len(x),
                         "validation_loss": loss, "learning_rate": rate,
                         "seconds": round(seconds, 2)})
+        # hours on two cores: an epoch is the most that a stop costs
         save_checkpoint(path, model, **stamp, history=history, kept=kept, target=target,
                         optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
         print(f"epoch {len(history)}: train {total / len(x):.5f}, validation {loss:.5f} "
@@ -127,6 +136,7 @@ def is_finished(history):
 
 def quality(model, segments, protocol, device):
     """Areas of the default score and of the published one on the validation beats."""
+    # everything behind the network is fitted anew: distances are of this network's latents
     rows = segments.part(protocol, "validation")
     names = (config.DEFAULT_SCORE, "mse")
     fitted = detector.fit(model.eval(), segments, segments.part(protocol, "train"), rows,
@@ -223,6 +233,7 @@ def main(argv=None):
     def stopped_run(path, stamp, *needs):
         return None if args.force else train_mitbih.stopped_run(path, stamp, command, *needs)
 
+    # one after the other: what is finished is written before the next begins
     for protocol in [args.protocol] if args.protocol else config.PROTOCOLS:
         normal = segments.normal_validation(protocol)
         x_validation = torch.from_numpy(segments.x[normal]).to(device)

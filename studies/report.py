@@ -42,6 +42,7 @@ def spread(values):
     """"97.21 (97.10 to 97.30)": median and range in %."""
     values = list(values)
 
+    # a figure that one seed lacks, such as PPV where nothing was flagged, has no range
     low = None if None in values else min(values)
     high = None if None in values else max(values)
     return f"{tables.percent(median(values))} ({tables.percent(low)} to {tables.percent(high)})"
@@ -131,6 +132,7 @@ def protocols_of(database):
     found = []
 
     for name in config.PROTOCOLS:
+        # intervals, classes and thresholds are of one seed, areas of all of them
         folder = database.results_dir(name, config.SEED)
         result = load_metrics(folder, database.stage_command("evaluate.py", name, config.SEED))
 
@@ -143,6 +145,7 @@ def protocols_of(database):
 def with_and_without_rule(recordings, noise):
     """[(signal, figures with the rule of unreadable stretches, figures without it)]."""
     pairs = []
+    # "all": with --score-all
     if {"test", "test-all"} <= recordings.keys():
         pairs.append(("test records", recordings["test"], recordings["test-all"]))
 
@@ -232,6 +235,7 @@ def main(argv=None):
     if not args.write:
         return print(block, *documents.values(), sep="\n\n")
 
+    # made before anything is written: a missing marker leaves all as it was
     documents["README.md"] = insert_block((settings.ROOT / "README.md").read_text(), block)
 
     for name, text in documents.items():

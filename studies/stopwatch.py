@@ -21,6 +21,7 @@ POLL_S = 0.02   # between two looks at a command's memory
 
 def prepare(make, args):
     """Make the work of this process, and do it once before the clock runs."""
+    # a process has one work: what is timed is not sent to it again
     global work
     work = make(*args)
     work()
@@ -42,10 +43,8 @@ def alternate(candidates, repeats):
     context = multiprocessing.get_context("spawn")
     times = {name: [] for name in candidates}
     with ExitStack() as stack:
-        pools = {}
-        for name, candidate in candidates.items():
-            pool = ProcessPoolExecutor(1, context, prepare, candidate)
-            pools[name] = stack.enter_context(pool)
+        pools = {name: stack.enter_context(ProcessPoolExecutor(1, context, prepare, candidate))
+                 for name, candidate in candidates.items()}
 
         # one timing of each in a round: a machine's speed drifts, and all of them drift with it
         for _ in tqdm(range(repeats), desc=" / ".join(candidates), disable=None):
@@ -85,7 +84,7 @@ def resident_mb(pid):
     except OSError:
         return 0
 
-    # the kernel's threads and processes that have just ended have no memory of their own
+    # one that has ended and was not waited for yet has no such line
     own = status.split("VmRSS:")[1].split()[0] if "VmRSS:" in status else 0
     return int(own) / 1024 + sum(map(resident_mb, children))
 
@@ -103,6 +102,7 @@ def time_command(folder, *command):
         start = time.perf_counter()
         process = subprocess.Popen([sys.executable, *command], cwd=folder,
                                    stdout=subprocess.DEVNULL, stderr=printed)
+        # looked at again and again: the system keeps no peak of a sum over processes
         while process.poll() is None:
             peak = max(peak, resident_mb(process.pid))
             time.sleep(POLL_S)
