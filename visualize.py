@@ -81,6 +81,7 @@ def load_run(database, protocol):
 def load(read, path, command):
     """What `read` finds in a file, sure to hold all that the pictures need."""
     content = read(path, command)
+    # an artefact of older code is refused before the first picture, not in the middle of them
     missing = [name for name in NEEDED[path.name].split() if name not in content]
     if missing:
         raise UserError(f"{path}: lacks {', '.join(missing)}. Make it again with: {command}")
@@ -114,6 +115,7 @@ def compared(run):
     names = dict.fromkeys((run.metrics["default_score"], "mse"))
     entries = {f"score_{name}": run.metrics["scores"][name] for name in names}
     baselines = run.metrics.get("baselines", {})
+    # the best on these very test beats: the hardest that the network can be held against
     best = max(baselines, key=lambda name: baselines[name]["auroc"]["value"] or 0, default=None)
     if best:
         entries[f"baseline_{best}"] = baselines[best]
@@ -144,6 +146,7 @@ def training_history(axes, run):
 
 
 def score_distributions(ax, run):
+    # bins of equal width on the axis that is drawn
     space = np.geomspace if run.scale == "log" else np.linspace
     bins = space(run.score.min(), run.score.max(), 81)
     # each class sums to 100 %: abnormal beats are few, and would not be seen beside the normal ones
@@ -213,6 +216,7 @@ def roc(ax, run):
 
 
 def precision_recall(ax, run):
+    # the precision of chance is the share of abnormal beats
     prevalence = run.metrics["n"]["abnormal"] / run.metrics["n"]["test"]
     ax.axhline(prevalence, **DASHED, label=f"prevalence: {prevalence:.3f}")
 
@@ -228,6 +232,7 @@ def confusion_matrix(ax, run):
     counts = np.array(cells).reshape(2, 2)
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
+    # shaded by the share of the row: by counts, only the many normal beats would be seen
     ax.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     for (row, column), share in np.ndenumerate(percent):
         ax.text(column, row, f"{counts[row, column]:,}\n{share:.1f} %", ha="center", va="center",
@@ -255,6 +260,7 @@ def score_by_symbol(ax, run):
         ax.boxplot(score, positions=[x], widths=0.62, whis=(5, 95), showfliers=False,
                    patch_artist=True, boxprops={"facecolor": colour, "alpha": 0.45},
                    medianprops={"color": "black"})
+        # dots as well: a box of five beats looks as sure as one of ten thousand
         dots = score[::1 + len(score) // 120]
         ax.plot(x + np.linspace(-0.25, 0.25, len(dots)), dots, ".", markersize=2, color=colour,
                 zorder=3)
@@ -285,6 +291,7 @@ def auroc_by_record(ax, run):
                 label=f"{entry['title']}, n = {len(shown)} records")
 
     ax.axvline(0.5, **DASHED, label="chance: 0.500")
+    # n beside the name: an area of five beats says less than one of a thousand
     ticks = [f"{name}  ({rows[name]['n_abnormal']:,} / {rows[name]['n_normal']:,})"
              for name in shown]
 
@@ -307,6 +314,7 @@ def latent_space(ax, run):
         ax.scatter(*run.scores["latent_2d"][aami == name].T, s=7, alpha=0.6, linewidths=0,
                    color=colour, marker=marker, label=f"{name}, n = {n[name]:,}")
 
+    # the plane may show little of 32 dimensions: its share is told
     first, second = 100 * run.scores["latent_explained"]
     ax.set(xlabel=f"first principal component of z ({first:.1f} % of the variance, no unit)",
            ylabel=f"second principal component of z ({second:.1f} % of the variance, no unit)")
@@ -333,6 +341,7 @@ FIGURES = {
 def draw(name, run):
     """The matplotlib Figure of a row of FIGURES."""
     function, size, layout = FIGURES[name]
+    # on the picture itself: shown without its page, it still says what it is of
     origin = "{database}  ·  {protocol} protocol  ·  seed {seed}".format(**run.metrics)
     figure = new_figure(*size, origin, run.metrics["simulated"])
     function(figure if layout is None else figure.subplots(**layout), run)
@@ -355,6 +364,7 @@ def main(argv=None):
     run = load_run(database, args.protocol)
     folder = database.plots_dir(args.protocol)
 
+    # drawn inside `save`: the style holds only there
     for name in tqdm(FIGURES, desc="drawing", unit="figure", disable=None):
         save(folder / name, lambda: draw(name, run))
     print(f"{len(FIGURES)} pictures of {database.title} are in {folder}")

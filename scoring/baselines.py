@@ -17,11 +17,13 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import SGDOneClassSVM
-from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from preprocess import gaussian
+from scoring.features import rows_by_record, slices
+from scoring.scores import neighbours
 
 COMPONENTS = 32        # as many as the network has latent dimensions
 NEIGHBOURS = 3
@@ -46,6 +48,7 @@ class Features:
         window = gaussian(width, sigma_samples)[near].astype(np.float32)
         self.windowed = segments.x[:, near] * window
 
+        # fewer than 32 only where a small database has fewer beats
         n = min(COMPONENTS, len(train) - 1, self.windowed.shape[1])
         self.pca = PCA(n, random_state=0).fit(self.windowed[train])
         self.components = self.pca.transform(self.windowed).astype(np.float32)
@@ -53,13 +56,13 @@ class Features:
 
 def median_beat(segments, features, train, rows):
     """Root mean square distance to the median of all beats of the record."""
-    record = segments.rows["record"]
-    distance = np.empty(len(record))
+    distance = np.empty(len(segments.x))
 
-    for name in np.unique(record):
-        windowed = features.windowed[record == name]
+    for here in rows_by_record(segments.rows["record"]).values():
+        windowed = features.windowed[here]
+        # a median: the abnormal beats among them do not bend it while they are the minority
         difference = windowed - np.median(windowed, axis=0)
-        distance[record == name] = np.sqrt((difference ** 2).mean(axis=1))
+        distance[here] = np.sqrt((difference ** 2).mean(axis=1))
     return distance[rows]
 
 
@@ -67,17 +70,15 @@ def pca_error(segments, features, train, rows):
     """Mean squared error of the reconstruction from 32 components (Shyu et al. 2003)."""
     error = np.empty(len(rows))
     # in parts: all beats drawn at once would be a second copy of them
-    for start in range(0, len(rows), BATCH):
-        part = rows[start:start + BATCH]
-        recon = features.pca.inverse_transform(features.components[part])
-        error[start:start + BATCH] = ((features.windowed[part] - recon) ** 2).mean(axis=1)
+    for part in slices(len(rows), BATCH):
+        recon = features.pca.inverse_transform(features.components[rows[part]])
+        error[part] = ((features.windowed[rows[part]] - recon) ** 2).mean(axis=1)
     return error
 
 
 def knn(segments, features, train, rows):
     """Mean distance to the 3 nearest normal training beats (Ramaswamy et al. 2000)."""
-    index = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
-    distance, _ = index.fit(features.components[train]).kneighbors(features.components[rows])
+    distance, _ = neighbours(features.components[train], features.components[rows], NEIGHBOURS)
     return distance.mean(axis=1)
 
 
@@ -93,27 +94,28 @@ def knn_record(segments, features, train, rows):
         here = record[rows] == name
         own = train[record[train] == name]
         k = NEIGHBOURS
+        # record 107, paced throughout, has no normal training beat, an unseen patient none at all
         seen = len(own) >= NEIGHBOURS
 
         if not seen:
             own = np.flatnonzero(record == name)
             k = max(1, int(RECORD_SHARE * len(own)))
 
-        index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(features.components[own])
-        distance, _ = index.kneighbors(features.components[rows[here]])
+        distance, _ = neighbours(features.components[own], features.components[rows[here]], k)
         score[here] = distance.mean(axis=1) if seen else distance[:, -1]
     return score
 
 
 def rr(segments, features, train, rows):
     """Prematurity: log of the local median RR interval over the beat's own. No shape at all."""
-    record = segments.rows["record"]
-    score = np.zeros(len(record))
-    for name in np.unique(record):
-        here = record == name
+    score = np.zeros(len(segments.x))
+
+    for here in rows_by_record(segments.rows["record"]).values():
         own = segments.rows["rr_before_s"][here].astype(float)
         # the first beat of a record has no RR interval before it: it counts as usual
         own = np.where(np.isfinite(own) & (own > 0), own, np.nanmedian(own))
+
+        # the sign is kept: a late beat is not abnormal
         score[here] = np.log(median_filter(own, LOCAL_BEATS, mode="nearest") / own)
     return score[rows]
 

@@ -39,13 +39,14 @@ def deviations(features, x, fitted, fs_hz):
         usual[here] = nearest_mean(vectors[here], reference, x[here])
         difference = x[here] - usual[here]
 
-        values = [np.sqrt((difference[:, span] ** 2).mean(axis=1)) for span in spans]
-        values.append(features.irregular[here])
+        shape = [np.sqrt((difference[:, span] ** 2).mean(axis=1)) for span in spans]
+        # timing with its sign: a late beat is not unusual
+        values = np.column_stack([*shape, features.irregular[here]])  # (n, 4)
 
-        for k, value in enumerate(values):
-            centre = np.median(value[reference])
-            spread = np.median(np.abs(value[reference] - centre))
-            result[here, k] = (value - centre) / max(spread, LEAST_SPREAD)
+        # noise widens every deviation of a record, so each record has its own unit
+        centre = np.median(values[reference], axis=0)
+        spread = np.median(np.abs(values[reference] - centre), axis=0)
+        result[here] = (values - centre) / np.maximum(spread, LEAST_SPREAD)
     return result, usual
 
 

@@ -3,6 +3,8 @@
 Nothing that is fitted here sees an abnormal label.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -35,6 +37,7 @@ def standard_key(part, causal):
 def part_values(part, features, fitted, causal):
     """(n,) values of a score as they enter a weighted sum, before they are standardised."""
     score = SCORES[part]
+    # errors are skewed: of a sum of plain ones the largest would be all
     return score.in_sum(score.values(features, fitted, causal))
 
 
@@ -60,7 +63,7 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
               "references": references, "density": torch.from_numpy(density),
               "reference_records": names.tolist(),
               "reference_record": torch.from_numpy(index.astype(np.int16))}
-    del features
+    del features  # the training beats' features and the validation beats' would stand side by side
 
     features = BeatFeatures.of(model, segments, validation, settings, fs_hz, device)
     normal = segments.rows["y"][validation] == 0
@@ -90,13 +93,9 @@ def score(model, fitted, segments, rows, names, fs_hz, device):
 
 def scores_of(features, fitted, names):
     """{name: (n,) float64 scores} of the beats of a BeatFeatures."""
-    known = {}
-
+    @cache  # a part is searched once, however many scores it is in
     def values_of(function, causal):
-        # a part is searched once, however many scores it is in
-        if (function, causal) not in known:
-            known[function, causal] = function(features, fitted, causal)
-        return known[function, causal]
+        return function(features, fitted, causal)
 
     result = {}
     for name in names:
@@ -142,6 +141,7 @@ def robust_z_curve(robust_z, y, record):
     """
     curve = {"robust_z": ROBUST_ZS.tolist()}
     for name, wanted in (("specificity", 0), ("sensitivity", 1)):
+        # means over records: a record of 3,000 beats is one patient, as one of 1,500 is
         shares = []
         for r in np.unique(record):
             here = (record == r) & (y == wanted)
@@ -162,6 +162,8 @@ def robust_z_at(curve, name, asked):
     if np.isnan(curve[name]).all():
         raise UserError(f"the checkpoint's validation part had no beat to know the {name} from. "
                         "Ask for a robust z-score or for alarms an hour instead.")
+
+    # specificity rises along the lines, sensitivity falls: the first that has it, or the last
     reached = np.flatnonzero(np.array(curve[name]) >= asked)
     if name == "specificity":
         return curve["robust_z"][reached[0] if len(reached) else -1]

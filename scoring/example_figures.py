@@ -33,6 +33,7 @@ def reconstructions(figure, run):
     Two beats side by side.
     """
     scores = run.scores
+    # against the tapered signal, as training and the score `mse` take it
     errors = np.abs(scores["example_signal"] - scores["example_recon"])
     t = time_s(errors, run)
     pairs = (len(errors) + 1) // 2
@@ -50,6 +51,7 @@ def reconstructions(figure, run):
         handles[f"reconstruction, {kind}"], = top.plot(t, scores["example_recon"][i], color=colour)
         handles["absolute error"] = bottom.fill_between(t, errors[i], color=GREY, linewidth=0)
 
+        # equal to the threshold is flagged
         sign = "≥" if run.score[beat] >= run.threshold else "<"
         top.set_title(f"record {scores['record'][beat]}, {clock(scores['sample'][beat], run)}, "
                       f"{scores['symbol'][beat]}:  "
@@ -81,6 +83,7 @@ def one_beat(ax, run, i):
     scores = run.scores
     beat = scores["part_row"][i]
     part = beat_parts.PARTS[scores["part"][beat]]
+    # all windows faintly, so that the leading one is seen beside what it was chosen from
     for (name, (left, right)), shade in zip(beat_parts.WINDOWS_S.items(), PART_COLOURS):
         ax.axvspan(left, right, color=shade, alpha=0.35 if name == part else 0.1, linewidth=0)
 
@@ -102,6 +105,7 @@ def one_beat(ax, run, i):
 
 def leading_parts(ax, run):
     """A bar for each class: the share of its flagged beats that each part leads in."""
+    # a class of which nothing was flagged has no shares
     shares = {name: row for name, row in run.metrics["parts"].items() if row["n"]}
     left = np.zeros(len(shares))
     for part, colour in zip(beat_parts.PARTS, PART_COLOURS):
@@ -143,12 +147,14 @@ def strip(axes, run):
     # the threshold is white, and must lie strictly between the ends of the scale
     norm = TwoSlopeNorm(run.threshold, min(run.score.min(), run.threshold - 1e-9),
                         max(run.score.max(), run.threshold + 1e-9))
+    # three rows: in one, 30 s would leave 7 mm to a beat, and no room for its symbol
     for k, ax in enumerate(axes):
         left = start + k * STRIP_ROW_S
         ax.plot(t, signal, color="black", linewidth=0.7)
         for word, colour, marker, here in verdicts:
             ax.plot(beats[here], heights[here], marker, color=colour,
                     label=f"{word} (n = {here.sum()})")
+            # a beat of the training or validation part has no score to be shaded by
             if colour != GREY:
                 shade = ax.scatter(beats[here], heights[here], 55, scores["strip_score"][here],
                                    marker=marker, cmap=SHADES, norm=norm, edgecolors=colour,

@@ -11,12 +11,14 @@ EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score b
 
 def median_beat(values, here):
     """The row of `here` with the median value."""
+    # an upper median: half of two beats would be a beat that is not there
     return here[np.argsort(values[here], kind="stable")[len(here) // 2]]
 
 
-def in_mv(x, rows):
-    """Segments (k, w) in mV; rows: the columns of segments.npz for these k beats."""
-    return x * rows["scale_mv"][:, None] + rows["offset_mv"][:, None]
+def in_mv(x, rows, chosen):
+    """Segments x (k, w) of the k chosen beats in mV; rows: columns of segments.npz."""
+    # each segment has mean 0 and deviation 1: what was taken off is in these columns
+    return x * rows["scale_mv"][chosen][..., None] + rows["offset_mv"][chosen][..., None]
 
 
 def examples(scores, rows, x, recon, taper):
@@ -28,9 +30,8 @@ def examples(scores, rows, x, recon, taper):
             chosen.append(median_beat(scores, here))
     chosen = np.array(chosen, int)
 
-    own = {name: values[chosen] for name, values in rows.items()}
-    return {"example_row": chosen, "example_signal": in_mv(x[chosen] * taper, own),
-            "example_recon": in_mv(recon[chosen], own)}
+    return {"example_row": chosen, "example_signal": in_mv(x[chosen] * taper, rows, chosen),
+            "example_recon": in_mv(recon[chosen], rows, chosen)}
 
 
 def part_examples(part, strength, flagged, rows, x, usual, classes):
@@ -39,6 +40,7 @@ def part_examples(part, strength, flagged, rows, x, usual, classes):
     Signals in mV, with the record's regular beats that it was compared with.
     """
     chosen = []
+
     for name in classes:
         here = np.flatnonzero((rows["aami"] == name) & flagged)
         if len(here):
@@ -46,9 +48,8 @@ def part_examples(part, strength, flagged, rows, x, usual, classes):
             chosen.append(median_beat(strength, here[part[here] == most_frequent]))
     chosen = np.array(chosen, int)
 
-    own = {name: values[chosen] for name, values in rows.items()}
-    return {"part_row": chosen, "part_signal": in_mv(x[chosen], own),
-            "part_usual": in_mv(usual[chosen], own)}
+    return {"part_row": chosen, "part_signal": in_mv(x[chosen], rows, chosen),
+            "part_usual": in_mv(usual[chosen], rows, chosen)}
 
 
 def choose_strip(rows, fs_hz):
@@ -57,6 +58,7 @@ def choose_strip(rows, fs_hz):
     for name, here in rows_by_record(rows["record"]).items():
         # windows of 30 s from the start of the record, side by side
         window = rows["sample"][here] // (STRIP_S * fs_hz)
+        # many symbols alone could be one beat of each: the rarer class must be seen often, too
         for k in np.unique(window):
             inside = here[window == k]
             n_abnormal = int(rows["y"][inside].sum())
@@ -79,7 +81,7 @@ def strip(segments, test, scores, fs_hz):
     signal = np.full(length + 4 * half, np.nan, np.float32)
     for k in np.flatnonzero(of_record & (near >= -half) & (near < length + half)):
         at = near[k] + half
-        signal[at:at + 2 * half] = segments.x[k] * rows["scale_mv"][k] + rows["offset_mv"][k]
+        signal[at:at + 2 * half] = in_mv(segments.x[k], rows, k)
 
     # beats of other parts of the split are shown too, without a score
     shown = np.flatnonzero(of_record & (near >= 0) & (near < length))
@@ -93,6 +95,7 @@ def strip(segments, test, scores, fs_hz):
 
 def latent_plane(z):
     """First two principal components of z (n, d), and their share of the variance."""
+    # no t-SNE or UMAP: their distances say little, and their pictures change with the seed
     pca = PCA(2, random_state=0).fit(z)
     return {"latent_2d": pca.transform(z).astype(np.float32),
             "latent_explained": pca.explained_variance_ratio_}

@@ -15,6 +15,7 @@ MIN_BEATS = 5                  # of each class, for a record to have a ROC-AUC o
 
 def confusion(y, flagged):
     """{"tn", "fp", "fn", "tp"} of y (n,) and flagged (n,) bool."""
+    # 0 to 3 in this order: a beat's label is the higher digit, its flag the lower one
     tn, fp, fn, tp = np.bincount(2 * y + flagged, minlength=4).tolist()
     return {"tn": tn, "fp": fp, "fn": fn, "tp": tp}
 
@@ -99,11 +100,9 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     """
     names, codes = np.unique(record, return_inverse=True)
     ranking = Ranking(scores, y)
-    counts = []
-    for k in range(len(names)):
-        here = codes == k
-        counts.append(list(confusion(y[here], scores[here] >= threshold).values()))
-    counts = np.array(counts)  # (records, 4)
+    # a confusion matrix a record: (records, 4), as in `confusion`
+    cells = 4 * codes + 2 * y + (scores >= threshold)
+    counts = np.bincount(cells, minlength=4 * len(names)).reshape(-1, 4)
     own = np.array(list(auroc_by_record(scores, y, record).values()), float)  # None becomes NaN
 
     curves = []
@@ -119,6 +118,7 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
         mean = (weight * np.nan_to_num(own)).sum() / weight.sum() if weight.sum() else np.nan
         values = {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp), "auroc_record_mean": mean}
 
+        # the threshold stays: only how often each record's beats count is drawn again
         values |= rates(*(counts * times[:, None]).sum(axis=0))
         return {name: float(value) for name, value in values.items()}
 
@@ -155,6 +155,7 @@ def bootstrap(figures, n, resamples, seed):
 
     figures: how often each record counts (n,) -> {name: value}.
     """
+    # all draws at once from one seed: the same resamples for every score that is compared
     point = figures(np.ones(n))
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     drawn = [figures(times) for times in draws]
@@ -209,6 +210,7 @@ def without_record(name, scores, rows):
     scores = scores[kept]
     y = rows["y"][kept]
 
+    # one record can carry a pooled area: 232 holds 1,382 of the 1,837 S beats of DS2
     counts = Ranking(scores, y).counts()
     areas = auroc_by_record(scores, y, rows["record"][kept]).values()
     return {"auroc": auroc(*counts), "auprc": auprc(*counts),

@@ -38,6 +38,7 @@ SELF_LIMIT = 2000
 
 def neighbours(references, queries, k):
     """(distances (n, k), indices (n, k)) of the k nearest references, Euclidean."""
+    # brute force: in 34 dimensions a tree visits nearly every reference all the same
     search = NearestNeighbors(n_neighbors=min(k, len(references)), algorithm="brute")
     return search.fit(references).kneighbors(queries)
 
@@ -45,6 +46,8 @@ def neighbours(references, queries, k):
 def density_scale(references, k):
     """(r,) log of each reference's mean distance to its k nearest fellows."""
     distance, _ = neighbours(references, references, k + 1)
+
+    # each reference is its own nearest, at distance 0: it is no fellow
     return np.log(distance[:, 1:].mean(axis=1) + TINY).astype(np.float32)
 
 
@@ -66,6 +69,7 @@ def regular_beats(irregular, candidates, limit):
     """
     ranked = candidates[np.argsort(irregular[candidates], kind="stable")]
 
+    # a limit, not a share: in record 232 the premature beats are 1,382 of 1,780
     n_regular = int((irregular[candidates] <= limit).sum())
     chosen = np.sort(ranked[:max(LEAST_SELF, n_regular)])
 
@@ -77,12 +81,15 @@ def regular_beats(irregular, candidates, limit):
 def self_references(features, fitted, causal):
     """Of each record (its rows, which of them are its own reference)."""
     irregular = features.past_irregular if causal else features.irregular
+
     for here in rows_by_record(features.record).values():
         candidates = np.arange(len(here))
+
         # a bedside monitor knows the first minutes, or the first beats of a record cut out of them
         if causal:
             learning = np.flatnonzero(features.learning[here])
             candidates = learning if len(learning) >= LEAST_SELF else candidates[:LEAST_SELF]
+
         yield here, regular_beats(irregular[here], candidates,
                                   fitted["settings"]["SELF_IRREGULARITY"])
 
@@ -92,6 +99,7 @@ def distance_to_share(known, queries, share):
 
     A rare shape among the reference is far from most of it, and stays far from itself.
     """
+    # a beat of the reference is its own neighbour 0: at least the third beside it is asked
     k = min(max(3, int(share * len(known))), len(known) - 1)
     squares = (known ** 2).sum(axis=1)
     result = np.empty(len(queries))
@@ -106,6 +114,7 @@ def distance_to_share(known, queries, share):
 # --- scores ---------------------------------------------------------------------------------------
 
 def mse(features, fitted, causal):
+    # kept beside the better ones: it is what the published figures are of
     return features.mse
 
 
@@ -121,6 +130,7 @@ def latent_knn(features, fitted, causal):
     # the columns behind the latents are timing
     references = fitted["references"].float().numpy()[:, :features.z.shape[1]]
     result = np.empty(len(features.z))
+
     for part in slices(len(result), SEARCH):
         queries = features.z[part] / fitted["z_scale"]
         distance, _ = neighbours(references, queries, fitted["settings"]["KNN_NEIGHBOURS"])
@@ -128,22 +138,29 @@ def latent_knn(features, fitted, causal):
     return result
 
 
-def nearest(features, fitted, causal):
-    references = fitted["references"].float().numpy()
+def distance_to_training(features, fitted, causal, rows, known):
+    """(rows,) relative distance of the rows to the references `known`, in latents and timing."""
     settings = fitted["settings"]
-    result = np.empty(len(features.z))
+    references = fitted["references"][known].float().numpy()
+    queries = features.vectors(fitted["z_scale"], causal, rows)
 
+    distance, index = neighbours(references, queries, settings["KNN_NEIGHBOURS"])
+    return relative_distance(distance, index, fitted["density"].numpy()[known],
+                             settings["DENSITY_POWER"])
+
+
+def nearest(features, fitted, causal):
+    result = np.empty(len(features.z))
     for part in slices(len(result), SEARCH):
-        queries = features.vectors(fitted["z_scale"], causal, part)
-        distance, index = neighbours(references, queries, settings["KNN_NEIGHBOURS"])
-        result[part] = relative_distance(distance, index, fitted["density"].numpy(),
-                                         settings["DENSITY_POWER"])
+        result[part] = distance_to_training(features, fitted, causal, part, slice(None))
     return result
 
 
 def nearest_centred(features, fitted, causal):
     """Another lead or database moves all beats of a record away: its own median is taken off."""
     values = nearest(features, fitted, causal)
+
+    # the median of the regular beats: that of all would be an abnormal beat's in record 232
     for here, reference in self_references(features, fitted, causal):
         values[here] -= np.median(values[here[reference]])
     return values
@@ -151,6 +168,7 @@ def nearest_centred(features, fitted, causal):
 
 def self_reference(features, fitted, causal):
     result = np.empty(len(features.z))
+
     for here, reference in self_references(features, fitted, causal):
         known = features.vectors(fitted["z_scale"], causal, here[reference])
         for part in slices(len(here), SEARCH):
@@ -162,19 +180,16 @@ def self_reference(features, fitted, causal):
 
 def same_patient(features, fitted, causal):
     """Like `nearest`, among the same record's references; all references where it has too few."""
-    references = fitted["references"].float().numpy()
     names = np.array(fitted["reference_records"])[fitted["reference_record"].numpy()]
-    settings = fitted["settings"]
-    vectors = features.vectors(fitted["z_scale"], causal)
     result = np.empty(len(features.z))
 
     for name, here in rows_by_record(features.record).items():
         own = np.flatnonzero(names == name)
+
+        # record 107 is paced throughout: it has no normal beat to train on
         if len(own) < LEAST_SELF:
-            own = np.arange(len(references))
-        distance, index = neighbours(references[own], vectors[here], settings["KNN_NEIGHBOURS"])
-        result[here] = relative_distance(distance, own[index], fitted["density"].numpy(),
-                                         settings["DENSITY_POWER"])
+            own = slice(None)
+        result[here] = distance_to_training(features, fitted, causal, here, own)
     return result
 
 
