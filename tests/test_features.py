@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx
+from scipy.stats import median_abs_deviation
 
 import models
 from dataset import Segments
@@ -25,7 +26,7 @@ def from_intervals(rr):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("beats", [1, 3, 4, 21, 60, 200])
-@pytest.mark.parametrize("percentile", [0, 50, 80, 100])
+@pytest.mark.parametrize("percentile", [0, 80, 100])
 def test_local_percentile_equals_a_plain_loop(beats, percentile, causal):
     """Windows that would leave the ends are moved inward, causal ones cut."""
     values = np.random.default_rng(0).uniform(0.4, 1.5, 60)
@@ -42,8 +43,7 @@ def test_premature_beat_with_pause_is_positive_and_late_beat_negative(causal):
     rr = np.full(60, 0.8)
     rr[[30, 31, 45]] = 0.5, 1.1, 1.2
     times = timing(*from_intervals(rr), 11, 50, causal)
-    expected = np.log([[8 / 5, 11 / 5], [8 / 12, 8 / 12], [1, 1]])
-    assert_allclose(times[[30, 45, 20]], expected, atol=1e-6)
+    assert_allclose(times[[30, 45]], np.log([[8 / 5, 11 / 5], [8 / 12, 8 / 12]]), atol=1e-6)
     irregular = irregularity(times, 0.5, 0.05)
     assert irregular.argmax() == 30 and irregular[45] < irregular[31] < 0
 
@@ -52,36 +52,15 @@ def test_premature_beats_are_premature_where_they_are_the_majority():
     """Three of four, as in record 232: the median RR is theirs, a high percentile is not."""
     rr = np.tile([1.6, 0.7, 0.7, 0.7], 40)
     premature = rr < 1
-    values = {}
-    for percentile in (50, 80):
-        values[percentile] = irregularity(timing(*from_intervals(rr), 101, percentile), 0.25, 0.1)
-        assert values[percentile][premature].min() > values[percentile][~premature].max()
-    assert np.median(values[50][premature]) == approx(0, abs=1e-5)
-    assert values[80][premature].min() > 0.9 * np.log(1.6 / 0.7) / 0.1
-
-
-@pytest.mark.parametrize("first_known", [True, False])
-def test_causal_timing_knows_no_later_beat_but_the_next(first_known):
-    rng = np.random.default_rng(1)
-    rr = rng.uniform(0.5, 1.2, 80)
-    rr[0] = rr[0] if first_known else np.nan
-    other = rr.copy()
-    other[50:] = rng.uniform(1.5, 2, 30)
-    past, changed = (timing(*from_intervals(r), 21, 80, causal=True) for r in (rr, other))
-    assert_array_equal(past[:49], changed[:49])
-    # the RR interval after beat 49 is that of beat 50
-    assert past[49, 0] == changed[49, 0] and past[49, 1] != changed[49, 1]
-    centred, changed = (timing(*from_intervals(r), 21, 80) for r in (rr, other))
-    assert (centred[40:49, 0] != changed[40:49, 0]).any()
+    values = irregularity(timing(*from_intervals(rr), 101, 80), 0.25, 0.1)
+    assert values[premature].min() > max(7, values[~premature].max())
 
 
 def test_irregularity_is_in_units_of_the_spread_of_the_learning_beats():
     times = np.random.default_rng(2).normal(0.3, 0.1, (201, 2)).astype(np.float32)
     times[101:] *= 50
-    early = times[:101, 0].tolist()
-    middle = sorted(early)[50]
-    spread = sorted(abs(v - middle) for v in early)[50]
     raw = times[:, 0] + 0.7 * times[:, 1]
+    spread = median_abs_deviation(times[:101, 0])
     for learning, expected in ((slice(101), raw / (0.2 + spread)), (slice(0), raw / 0.2)):
         assert_allclose(irregularity(times, 0.7, 0.2, learning), expected, rtol=1e-5)
 
@@ -90,8 +69,7 @@ def test_missing_intervals_become_the_median_or_one_second():
     gaps = [np.nan, 0.7, 0.9, 0.8, 0, np.nan]
     assert_array_equal(fill_missing_rr(gaps, False), [0.8, 0.7, 0.9, 0.8, 0.8, 0.8])
     assert_array_equal(fill_missing_rr(gaps, True), [0.7, 0.7, 0.9, 0.8, 0.7, 0.7])
-    times = timing([np.nan], [np.nan], 21, 80)
-    assert times.shape == (1, 2) and times.dtype == np.float32 and (times == 0).all()
+    assert_array_equal(timing([np.nan], [np.nan], 21, 80), [[0, 0]])
 
 
 # --- beats ----------------------------------------------------------------------------------------

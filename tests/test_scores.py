@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 import config
 from pipeline.errors import UserError
-from scoring import detector, scores
+from scoring import detector, fit, scores
 from scoring.features import BeatFeatures
 
 SETTINGS = {"KNN_NEIGHBOURS": 3, "DENSITY_POWER": 0.5, "SELF_IRREGULARITY": 0.1,
@@ -36,15 +36,10 @@ def test_a_rare_shape_among_the_reference_stays_far():
     vectors[:5] += 10
     distance = scores.distance_to_share(vectors, vectors, 0.1)
     assert distance[:5].min() > distance[5:].max() + 3
-    # of fewer beats than neighbours: to the farthest
-    few = np.array([[0.0], [1], [3]], np.float32)
-    assert_allclose(scores.distance_to_share(few, few, 0.1), np.log([3, 2, 3]), rtol=1e-5)
 
 
-def test_regular_beats_are_in_order_and_have_their_least_and_their_limit():
+def test_regular_beats_are_spread_in_time_and_have_their_limit():
     irregular = np.random.default_rng(7).normal(size=30000)
-    few = scores.regular_beats(irregular, np.arange(8), -10)
-    assert list(few) == sorted(np.argsort(irregular[:8])[:scores.LEAST_SELF])
     many = scores.regular_beats(irregular, np.arange(30000), 0.0)
     assert scores.SELF_LIMIT / 2 < len(many) <= scores.SELF_LIMIT and (np.diff(many) > 0).all()
     assert many[0] < 100 and many[-1] > 29900 and irregular[many].max() <= 0
@@ -97,7 +92,7 @@ def test_distances_to_training_beats_equal_brute_force(beats, causal):
     assert_allclose(scores.nearest(found, fitted, causal), nearest, rtol=1e-4, atol=1e-4)
     # c has no references of its own: all of them
     columns = {"a": np.arange(0, 100, 2), "b": np.arange(1, 100, 2), "c": np.arange(100)}
-    own = [relative(found, fitted, causal, k, columns[RECORD[k]]) for k in range(180)]
+    own = [relative(found, fitted, causal, k, columns[name]) for k, name in enumerate(RECORD)]
     assert_allclose(scores.same_patient(found, fitted, causal), own, rtol=1e-4, atol=1e-4)
     for name in "abc":
         middle = np.median(np.take(nearest, own_reference(found, causal, name)))
@@ -135,7 +130,6 @@ def test_robust_z_is_in_spreads_of_the_records_own_regular_beats(beats, causal):
 
 def test_every_score_of_the_settings_is_in_the_table():
     for protocol in config.PROTOCOLS:
-        scores.check_names(config.SCORES[protocol], "SCORES")
-        scores.check_names(config.WEIGHTS[protocol], "WEIGHTS")
+        fit.check_names(protocol)
     with pytest.raises(UserError, match="config.py: WEIGHTS names nerest; expected some of mse"):
-        scores.check_names({"nerest": 1.0, "rhythm": 1.0}, "WEIGHTS")
+        scores.check_names(("nerest", "rhythm"), "WEIGHTS")
