@@ -34,10 +34,10 @@ def workshop(project):
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(settings.ROOT / name, project.folder)
     path = project.folder / "pipeline" / "simulated_ecg.py"
-    text, n = re.subn(r"(?m)^DURATION_S = [0-9.]+", "DURATION_S = 90", path.read_text())
+    text, n = re.subn(r"(?m)^DURATION_S = [0-9.]+", "DURATION_S = 60", path.read_text())
     assert n == 1
     path.write_text(text)
-    project.set(DOWNLOAD_RETRIES=0)
+    project.set(DOWNLOAD_RETRIES=0, MAX_EPOCHS=2)
     return project
 
 
@@ -81,7 +81,7 @@ def test_full_disk_ends_each_stage_with_one_line_and_whole_files(project, small_
 
 def test_make_stops_where_a_given_source_is_wrong(workshop):
     done = make(workshop, "SOURCE=/no/such/folder")
-    assert done.returncode != 0 and "no such folder" in done.stderr
+    assert done.returncode != 0 and "/no/such/folder: no folder" in done.stderr
     assert "SIMULATED" not in done.stdout
     assert not (workshop.folder / "simulated").exists()
 
