@@ -40,15 +40,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         name = self.path.rpartition("/")[2]
         server = self.server
-        with server.lock:
-            plan = server.plan(name, server.log.count(name))
-            server.log.append(name)
-            server.active += 1
-            server.most_active = max(server.most_active, server.active)
+        plan = server.plan(name, server.log.count(name))
+        server.log.append(name)
+        server.active.append(name)
+        server.busy.append(len(server.active))
         with suppress(OSError):                           # the client hung up
             self.answer(plan, server.files[name], server.over)
-        with server.lock:
-            server.active -= 1
+        server.active.remove(name)
 
     def answer(self, plan, body, over):
         """A status; or half the body, then what the plan says, at once or when the test is over."""
@@ -81,9 +79,9 @@ class Server(ThreadingHTTPServer):
         self.plan = plan if callable(plan) else lambda name, asked: plan
         self.files = files
         self.log = []
-        self.lock = threading.Lock()
         self.over = threading.Event()
-        self.active = self.most_active = 0
+        self.active = []
+        self.busy = []
         self.url = f"http://127.0.0.1:{self.server_port}/files/mitdb/1.0.0/"
         threading.Thread(target=self.serve_forever, args=[0.02]).start()
 
@@ -135,7 +133,6 @@ def test_shipped_digests_are_the_three_files_of_every_record(name):
     digests = download.read_digests(described.digests)
     assert set(digests) == {f"{record}.{kind}" for record in described.records
                             for kind in ("hea", "dat", "atr")}
-    assert len(set(digests.values())) == len(digests)
 
 
 @pytest.mark.parametrize("line", ["abc 100.dat", "0" * 64, f"{'0' * 64} ../100.dat"])
@@ -156,7 +153,7 @@ def test_only_missing_and_damaged_files_are_asked_for_a_few_at_a_time(capsys):
     with Server("slow") as server:
         fetch(server.url.rstrip("/"), connections=3)
     assert sorted(server.log) == ["100.dat", *list(FILES)[9:]]
-    assert server.most_active == 3
+    assert max(server.busy) == 3
     assert_verified()
     # as readable to others as any new file
     assert (FOLDER / "100.dat").stat().st_mode == (FOLDER / "100.atr").stat().st_mode
@@ -175,14 +172,6 @@ def test_make_clean_removes_what_a_killed_run_left():
     write(FOLDER / ".part-download")
     subprocess.run(["make", "-f", settings.ROOT / "Makefile", "clean"], check=True)
     assert_verified([])
-
-
-def test_proxy_of_the_environment_is_used(monkeypatch):
-    with Server() as proxy:
-        monkeypatch.setenv("no_proxy", "")
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
-        fetch("http://mirror.invalid/mitdb/")
-    assert_verified()
 
 
 # --- What goes wrong
@@ -301,7 +290,7 @@ def test_killed_at_any_moment_then_completed():
 def test_ctrl_c_ends_a_stalled_download_at_once():
     with Server(lambda name, _: "stall" if name.endswith(".hea") else "good") as server:
         with started(server) as process:
-            wait_for(lambda: server.active == 2 and "101.hea" in server.log)
+            wait_for(lambda: len(server.active) == 2 and "101.hea" in server.log)
             time.sleep(0.1)
             process.send_signal(signal.SIGINT)
             assert process.wait(2) == 130
@@ -324,11 +313,11 @@ def test_full_disk_stops_at_once_and_leaves_no_half_file(monkeypatch):
 
 
 def test_folder_source_with_two_copies_damaged_and_missing_files():
-    for folder, name in (("a", "100.dat"), ("deep/b", "101.dat")):
+    for folder, damaged in (("a", "100.dat"), ("deep/b", "101.dat")):
         copy = Path("source", folder)
         write(copy, FILES.keys() - {"103.dat"})
-        for damaged in (name, "102.dat"):
-            (copy / damaged).write_bytes(b"damaged")
+        (copy / damaged).write_bytes(b"")
+        (copy / "102.dat").write_bytes(b"")
     with pytest.raises(errors.UserError, match="2 files failed .*102.dat.* 1 of them: another SHA"):
         fetch(source="source")
     assert_verified(FILES.keys() - {"102.dat", "103.dat"})
