@@ -1,9 +1,9 @@
 """What the benchmark compares does the same work, and what it measures is there."""
 
 import json
+import sys
 import time
 from collections import Counter
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ import train_mitbih
 from models import ConvAutoencoder
 from pipeline import settings
 from pipeline.errors import UserError
-from studies import benchmark, benchmark_peers, benchmark_report, stopwatch
+from studies import benchmark, benchmark_report, stopwatch
 
 
 def test_plain_network_gives_the_same_outputs():
@@ -48,7 +48,7 @@ def test_a_whole_run_times_every_candidate(evaluated, monkeypatch, capsys):
 
     monkeypatch.setattr(stopwatch, "alternate", once)
     monkeypatch.setattr(benchmark, "time_commands", lambda database: [])
-    monkeypatch.setattr(benchmark_peers, "of_pyod", dict)
+    monkeypatch.setitem(sys.modules, "pyod.models", None)
     for name, value in (("SEGMENTS", 64), ("MATRIX", 64), ("STEPS", 2), ("PEER_REPEATS", 1)):
         monkeypatch.setattr(benchmark, name, value)
     benchmark.main([*flags, "--repeats", "1"])
@@ -70,14 +70,8 @@ def test_missing_long_runs_are_told_of_before_anything_is_timed(evaluated, monke
 def test_candidates_take_turns_in_processes_of_their_own():
     candidates = {"slow": (partial, (time.sleep, 0.1)), "fast": (partial, (time.sleep, 0.02))}
     slow, fast = stopwatch.time_group("sleep", candidates, (1, "nap"), "slow", 3)
-    assert len(slow["times_s"]) == len(fast["times_s"]) == 3
-    assert slow["times_as_fast"] == 1 and 3 < fast["times_as_fast"] < 6
-    assert slow["unit"] == "nap/s" and 5 < slow["rate"] < 10.1
-
-
-def test_a_candidate_that_dies_ends_the_run():
-    with pytest.raises(BrokenProcessPool):
-        stopwatch.alternate({"none": (partial, (int, "no number"))}, 1)
+    assert len(slow["times_s"]) == 3 and slow["times_as_fast"] == 1
+    assert 3 < fast["times_as_fast"] < 6 and 5 < slow["rate"] < 10.1
 
 
 def test_memory_of_a_command_is_that_of_all_its_processes(tmp_path):

@@ -1,7 +1,5 @@
 """Other detectors: each is what its library gives, on the beats and features of the baselines."""
 
-import sys
-
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -27,11 +25,6 @@ def test_detectors_reach_what_the_baselines_reach(evaluated):
         assert found["auroc"] == pytest.approx(roc_auc_score(y, expected[name]), abs=1e-3), name
     if benchmark_peers.of_pyod():  # the same method, higher is more abnormal in both
         assert peers["LOF"]["auroc"] == pytest.approx(peers["local outlier factor"]["auroc"])
-
-
-def test_without_pyod_its_rows_stay_out(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyod.models", None)
-    assert benchmark_peers.of_pyod() == {}
 
 
 def test_qrs_detectors_find_the_simulated_beats(small):

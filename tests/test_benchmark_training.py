@@ -22,13 +22,13 @@ def recipe(tmp_path, monkeypatch):
     """recipe(epochs): 260 beats, 40 to validate; with `losses` the validation losses are those."""
     x = torch.randn(300, 720, generator=torch.Generator().manual_seed(0)).cumsum(1) / 20
 
-    def run(epochs, name="recipe", target=0.0, stamp=STAMP, losses=None, n=260):
+    def run(epochs, name="recipe", target=0.0, losses=None, n=260):
         if losses:
             values = iter(losses)
             monkeypatch.setattr(train_mitbih, "validation_loss", lambda *_: next(values))
         path = tmp_path / f"{name}.pt"
-        resume = train_mitbih.stopped_run(path, stamp, "again", STOPPED)
-        return train_recipe(x[:n], x[260:], target, path, stamp, epochs, resume)
+        resume = train_mitbih.stopped_run(path, STAMP, "again", STOPPED)
+        return train_recipe(x[:n], x[260:], target, path, STAMP, epochs, resume)
     return run
 
 
@@ -42,13 +42,10 @@ def test_a_stopped_recipe_goes_on_as_if_never_stopped(recipe):
     torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("changed, why", [
-    ({"stamp": STAMP | {"segments_id": "b"}}, "segments_id: 'a' then, 'b' now.*again --force"),
-    ({"target": 1.0}, "another shipped network.*--force")])
-def test_a_stopped_recipe_of_something_else_is_refused(recipe, changed, why):
+def test_a_stopped_recipe_of_another_network_is_refused(recipe):
     recipe(1, n=32)
-    with pytest.raises(UserError, match=why):
-        recipe(2, n=32, **changed)
+    with pytest.raises(UserError, match="another shipped network.*--force"):
+        recipe(2, n=32, target=1.0)
 
 
 def test_every_beat_is_seen_once_an_epoch(recipe, monkeypatch):
@@ -69,7 +66,7 @@ def test_recipe_lowers_its_rate_on_a_plateau_and_stops_after_its_patience(recipe
 
 
 def test_recipe_stops_after_its_epochs():
-    history = [{"validation_loss": 1 / k} for k in range(1, 101)]
+    history = [{"validation_loss": -k} for k in range(100)]
     assert is_finished(history) and not is_finished(history[:-1]) and not is_finished([])
 
 

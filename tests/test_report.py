@@ -1,12 +1,12 @@
 """The printed tables are those of the saved results, and their numbers are computed as they say."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 
 import config
+import evaluate
 from pipeline import settings
 from pipeline.errors import UserError
 from studies import benchmark_report, report
@@ -19,19 +19,13 @@ DOCUMENTS = {"docs/results.md": report.results_document, "docs/scaling.md": repo
 def test_documents_are_of_the_saved_results(name):
     text = DOCUMENTS[name](settings.database())
     assert (settings.ROOT / name).read_text() == text, "run: python -m studies.report --write"
-    assert not [line for line in text.splitlines() if line.startswith("|") and len(line) > 120]
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert (settings.ROOT / "docs" / target).exists(), target
 
 
 def test_block_of_the_readme_is_of_the_saved_results():
     block = report.readme_block(settings.database())
     assert block in README, "run: python -m studies.report --write"
-    assert max(map(len, block.splitlines())) <= 110
-    values = []
-    for seed in config.SEEDS:
-        path = settings.database().results_dir("patient", seed) / "metrics.json"
-        values.append(json.loads(path.read_text())["scores"]["combined"]["auroc"]["value"])
+    runs = evaluate.load_seeds(settings.database(), "patient").values()
+    values = [run["scores"]["combined"]["auroc"]["value"] for run in runs]
     middle, low, high = (f"{100 * f(values):.2f}" for f in (np.median, min, max))
     assert f"| this project | unseen patients | {middle} ({low} to {high}) |" in block
     assert "| no network: 32 principal components, same scores | unseen patients | 98.25 |" in block
@@ -90,12 +84,9 @@ def test_picture_has_a_point_a_method_best_first():
 
 
 def test_summary_compares_turn_by_turn():
-    rows = {(row["what"], row["name"]): row for row in SPEED["rows"]}
-    found = {}
-    for what, _, name, _, ratio in benchmark_report.summary(SPEED["rows"]):
-        found[what, name] = ratio
-    ours = rows["inference", "ours, batch 512 (used)"]
-    assert found["inference", "plain"] == pytest.approx(ours["times_as_fast"])
-    product = rows["inference", "matrix product"]
-    rates = [row["rate"] * row["median_s"] / np.array(row["times_s"]) for row in (ours, product)]
-    assert found["inference", "matrix product"] == pytest.approx(np.median(rates[0] / rates[1]))
+    rows = [row for row in benchmark_report.summary(SPEED["rows"]) if row[0] == "inference"]
+    assert [row[2] for row in rows] == ["plain", "matrix product"]
+    for _, ours, _, other, ratio in rows:
+        rates = [row["rate"] * row["median_s"] / np.array(row["times_s"]) for row in (ours, other)]
+        assert ratio == pytest.approx(np.median(rates[0] / rates[1]))
+        assert ours["name"] == "ours, batch 512 (used)"
