@@ -53,7 +53,7 @@ def test_a_whole_run_times_every_candidate(evaluated, monkeypatch, capsys):
         monkeypatch.setattr(benchmark, name, value)
     benchmark.main([*flags, "--repeats", "1"])
 
-    saved = json.loads((evaluated.out / "results" / "benchmark.json").read_text())
+    saved = json.loads((evaluated.out / "results/benchmark.json").read_text())
     assert list(Counter(row["what"] for row in saved["rows"]).values()) == [4, 7, 3, 3]
     assert saved["rows"][0]["rate"] == 2 * config.BATCH_SIZE
     assert "PyOD is not installed" in capsys.readouterr().out

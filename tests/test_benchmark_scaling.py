@@ -46,7 +46,7 @@ def test_sizes_are_timed_in_turn(small, monkeypatch):
     monkeypatch.setattr(benchmark_scaling, "time_command", command)
     monkeypatch.setattr(benchmark_scaling, "STEPS_OF_SIZE", 1)
     benchmark_scaling.main(FLAGS)
-    rows = json.loads((small.out / "results" / "size.json").read_text())["rows"]
+    rows = json.loads((small.out / "results/size.json").read_text())["rows"]
     assert [row["stage"] for row in rows] == ["build", "score", "epoch"] * 4
     assert rows[3]["size"] == 3 and rows[0]["bytes"] == 4 and len(rows[0]["seconds"]) == 2
     assert made == ["-m", "detect.py"] * 8
@@ -59,7 +59,7 @@ def test_training_from_copies_of_the_records_is_timed(small, monkeypatch, tmp_pa
     monkeypatch.setattr(benchmark_scaling, "STEPS", 2)
     folder = tmp_path / "shards"
     benchmark_scaling.main([*FLAGS, "--folder", str(folder)])
-    rows = json.loads((small.out / "results" / "scaling.json").read_text())["rows"]
+    rows = json.loads((small.out / "results/scaling.json").read_text())["rows"]
     assert [row["source"] for row in rows] == ["memory", "6 shards", "12 shards"]
     assert rows[2]["gigabytes"] == pytest.approx(2 * rows[1]["gigabytes"], rel=0.01)
     assert all(len(row["timings"]) == 2 and row["segments_per_s"] > 0 for row in rows)

@@ -15,9 +15,8 @@ import wfdb
 from pipeline import simulated_ecg
 from pipeline.settings import ROOT
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGE = (ROOT / "docs/extending.md").read_text()
 SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE))
-MOST_LINES = 25
 
 
 def blocks(section, language):
@@ -58,7 +57,7 @@ def run_commands(project, section):
 def test_a_part_of_ones_own_is_a_few_lines(section):
     assert blocks(section, "python")
     for block in blocks(section, "python"):
-        assert block.count("\n") - 1 <= MOST_LINES
+        assert block.count("\n") - 1 <= 25
 
 
 def test_network_score_and_baseline(project, small_database):
@@ -74,29 +73,29 @@ def test_network_score_and_baseline(project, small_database):
     shown = run_commands(project, "Baseline")
 
     assert "mahalanobis" in shown and "no network: mixture" in shown
-    out = project.folder / "runs" / "mine"
-    result = json.loads((out / "results" / "beat" / "metrics.json").read_text())
+    out = project.folder / "runs/mine"
+    result = json.loads((out / "results/beat/metrics.json").read_text())
     assert result["baselines"]["mixture"]["title"] == "mixture of Gaussians"
     assert result["baselines"]["mixture"]["auroc"]["value"] > 0.8
     assert result["scores"]["mahalanobis"]["auroc"]["value"] > 0.8
-    assert b"DenseAutoencoder" in (out / "checkpoints" / "beat.pt").read_bytes()
+    assert b"DenseAutoencoder" in (out / "checkpoints/beat.pt").read_bytes()
 
 
 def test_database(project):
     put_in(project, "Database")
-    names = ["s1", "s2", "s3", "s4", "s5", "s6"]
+    names = "s1 s2 s3 s4 s5 s6".split()
     simulated_ecg.write_database(project.folder / "my_records", names, 60, seed=1)
 
     shown = run_commands(project, "Database")
 
     assert "Holter recordings of our ward: 18 files verified" in shown
-    with np.load(project.folder / "databases" / "ward" / "data" / "segments.npz") as segments:
+    with np.load(project.folder / "databases/ward/data/segments.npz") as segments:
         assert set(segments["record"][segments["split_patient"] == "test"]) == {"s5", "s6"}
 
 
 def test_format(project, tmp_path):
     simulated_ecg.write_database(tmp_path / "made", ["s01"], 120, seed=1)
-    record = wfdb.rdrecord(str(tmp_path / "made" / "s01"))
+    record = wfdb.rdrecord(str(tmp_path / "made/s01"))
     header = np.zeros(261, "<i2")                       # index: half the byte of the standard
     header[:4] = np.frombuffer(b"ISHNE1.0", "<i2")
     header[11:13] = np.array([522], "<i4").view("<i2")  # where the samples begin
@@ -110,7 +109,7 @@ def test_format(project, tmp_path):
 
     run_commands(project, "File format")
 
-    summary = json.loads((project.folder / "found" / "my_recording.ecgad.json").read_text())
+    summary = json.loads((project.folder / "found/my_recording.ecgad.json").read_text())
     assert summary["leads"] == ["II", "V5"]
     assert summary["duration_s"] == 120 and summary["calibrated"]
     assert summary["beats"] > 100
