@@ -48,12 +48,7 @@ def verify(database):
     if not database.digests.exists():
         raise UserError(f"{database.digests}: missing, the list of SHA-256 of {database.title}. "
                         "Take it from where the database comes from.")
-    digests = download.read_digests(database.digests)
-    digests = {
-        name: digest
-        for name, digest in digests.items()
-        if name.split(".")[0] in database.records
-    }
+    digests = download.digests_of(database)
 
     # all files before the first is read: a record altered on the disk must not reach the segments
     wrong = download.damaged(folder, digests)

@@ -62,6 +62,16 @@ def read_digests(path):
     return digests
 
 
+def digests_of(database):
+    """{name: digest} of the files of the records that config.py has of a settings.Database.
+
+    A database may be described in part: files of other records are neither fetched nor missed.
+    """
+    digests = read_digests(database.digests)
+    return {name: digest for name, digest in digests.items()
+            if name.split(".")[0] in database.records}
+
+
 def damaged(folder, digests):
     """Names, in the order of `digests`, whose file is missing or has another digest."""
     return [name for name, digest in digests.items()
@@ -81,7 +91,7 @@ def fetch_database(database, source, connections, timeout_s, retries):
                         f"{database.command('dataset.py')}")
 
     folder = database.records_dir()
-    digests = read_digests(database.digests)
+    digests = digests_of(database)
     missing = damaged(folder, digests)
     staging = folder / ".part-download"
     problems = []
