@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import train_mitbih
 import visualize
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
+from recording.output import ScoredBeats
 from recording.reader import open_recording
 
 SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08", "test": "s10 s11"}
@@ -192,6 +194,35 @@ def ecg_mv(samples=5003, leads=2, fs_hz=250, seed=0):
     time_s = np.arange(samples)[:, None] / fs_hz
     wave = np.sin(2 * np.pi * time_s * (1 + np.arange(leads)))
     return np.clip(wave + 0.1 * rng.normal(size=(samples, leads)), -2, 2)
+
+
+class Leads:
+    """A Recording whose leads are arrays; `reads` are the stretches that were asked for."""
+
+    def __init__(self, signals, fs_hz=100, names=("I",)):
+        self.signals = signals
+        self.fs_hz = float(fs_hz)
+        self.leads = list(names)
+        self.units = ["mV"]
+        self.calibrated = [True]
+        self.start = None
+        self.n_samples = len(signals[0])
+        self.reads = []
+
+    def read(self, lead, start, stop):
+        self.reads.append((start, stop))
+        return np.array(self.signals[lead][start:stop], float)
+
+
+def scored_beats(sample, robust_z, n_samples, fs_hz=100, line=3, name="r", lead="I", unit="mV"):
+    """ScoredBeats of beats at these samples; NaN is not scored."""
+    robust_z = np.asarray(robust_z, float)
+    scored = np.isfinite(robust_z)
+    beats = SimpleNamespace(time_s=np.asarray(sample) / fs_hz, scored=scored, readable=scored,
+                            duration_s=n_samples / fs_hz,
+                            unreadable=np.zeros(int(n_samples / fs_hz / 10) + 1, np.int8))
+    return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, robust_z, robust_z,
+                       robust_z >= line, line)
 
 
 def leads_of(path, fs_hz=None, block=None):

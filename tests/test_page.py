@@ -8,17 +8,17 @@ import time
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import wfdb
 from bokeh.core.serialization import Deserializer
+from conftest import Leads, scored_beats
 
 import detect
 from pipeline import simulated_ecg
 from pipeline.artefacts import without_nan
-from recording import output, page, page_data
+from recording import page, page_data
 from recording.page_data import FLAGGED, MISSING, UNSCORED, USUAL
 
 HOSTILE = '</script><script>window.ran=1</script><img src=x onerror="window.ran=1">$$x$$'
@@ -40,34 +40,6 @@ def made(tmp_path_factory):
     np.savetxt(folder / "r.csv", signal, fmt="%.4f", header="MLII (mV)", comments="")
     run(folder / "r.csv", "--fs", 360, "--robust-z", 2.5, "--html")
     return folder
-
-
-class Signal:
-    """A Recording of one lead."""
-
-    def __init__(self, samples, fs_hz=100.0):
-        self.samples = samples
-        self.fs_hz = fs_hz
-        self.n_samples = len(samples)
-        self.start = None
-        self.leads = ["I"]
-        self.units = ["mV"]
-        self.calibrated = [True]
-
-    def read(self, lead, start, stop):
-        return np.array(self.samples[start:stop], float)
-
-
-def scored_beats(sample, robust_z, n_samples, fs_hz=100.0, line=3.0, name="r", lead="I",
-                 unit="mV"):
-    """ScoredBeats of beats at these samples; NaN is not scored."""
-    robust_z = np.asarray(robust_z, float)
-    scored = np.isfinite(robust_z)
-    beats = SimpleNamespace(time_s=np.asarray(sample) / fs_hz, scored=scored, readable=scored,
-                            duration_s=n_samples / fs_hz,
-                            unreadable=np.zeros(int(n_samples / fs_hz / 10) + 1, np.int8))
-    return output.ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, robust_z, robust_z,
-                              robust_z >= line, line)
 
 
 def page_of(path, scored, recording, **more):
@@ -171,7 +143,7 @@ def test_page_fits_its_files(made, tmp_path, capsys):
 
 def hostile_page(path):
     """Page of a recording whose name, lead and unit are HOSTILE."""
-    recording = Signal(np.zeros(3000))
+    recording = Leads([np.zeros(3000)])
     recording.leads = recording.units = [HOSTILE]
     recording.calibrated = [False]
     scored = scored_beats([500], [5], 3000, name=HOSTILE, lead=HOSTILE, unit="file's unit")
@@ -186,7 +158,7 @@ def test_untrusted_text_is_text(tmp_path):
     assert parsed.text.count(HOSTILE) == 6 and "<script>window" not in html and "$$" not in stored
     assert "img" not in dict(parsed.tags)
     scored = scored_beats([500], [5], 3000, name="caf\udce9")  # no UTF-8
-    assert "<h1>caf?</h1>" in page_of(tmp_path / "r.html", scored, Signal(np.zeros(3000)))
+    assert "<h1>caf?</h1>" in page_of(tmp_path / "r.html", scored, Leads([np.zeros(3000)]))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +172,7 @@ def odd(tmp_path_factory):
         "one beat": (scored_beats([500], [5], 3000), np.sin(np.arange(3000))),
         "all flagged": (scored_beats([500, 900], [1, 2], 3000, line=-np.inf), np.zeros(3000))}
     for kind, (scored, samples) in everything.items():
-        page_of(folder / f"{kind}.html", scored, Signal(samples))
+        page_of(folder / f"{kind}.html", scored, Leads([samples]))
     return {kind: folder / f"{kind}.html" for kind in everything}
 
 
@@ -305,7 +277,7 @@ def test_browser_draws_a_long_recording_from_extremes_and_strips(browser, tmp_pa
     monkeypatch.setattr(page_data, "ENVELOPE", 4000)
     signal = np.random.default_rng(0).normal(size=20_000)
     scored = scored_beats(np.arange(50, 20_000, 100), np.arange(200) % 50 / 10, 20_000)
-    page_of(tmp_path / "r.html", scored, Signal(signal))
+    page_of(tmp_path / "r.html", scored, Leads([signal]))
     opened(browser, tmp_path / "r.html")
     text = browser.find_element("tag name", "main").text
     assert "The 3 of highest robust z-score" in text and "at full rate in the 10 s about" in text

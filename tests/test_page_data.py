@@ -1,32 +1,12 @@
 """What a page holds of a recording: bounded, its extremes kept, and the signal given back."""
 
-import tracemalloc
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from conftest import Leads, peak_bytes, scored_beats
+from numpy.testing import assert_allclose
 
 from recording import page_data
 from recording.page_data import MISSING
-
-
-class Signal:
-    """A Recording of one lead; `asked` are the stretches that were read."""
-
-    def __init__(self, samples):
-        self.samples = samples
-        self.n_samples = len(samples)
-        self.asked = []
-
-    def read(self, lead, start, stop):
-        self.asked.append((start, stop))
-        return np.array(self.samples[start:stop], float)
-
-
-def scored_beats(sample, robust_z, fs_hz=100.0):
-    """What is asked of ScoredBeats, flagged from 3 on."""
-    return SimpleNamespace(samples=sample, robust_z=robust_z, flagged=robust_z >= 3, fs_hz=fs_hz,
-                           lead_index=0)
 
 
 # --- long recordings ------------------------------------------------------------------------------
@@ -34,45 +14,41 @@ def scored_beats(sample, robust_z, fs_hz=100.0):
 def test_long_recording_keeps_strips_at_full_rate_and_extremes_of_the_rest(monkeypatch):
     for name, value in (("FULL_SAMPLES", 3000), ("ENVELOPE", 900), ("CHUNK", 700)):
         monkeypatch.setattr(page_data, name, value)
-    recording = Signal(np.random.default_rng(0).normal(size=20_000).astype(np.float32))
-    recording.samples[12_000:12_500] = np.nan
-    scored = scored_beats(np.arange(50, 20_000, 100), np.append(np.arange(199) % 50 / 10, 9.0))
+    signal = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+    signal[12_000:12_500] = np.nan
+    recording = Leads([signal])
+    robust_z = np.append(np.arange(199) % 50 / 10, 9)
+    scored = scored_beats(np.arange(50, 20_000, 100), robust_z, 20_000)
     content = page_data.content_of(scored, recording)
-    assert content.step == 23 and list(scored.robust_z[content.listed]) == [9.0, 4.9, 4.9]
-    starts, stops = zip(*recording.asked)
+    assert content.step == 23 and list(scored.robust_z[content.listed]) == [9, 4.9, 4.9]
+    starts, stops = zip(*recording.reads)
     assert starts == (0, *stops[:-1]) and stops[-1] == 20_000  # once, in order
     assert max(np.subtract(stops, starts)) <= 700
 
     wanted = np.zeros(20_000, bool)
     for sample in scored.samples[content.listed]:
         wanted[max(0, sample - 500):sample + 501] = True
-    assert (content.kept[:, 1] - content.kept[:, 0]).sum() == wanted.sum()
 
     def signal_of(stored):
         return np.where(stored == MISSING, np.nan, content.offset + content.scale * stored)
 
-    np.testing.assert_allclose(signal_of(content.full), recording.samples[wanted],
-                               atol=content.scale)
-    pieces = np.pad(recording.samples, (0, 10), constant_values=np.nan).reshape(870, 23)
-    gone = np.isnan(pieces).all(axis=1)
-    for stored, extreme, beyond in ((content.low, np.min, np.inf), (content.high, np.max, -np.inf)):
-        expected = extreme(np.where(np.isnan(pieces), beyond, pieces), axis=1)
-        np.testing.assert_allclose(signal_of(stored), np.where(gone, np.nan, expected),
-                                   atol=content.scale)
+    assert_allclose(signal_of(content.full), signal[wanted], atol=content.scale)
+    pieces = np.pad(signal, (0, 10), constant_values=np.nan).reshape(870, 23)
+    for stored, extreme in ((content.low, np.fmin), (content.high, np.fmax)):
+        assert_allclose(signal_of(stored), extreme.reduce(pieces, axis=1), atol=content.scale)
 
 
 def test_memory_and_content_of_a_day_are_bounded():
     """24 h at 360 Hz, 100,000 beats, every third flagged."""
     rng = np.random.default_rng(0)
     block = rng.normal(size=1 << 18)
-    day = Signal(range(24 * 3600 * 360))
+    day = Leads([range(24 * 3600 * 360)])
     day.read = lambda lead, start, stop: np.resize(block, stop - start)
-    robust_z = rng.permutation(np.linspace(0, 4.5, 100_000))
-    tracemalloc.start()
-    content = page_data.content_of(scored_beats(np.arange(100_000) * 311, robust_z, 360.0), day)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 100e6 and len(content.listed) == 555 and content.drawn.all()
+    scored = scored_beats(np.arange(100_000) * 311, rng.permutation(np.linspace(0, 4.5, 100_000)),
+                          day.n_samples, 360)
+    assert peak_bytes(page_data.content_of, scored, day) < 100e6
+    content = page_data.content_of(scored, day)
+    assert len(content.listed) == 555 and content.drawn.all()
     assert content.full.nbytes + content.low.nbytes + content.high.nbytes < 6.1e6
 
 
@@ -80,14 +56,13 @@ def test_of_very_many_beats_the_extreme_and_those_in_strips_are_kept(monkeypatch
     monkeypatch.setattr(page_data, "DRAWN", 20)
     robust_z = np.random.default_rng(0).normal(size=97)
     robust_z[40:60] = np.nan
-    scored = scored_beats(np.arange(97) * 100, robust_z)
-    drawn = page_data.thin_out(scored, np.array([[1950, 2201]]))
+    scored = scored_beats(np.arange(97) * 100, robust_z, 9700)
+    drawn = np.flatnonzero(page_data.thin_out(scored, np.array([[1950, 2201]])))
     wanted = {20, 21, 22}
-    for first in range(0, 97, 10):
-        group = range(first, min(first + 10, 97))
-        if not np.isnan(robust_z[group]).all():
-            wanted |= {max(group, key=lambda k: robust_z[k]), min(group, key=lambda k: robust_z[k])}
-    assert wanted <= set(np.flatnonzero(drawn)) <= wanted | set(range(40, 60))
+    for first in (*range(0, 40, 10), *range(60, 97, 10)):
+        group = robust_z[first:first + 10]
+        wanted |= {first + group.argmax(), first + group.argmin()}
+    assert wanted <= set(drawn) <= wanted | set(range(40, 60))
 
 
 @pytest.mark.parametrize("signal, step", [
@@ -98,5 +73,5 @@ def test_int16_gives_the_signal_back(signal, step):
     (stored,), offset, scale = page_data.quantise(signal.astype(np.float32))
     back = np.where(stored == MISSING, np.nan, offset + scale * stored)
     usual = ~(np.abs(signal) > 1e3)
-    np.testing.assert_allclose(back[usual], signal[usual], atol=step)
+    assert_allclose(back[usual], signal[usual], atol=step)
     assert np.isfinite(back[~usual]).all() and (back[~usual] > 100).all()

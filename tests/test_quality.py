@@ -92,7 +92,7 @@ def test_windows_are_judged_apart_and_extremes_need_runs():
 
 @pytest.mark.parametrize("snr_db", [16, 18])
 def test_noise_is_a_bad_match_or_a_fair_one_with_two_other_signs(snr_db):
-    """A low ratio and a moving baseline; windows of four correlations without and with the latter."""
+    """A low ratio and a moving baseline; four correlations without and with the latter."""
     t = np.arange(10 * FS) / FS
     wave = 0.1 * np.sin(2 * np.pi * 10 * t)     # power 0.005
     amplitude = np.sqrt(8 * 0.005 * 10 ** (snr_db / 10))
@@ -110,8 +110,8 @@ def test_correlation_is_that_with_the_most_similar_beat_nearby():
     """Against a plain loop, with beats reported up to 40 ms off their deepest or highest point."""
     rng = np.random.default_rng(4)
     rr = np.append(rng.uniform(0.4, 0.8, 40), rng.uniform(1.2, 1.8, 20))
-    signal, beats = ecg(rr, [((0, 0.012, rng.choice([-1, 1])), (0.06, 0.015, rng.uniform(-0.6, 0.6)))
-                             for _ in rr])
+    kinds = [((0, 0.012, rng.choice([-1, 1])), (0.06, 0.015, rng.uniform(-0.6, 0.6))) for _ in rr]
+    signal, beats = ecg(rr, kinds)
     gap = signal.copy()
     gap[beats[30]] = np.nan
     shifted = beats + rng.integers(-round(0.04 * FS), round(0.04 * FS), len(beats))
