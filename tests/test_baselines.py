@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -36,32 +34,23 @@ def test_knn_among_all_and_own_beats_equals_its_definition(segments):
         assert baselines.knn_record(segments, f, train, rows)[3] == approx(expected, rel=1e-2)
 
 
-def test_window_hides_the_neighbours(segments):
-    """A change more than 3 sigma from the R peak changes no score of shape."""
-    train = segments.part("beat", "train")
-    changed = dataclasses.replace(segments, x=segments.x.copy())
-    changed.x[:, :200] += 5
-    one, other = (baselines.Features(s, train, SIGMA).components for s in (segments, changed))
-    assert_array_equal(one, other)
-
-
 def test_rr_rule_flags_premature_beats_only(segments):
     score = baselines.rr(segments, None, None, np.arange(len(segments.x)))
     symbol = segments.rows["symbol"]
-    assert np.median(score[symbol == "A"]) > 0.15 and abs(np.median(score[symbol == "N"])) < 0.05
+    assert np.median(score[symbol == "A"]) > 0.15 > 3 * abs(np.median(score[symbol == "N"]))
     assert roc_auc_score(np.isin(segments.rows["aami"], ["S", "V"]), score) > 0.9
 
 
-def test_no_detector_sees_an_abnormal_or_test_label(segments):
+def test_no_detector_sees_an_abnormal_or_test_label_or_the_beats_beside(segments):
     train, rows = segments.part("beat", "train"), segments.part("beat", "test")
     before = baselines.score_all(segments, train, rows, SIGMA, list)
     for name in ("y", "symbol", "aami"):
         segments.rows[name] = segments.rows[name][::-1].copy()
+    segments.x[:, :200] += 5  # more than 3 sigma from the R peak: the beats beside have no say
     after = baselines.score_all(segments, train, rows, SIGMA, list)
-    assert set(before) == set(baselines.BASELINES)
-    for name in before:
+    for name in baselines.BASELINES:
         assert_array_equal(before[name], after[name])
-        assert np.isfinite(before[name]).all() and np.ptp(before[name]) > 0
+        assert np.ptp(before[name]) > 0
 
 
 def test_evaluate_reports_them_and_keeps_them(evaluated, capsys, monkeypatch):

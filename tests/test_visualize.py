@@ -92,10 +92,6 @@ def line(ax, start):
     return found
 
 
-def best_baseline(run):
-    return max(run.metrics["baselines"].values(), key=lambda entry: entry["auroc"]["value"])
-
-
 # --- every picture --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", visualize.FIGURES)
@@ -131,19 +127,18 @@ def test_simulated_data_is_marked_in_red_and_other_data_is_not(copy, rendered):
 def test_history_marks_the_kept_epoch(run, axes):
     top, _ = axes("training_history.png")
     loss = run.history["validation_loss"]
-    kept = line(top, "kept").get_xydata()
-    assert kept.tolist() == [[run.history["epoch"][loss.argmin()], loss.min()]]
-    assert_array_equal(line(top, "training").get_ydata(), run.history["train_loss"])
+    kept = line(top, "kept").get_xydata().tolist()
+    assert kept == [[run.history["epoch"][loss.argmin()], loss.min()]]
 
 
 def test_histograms_sum_to_all_beats_and_split_at_the_threshold(run, axes, copy):
     ax, = axes("score_distributions.png")
     for bars in ax.containers:
         assert sum(bar.get_height() for bar in bars) == approx(100)
-    assert line(ax, "threshold").get_xdata()[0] == run.threshold and ax.get_xscale() == "linear"
+    assert line(ax, "threshold").get_xdata()[0] == run.threshold
     positive = edit(copy, lambda m: m.update(default_score="qrs_error"))
     ax, = visualize.draw("score_distributions.png", positive).axes
-    assert ax.get_xscale() == "log" and positive.entry["title"] in ax.get_xlabel()
+    assert ax.get_xscale() == "log"
 
 
 def test_curves_are_few_and_have_the_area_and_the_point_that_they_name(run, axes):
@@ -152,7 +147,8 @@ def test_curves_are_few_and_have_the_area_and_the_point_that_they_name(run, axes
     abnormal = run.scores["label"] == 1
     sensitivity = flagged[abnormal].mean()
     scores = run.metrics["scores"]
-    shown = [run.entry, scores["combined_same_patient"], scores["mse"], best_baseline(run)]
+    best = max(run.metrics["baselines"].values(), key=lambda entry: entry["auroc"]["value"])
+    shown = [run.entry, scores["combined_same_patient"], scores["mse"], best]
     for name, metric, point in (
             ("roc.png", "auroc", (flagged[~abnormal].mean(), sensitivity)),
             ("precision_recall.png", "auprc", (sensitivity, abnormal[flagged].mean()))):
@@ -180,13 +176,12 @@ def test_numbers_are_those_of_metrics_json(copy):
     assert cells == ["1,900\n95.0 %", "100\n5.0 %", "30\n30.0 %", "70\n70.0 %"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"protocol": "patient"}, {"simulated": True}])
-def test_published_point_only_where_comparable(changes, copy):
-    ax, = visualize.draw("roc.png", edit(copy, lambda m: m.update(changes))).axes
-    if changes:
-        assert "published:" not in words(ax.figure)
-    else:
-        assert line(ax, "published: 0.9721").get_xydata()[0] == approx((1 - 0.9551, 0.9019))
+@pytest.mark.parametrize("changes", [{"protocol": "patient"}, {"simulated": True}])
+def test_published_point_only_where_comparable(changes, axes, copy):
+    point = line(axes("roc.png")[0], "published: 0.9721").get_xydata()[0]
+    assert point == approx((1 - 0.9551, 0.9019))
+    other = edit(copy, lambda metrics: metrics.update(changes))
+    assert "published:" not in words(visualize.draw("roc.png", other))
 
 
 def test_symbols_show_n_and_flagged_in_class_order(run, axes):
@@ -198,18 +193,14 @@ def test_symbols_show_n_and_flagged_in_class_order(run, axes):
             expected.append(f"{name}\n{len(score):,}\n{(score >= run.threshold).mean():.1%}")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == expected
     assert [text.get_text() for text in ax.texts] == list("NSVFQ")
-    assert line(ax, "threshold").get_ydata()[0] == run.threshold
 
 
 def test_records_are_sorted_and_those_left_out_counted(run, axes):
     ax, = axes("auroc_by_record.png")
     names = [tick.get_text().split()[0] for tick in ax.get_yticklabels()]
-    for entry in (run.entry, best_baseline(run)):
-        rows = entry["by_record"]
-        own = [rows[name]["auroc"] for name in names]
-        assert line(ax, entry["title"]).get_xdata() == approx(own)
-    assert (np.diff(line(ax, "combined").get_xdata()) >= 0).all()
-
+    rows = run.entry["by_record"]
+    own = [rows[name]["auroc"] for name in names]
+    assert own == sorted(own) and line(ax, "combined").get_xdata() == approx(own)
     none = sum(row["n_abnormal"] == 0 for row in rows.values())
     assert ax.get_title().endswith(f"shown: {none} without abnormal beats, "
                                    f"{len(rows) - none - len(names)} with too few")
@@ -222,23 +213,21 @@ def test_reconstruction_titles_signal_and_error(run, axes):
         top, bottom = panels[2 * i:2 * i + 2]
         at = "%02d:%02d" % divmod(scores["sample"][row] // 360, 60)
         sign = "≥" if run.score[row] >= run.threshold else "<"
-        assert top.get_title().startswith(
-            f"record {scores['record'][row]}, {at}, {scores['symbol'][row]}:  "
-            f"score {run.score[row]:.3g} {sign} ")
+        expected = f"{at}, {scores['symbol'][row]}:  score {run.score[row]:.3g} {sign}"
+        assert expected in top.get_title()
         expected = scores["example_signal"][i], scores["example_recon"][i]
         assert_array_equal([drawn.get_ydata() for drawn in top.lines], expected)
         assert top.lines[0].get_xdata()[[0, 360]].tolist() == [-1, 0]
-        error = bottom.collections[0].get_paths()[0].vertices[:, 1].max()
+        error = bottom.collections[0].get_datalim(bottom.transData).y1
         assert error == approx(np.abs(np.subtract(*expected)).max())
 
 
 def test_parts_show_the_named_part_and_the_saved_shares(run, axes):
     *beats, bottom = axes("parts_of_the_beat.png")
     scores = run.scores
-    for ax, row, usual in zip(beats, scores["part_row"], scores["part_usual"], strict=True):
+    for ax, row in zip(beats, scores["part_row"], strict=True):
         title = beat_parts.TITLES[beat_parts.PARTS[scores["part"][row]]]
         assert f"leads: {title}, {scores['part_strength'][row]:.1f} times" in ax.get_title()
-        assert_array_equal(line(ax, "the record's own").get_ydata(), usual)
     shares = run.metrics["parts"].values()
     expected = [100 * row[part] for part in beat_parts.PARTS for row in shares]
     assert [bar.get_width() for bar in bottom.patches] == approx(expected)
@@ -250,7 +239,6 @@ def test_latent_space_draws_abnormal_over_normal(run, axes):
     n = [len(points.get_offsets()) for points in ax.collections]
     assert labels == [f"{name}, n = {(run.scores['aami'] == name).sum():,}" for name in "NQVSF"]
     assert n == sorted(n, reverse=True) and sum(n) == len(run.score)
-    assert f"{100 * run.scores['latent_explained'][1]:.1f} %" in ax.get_ylabel()
 
 
 def test_strip_colours_beats_by_the_threshold(run, axes):
@@ -259,10 +247,11 @@ def test_strip_colours_beats_by_the_threshold(run, axes):
     flagged = run.scores["strip_score"] >= run.threshold
     tested = run.scores["strip_in_test"]
     for start, expected in (("not in", ~tested), ("below", tested & ~flagged),
-                            ("at or above", tested & flagged)):
+                            ("at or above", flagged)):
         assert line(panels[0], start).get_xdata() == approx(time_s[expected])
-    shown = [(text.get_position()[0], text.get_text().strip()) for ax in panels for text in ax.texts]
-    assert shown == list(zip(time_s, run.scores["strip_symbol"]))
+    shown = [text for ax in panels for text in ax.texts]
+    assert [text.get_position()[0] for text in shown] == time_s.tolist()
+    assert [text.get_text().strip() for text in shown] == run.scores["strip_symbol"].tolist()
     assert panels[2].get_xlim()[0] == approx(run.scores["strip_start"] / 360 + 20)
 
 
@@ -290,23 +279,23 @@ def test_a_split_without_abnormal_beats_has_every_picture(copy):
 # --- files ----------------------------------------------------------------------------------------
 
 def test_main_leaves_pictures_that_show_the_same(copy, rendered, monkeypatch, capsys):
-    names = ["confusion_matrix.png", "latent_space.png"]
-    monkeypatch.setattr(visualize, "FIGURES", {name: visualize.FIGURES[name] for name in names})
-    matrix, latent = (copy.plots_dir("beat") / name for name in names)
+    name = "latent_space.png"
+    monkeypatch.setattr(visualize, "FIGURES", {name: visualize.FIGURES[name]})
+    path = copy.plots_dir("beat") / name
     visualize.main(["--database", "copy"])
-    assert "2 pictures of MIT-BIH" in capsys.readouterr().out
-    assert sorted(matrix.parent.iterdir()) == [matrix, latent]
-    with Image.open(latent) as image:
+    assert "1 pictures of MIT-BIH" in capsys.readouterr().out
+    drawn = path.read_bytes()
+    with Image.open(path) as image:
         # the palette of 256 colours may not lose a rare class, here F
-        difference = np.asarray(image.convert("RGB")) - rendered(latent.name)[1]
+        difference = np.asarray(image.convert("RGB")) - rendered(name)[1]
         assert np.abs(difference).max() < 24 and image.info["dpi"][0] == approx(150, abs=0.1)
-        image.save(latent, format="PNG", compress_level=0)  # other bytes, the same pixels
+        image.save(path, format="PNG", compress_level=0)  # other bytes, the same pixels
 
-    left = latent.read_bytes()
-    drawn = matrix.read_bytes()
-    matrix.write_bytes(drawn[:len(drawn) // 2])
-    visualize.main(["--database", "copy"])
-    assert latent.read_bytes() == left and matrix.read_bytes() == drawn
+    left = path.read_bytes()
+    for found, kept in ((left, left), (drawn[:len(drawn) // 2], drawn)):
+        path.write_bytes(found)
+        visualize.main(["--database", "copy"])
+        assert path.read_bytes() == kept
 
 
 @pytest.mark.parametrize("name, content, flaw, step", [
