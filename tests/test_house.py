@@ -61,7 +61,7 @@ def test_there_is_no_circle():
 
 
 @pytest.mark.parametrize("module, most", [("dataset", 7), ("train_mitbih", 12), ("evaluate", 18),
-                                          ("detect", 26)])
+                                          ("detect", 24)])
 def test_a_step_loads_few_modules(module, most):
     code = (f"import sys, {module}\n"
             "print(*(n for n, m in sys.modules.items() if hasattr(m, '__file__') and m.__file__\n"

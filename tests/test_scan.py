@@ -55,13 +55,13 @@ def test_every_simulated_beat_is_found_at_its_peak(simulated, shipped):
 
 
 def test_beats_do_not_depend_on_where_pieces_begin(simulated, shipped, monkeypatch):
-    """Pieces of two minutes, each read once, and one of all: the same, but for what the QRS
+    """Pieces of half a minute, each read once, and one of all: the same, but for what the QRS
     detector learns first.
     """
     whole, _ = scanned(simulated[0], shipped)
-    monkeypatch.setattr(scan, "PIECE_S", 120)
+    monkeypatch.setattr(scan, "PIECE_S", 30)
     parts, reads = scanned(simulated[0], shipped)
-    assert [(start / FS, stop / FS) for start, stop in reads] == [(0, 150), (90, 270), (210, 360)]
+    assert [k / FS for k in reads[1]] == [0, 90] and len(reads) == 12
     assert abs(len(parts.time_s) - len(whole.time_s)) <= 1
     assert (np.diff(parts.time_s) >= scan.REFRACTORY_S).all()
     at = [np.round(found.time_s[found.scored] * FS) for found in (parts, whole)]
