@@ -102,6 +102,7 @@ def each(task, items, jobs=1, address=None, files=()):
         yield from each_on_cluster(task, items, address, files)
         return
 
+    # as they finish: a recording of a week would hold up those of minutes behind it
     work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     try:
         yield from work(joblib.delayed(attempt)(task, item) for item in items)
@@ -152,6 +153,7 @@ def flow(client, on_worker, items):
         if not sent:
             return
 
+        # lost: the worker that had it, so often that dask gives it to no other
         future, result = next(done)
         item = sent.pop(future.key)
         if future.status == "finished":
@@ -194,7 +196,10 @@ def connect(address):
 
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
-        client.run_on_scheduler(limit_wait(LOST_S))
+
+        # a lambda is sent by value, as the function of `worker_function` is
+        client.run_on_scheduler(lambda dask_scheduler: setattr(
+            dask_scheduler, "no_workers_timeout", dask_scheduler.no_workers_timeout or LOST_S))
         yield client
     except distributed.TimeoutError as error:
         raise UserError(
@@ -208,16 +213,6 @@ def connect(address):
         client.close(timeout=CONNECT_S)
 
 
-def limit_wait(seconds):
-    """A function for the scheduler: tasks fail that have waited so long without any worker.
-
-    It is nested as the one of `worker_function` is.
-    """
-    def limit(dask_scheduler):
-        dask_scheduler.no_workers_timeout = dask_scheduler.no_workers_timeout or seconds
-    return limit
-
-
 def send_project(client, task, files):
     """Send the project and `files` to all workers, those to come included.
 
@@ -225,6 +220,7 @@ def send_project(client, task, files):
     the function of an item that the workers are to run.
     """
     from distributed.diagnostics.plugin import UploadFile
+
     # what each file is called there, and where it lies here
     paths = [*settings.ROOT.glob("*.py")]
     for room in ROOMS:
@@ -241,6 +237,7 @@ def send_project(client, task, files):
                 file.writestr(zipfile.ZipInfo(name), path.read_bytes())
         archive = archive.rename(Path(folder, f"ecg-{digest_of(archive)}.zip"))
 
+        # idempotent: a zip that another client's tasks are reading is not written again
         upload = UploadFile(archive, load=False)
         upload.idempotent = True
         client.register_plugin(upload, name=archive.name)
@@ -270,11 +267,12 @@ def worker_function(archive, task, expected):
                 with zipfile.ZipFile(path) as file:
                     file.extractall(root)
                     ours = {name.partition("/")[0].removesuffix(".py") for name in file.namelist()}
+
+                # what an earlier client sent, or what was imported from the worker's own folder
                 for name in list(sys.modules):
                     if name.partition(".")[0] in ours:
                         del sys.modules[name]
-                others = [p for p in sys.path if not Path(p).name.startswith("ecg-")]
-                sys.path[:] = [root, *others]
+                sys.path[:] = dict.fromkeys([root, *sys.path])
 
             # with other libraries the same record would not give the same bytes
             cluster = importlib.import_module("recording.cluster")

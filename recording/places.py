@@ -21,14 +21,12 @@ from recording import reader
 from recording.cluster import INSTALL, first_line
 from recording.reader_wfdb import MAX_HEADER_BYTES, named_files, split_header
 
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
 
 # --- addresses ----------------------------------------------------------------------------------
 
 def is_url(text):
     """Whether text is an address; C:\\x and a bare path are none."""
-    return isinstance(text, str) and SCHEME.match(text) is not None
+    return isinstance(text, str) and bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text))
 
 
 def place_of(text):
@@ -79,6 +77,7 @@ def store(url):
     except UserError:
         raise
     except Exception as error:  # each store has errors of its own
+        # a full disk is this machine's: the store is not to be asked again
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         raise error if full else explain(url, error) from error
 
@@ -105,6 +104,8 @@ def explain(url, error):
 
     said = f"{type(error).__name__}: {first_line(error)}"
     status = getattr(error, "status", 0)
+
+    # aiohttp has a status where other libraries have a class of error
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return UserError(f"{url}: missing. Check the address; that of a folder ends with /.")
 
@@ -119,12 +120,13 @@ def explain(url, error):
 
 # --- finding ------------------------------------------------------------------------------------
 
-def find(url, suffixes):
+def find(url):
     """[address] that one argument means: a file, a record without suffix, a pattern, a folder.
 
-    A pattern has * or [, a folder ends in /; files that end in one of `suffixes` are found so.
-    Raises UserError where there is none.
+    A pattern has * or [, a folder ends in /; files with a suffix of recordings are found so. Raises
+    UserError where there is none.
     """
+    suffixes = reader.SUFFIXES
     many = "*" in url or "[" in url
     if not many and not url.endswith("/"):
         name = name_of(url)
@@ -162,7 +164,7 @@ def find_places(texts, lists, absolute):
         if isinstance(place, Path):
             paths.append(place)
         else:
-            urls |= dict.fromkeys(find(place, reader.SUFFIXES))
+            urls |= dict.fromkeys(find(place))
 
     paths = reader.find_recordings(paths)
     return [path.absolute() if absolute else path for path in paths] + list(urls)
@@ -271,10 +273,12 @@ def written(stem, last):
         return
 
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
+        # first all, then away: what failed half-way leaves nothing at the address
         yield Path(folder, name_of(stem))
 
-        paths = sorted(Path(folder).iterdir())
-        for path in sorted(paths, key=lambda path: path.name.endswith(last)):
+        # a later run takes a recording for done where its summary is
+        order = lambda path: (path.name.endswith(last), path.name)
+        for path in sorted(Path(folder).iterdir(), key=order):
             url = beside(stem, path.name)
             with store(url) as (fs, there):
                 fs.put_file(str(path), there)

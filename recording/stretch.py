@@ -47,9 +47,8 @@ def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_b
     # what was filled is told to the rule again
     signal = raw.copy()
     missing = np.flatnonzero(~np.isfinite(given))
-    if len(missing):
-        at = np.round(missing * fs_hz / own_hz).astype(int)
-        signal[np.clip(at, 0, len(signal) - 1)] = np.nan
+    at = np.round(missing * fs_hz / own_hz).astype(int)
+    signal[np.clip(at, 0, len(signal) - 1)] = np.nan
     verdict = quality.unreadable(signal, filtered, fs_hz, found)
 
     skip = round((start_s - first / own_hz) / quality.VERDICT_S)

@@ -62,6 +62,8 @@ def choose_lead(recording, wanted, leads):
     for name in leads:
         if name in recording.leads:
             return recording.leads.index(name)
+
+    # the one lead of a Holter or a patch is taken whatever it is called
     if len(recording.leads) > 1:
         raise UserError(f"{recording.path}: has the leads {recording.leads}, expected one of "
                         f"{list(leads)}. Name one with --lead.")
@@ -73,10 +75,13 @@ def piece_columns(recording, lead, start_s, beats):
 
     beats: {"time_s", "symbol", "rr_before_s", "rr_after_s"} of the whole recording, (k,) each.
     """
+    time_s = beats["time_s"]
+
     def samples(first_s):
         """Every beat's R peak (k,) at the network's rate, from first_s on."""
-        return np.rint((beats["time_s"] - first_s) * config.FS_HZ).astype(np.int64)
+        return np.rint((time_s - first_s) * config.FS_HZ).astype(np.int64)
 
+    # noise is judged by the annotated beats: a detector would find some in the noise
     def annotated(raw, first_s):
         peaks = samples(first_s)
         return np.unique(peaks[(peaks >= 0) & (peaks < len(raw))])
@@ -84,32 +89,45 @@ def piece_columns(recording, lead, start_s, beats):
     stop_s = start_s + PIECE_S
     stretch = read_stretch(recording, lead, start_s, stop_s, config.FS_HZ, config.BAND_HZ,
                            config.FILTER_ORDER, annotated)
+
     # not the margin's, not cut at an end, not in noise
     peaks = samples(stretch.start_s)
-    keep = (beats["time_s"] >= start_s) & (beats["time_s"] < stop_s)
+    keep = (time_s >= start_s) & (time_s < stop_s)
     keep &= inside(peaks, len(stretch.filtered), config.WINDOW_SIZE)
-    keep[keep] = stretch.is_readable(beats["time_s"][keep])
+    keep[keep] = stretch.is_readable(time_s[keep])
 
     # intervals are those of all annotated beats: a neighbour that is left out counts
     kept = {name: column[keep] for name, column in beats.items() if name != "time_s"}
     return beat_columns(stretch.filtered, peaks[keep], recording.name, samples(0)[keep], **kept)
 
 
-def batches(tables, size):
-    """(columns, whether they are the last) of `size` rows each, the last of fewer perhaps.
+def join(tables):
+    """Tables ({name: rows}) of the same columns, one after the other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
-    tables: the same columns with any number of rows, one after the other.
+
+def regroup(tables, size):
+    """(table, whether it is the last) of `size` rows each, the last of fewer perhaps.
+
+    tables: {name: rows} of the same columns, x among them, with any number of rows.
     """
-    rest = {}
+    parts = []
+    missing = size
     for table in tables:
-        rest = {name: np.concatenate([rest.get(name, column[:0]), column])
-                for name, column in table.items()}
-        while len(rest["x"]) > size:  # not where they are equal: these may be the last
-            yield {name: column[:size] for name, column in rest.items()}, False
-            rest = {name: column[size:] for name, column in rest.items()}
+        # not where they are equal: these rows may be the last
+        while len(table["x"]) > missing:
+            head = {name: rows[:missing] for name, rows in table.items()}
+            yield join([*parts, head]), False
+            table = {name: rows[missing:] for name, rows in table.items()}
+            parts = []
+            missing = size
 
-    if rest and len(rest["x"]):
-        yield rest, True
+        # joined only when they are whole: a block of the stream is never copied at once
+        parts.append(table)
+        missing -= len(table["x"])
+
+    if missing < size:
+        yield join(parts), True
 
 
 def write_record(folder, recording, lead, beats, meta):
@@ -118,21 +136,20 @@ def write_record(folder, recording, lead, beats, meta):
     The last shard says that it is the last: a record that was stopped in the middle is none.
     """
     # an index must not name what is about to change
-    old = shards_of(folder, recording.name)
-    if old:
+    for path in shards_of(folder, recording.name):
         (folder / "index.json").unlink(missing_ok=True)
-    for path in old:
         path.unlink(missing_ok=True)
 
+    # a piece at a time, so that a recording of days takes no more memory than one of an hour
     starts = np.arange(0, recording.n_samples / recording.fs_hz, PIECE_S)
     pieces = (piece_columns(recording, lead, start_s, beats) for start_s in starts)
     entries = []
-    for columns, last in batches(pieces, config.SHARD_BEATS):
+    for columns, last in regroup(pieces, config.SHARD_BEATS):
         entry = {"file": f"{recording.name}-{len(entries):03d}.npz", "record": recording.name,
                  "beats": len(columns["y"]), "normal": int((columns["y"] == 0).sum()),
                  "part": meta["part"]}
-        stored = json.dumps(meta | {"entry": entry, "last": last})
-        write_npz(folder / entry["file"], {"meta": np.array(stored), **columns})
+        columns["meta"] = np.array(json.dumps(meta | {"entry": entry, "last": last}))
+        write_npz(folder / entry["file"], columns)
         entries.append(entry)
 
     if not entries:
@@ -148,10 +165,12 @@ def build_record(folder, annotator, lead, leads, place):
     files = places.files_of(place, annotator)
     origin = repr((sorted(files.items()), annotator, lead))
 
-    part = part_of(name, config.SPLIT_SEED, config.TRAIN_FRACTION, config.VALIDATION_FRACTION)
     meta = {"format": FORMAT, "settings": settings.snapshot(settings.SEGMENT_SETTINGS),
-            "origin": hashlib.sha256(origin.encode()).hexdigest(), "part": part}
+            "origin": hashlib.sha256(origin.encode()).hexdigest(),
+            "part": part_of(name, config.SPLIT_SEED, config.TRAIN_FRACTION,
+                            config.VALIDATION_FRACTION)}
 
+    # a run that was stopped goes on where it was: what is whole and of today stays as it is
     entries = stored_entries(folder, name, meta["origin"])
     if entries:
         return entries
@@ -176,8 +195,18 @@ def record_name(place):
 
 def shards_of(folder, record):
     """Paths of a record's shards, whatever they hold."""
+    # 100-000.npz may be of the record 100 or be the beginning of those of 100-000
     paths = folder.glob(f"{glob.escape(record)}-*.npz")
     return sorted(path for path in paths if path.stem[len(record) + 1:].isdigit())
+
+
+def meta_of(stored):
+    """The meta of an open shard; ValueError where it is not of today's format and settings."""
+    meta = json.loads(str(stored["meta"]))
+    today = settings.snapshot(settings.SEGMENT_SETTINGS)
+    if meta["format"] != FORMAT or settings.differences(meta["settings"], today):
+        raise ValueError(f"not of the format {FORMAT} or made with other settings")
+    return meta
 
 
 def stored_entries(folder, record, origin=None):
@@ -185,20 +214,20 @@ def stored_entries(folder, record, origin=None):
 
     origin: what they must come from; None: whatever the first of them comes from.
     """
-    today = settings.snapshot(settings.SEGMENT_SETTINGS)
     entries = []
-
     try:
         while True:
             path = folder / f"{record}-{len(entries):03d}.npz"
             with np.load(path, allow_pickle=False) as stored:
-                meta = json.loads(str(stored["meta"]))
-            origin = origin or meta["origin"]
-            ours = (meta["format"], meta["origin"], meta["entry"]["file"])
-            if ours != (FORMAT, origin, path.name) or settings.differences(meta["settings"], today):
-                return None
+                meta = meta_of(stored)
 
+            # a shard may have been renamed: its entry says which one it is
+            origin = origin or meta["origin"]
+            if (meta["origin"], meta["entry"]["file"]) != (origin, path.name):
+                return None
             entries.append(meta["entry"])
+
+            # without it the next shard must be there, or the record was stopped in the middle
             if meta["last"]:
                 return entries
     except UNREADABLE:  # missing, damaged, or none of ours

@@ -12,6 +12,7 @@ Order depends on the seed, the pass and the archive alone: a run that goes on, o
 processes, sees the same batches.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -29,7 +30,7 @@ from dataset import ROW_COLUMNS, Segments
 from pipeline import settings
 from pipeline.artefacts import UNREADABLE, load_json, refuse_stale
 from pipeline.errors import UserError
-from scaling.build_shards import FORMAT, INDEX_FORMAT
+from scaling.build_shards import INDEX_FORMAT, join, meta_of, regroup
 
 CHUNK = 128       # neighbouring beats read at once: 370 kB
 LONGEST = 1000    # first beats of a record in a sample: many records, each with its rhythm
@@ -49,10 +50,8 @@ class Archive:
     meta: dict
 
     def part(self, name):
-        """Entries of "train", "validation" or "test", in order of their files."""
-        return sorted((e for e in self.entries if e["part"] == name), key=lambda e: e["file"])
-
-
+        """Entries of "train", "validation" or "test"."""
+        return [entry for entry in self.entries if entry["part"] == name]
 
 
 def load_archive(folder, least, title, simulated):
@@ -67,12 +66,11 @@ def load_archive(folder, least, title, simulated):
     try:
         stored = dict(index["settings"])
         shards = index["shards"]
-        sound = index["format"] == INDEX_FORMAT and all(ENTRY <= set(entry) for entry in shards)
-    except (ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
+        if index["format"] != INDEX_FORMAT or not all(ENTRY <= set(entry) for entry in shards):
+            raise ValueError("other fields")
+    except UNREADABLE as error:
         raise UserError(f"{path}: not an index of shards (format {INDEX_FORMAT}). "
-                        f"Make it again with: {command}")
+                        f"Make it again with: {command}") from error
 
     today = settings.snapshot(settings.SEGMENT_SETTINGS)
     refuse_stale(path, settings.differences(stored, today), command)
@@ -92,33 +90,26 @@ def load_archive(folder, least, title, simulated):
 
 # --- one shard ----------------------------------------------------------------------------------
 
-def explain_damage(read):
-    """The function `read` of a shard's path, with a UserError that says how to mend the shard."""
-    @functools.wraps(read)
-    def guarded(path, *rest):
-        try:
-            return read(path, *rest)
-        except UNREADABLE as error:
-            state = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
-            raise UserError(f"{path}: {state}. Delete it and make it again with: "
-                            f"{COMMAND} {path.parent}") from error
-    return guarded
+@contextlib.contextmanager
+def explain_damage(path):
+    """What reading a shard raises becomes a UserError that says how to mend it."""
+    try:
+        yield
+    except UNREADABLE as error:
+        state = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        raise UserError(f"{path}: {state}. Delete it and make it again with: "
+                        f"{COMMAND} {path.parent}") from error
 
 
-@explain_damage
 def read_columns(path, names):
     """{name: array} of some columns of a shard of today's settings, checked by their CRC."""
+    # np.load opens what it is asked for: x is left on the disk unless it is named
     with np.load(path, allow_pickle=False) as stored:
-        meta = json.loads(str(stored["meta"]))
-        today = settings.snapshot(settings.SEGMENT_SETTINGS)
-        if meta["format"] != FORMAT or settings.differences(meta["settings"], today):
-            raise ValueError(f"not of the format {FORMAT} or made with other settings")
-
+        meta_of(stored)
         return {name: stored[name] for name in names}
 
 
 @functools.lru_cache(maxsize=8192)  # 8 kB each: most chunks find their shard known
-@explain_damage
 def layout(path, beats, normal):
     """(byte at which the first row of x begins, (beats,) bool: which are normal) of a shard.
 
@@ -148,7 +139,6 @@ def layout(path, beats, normal):
     return member.header_offset + 30 + int(lengths.sum()) + header_bytes, is_normal
 
 
-@explain_damage
 def read_rows(path, start, rows):
     """Rows (k,) of x, ascending: (k, w), by one read from the first to the last.
 
@@ -157,8 +147,10 @@ def read_rows(path, start, rows):
     width = config.WINDOW_SIZE
     first, last = rows[0], rows[-1]
 
-    found = np.fromfile(path, "<f4", (last - first + 1) * width, offset=start + 4 * first * width)
-    if len(found) < (last - first + 1) * width:
+    # numpy gives what there is: a file cut short since its layout was read is told by the count
+    count = (last - first + 1) * width
+    found = np.fromfile(path, "<f4", count, offset=start + 4 * first * width)
+    if len(found) < count:
         raise EOFError(f"ends in the middle of row {first + len(found) // width}")
 
     return found.reshape(-1, width)[rows - first]
@@ -208,6 +200,8 @@ class Stream:
     def __init__(self, archive, batch_size, buffer, rank=0, count=1):
         self.folder = archive.folder
         self.entries = [e for e in archive.part("train") if e["normal"]]
+
+        # training asks how badly latents tell records apart: each beat comes with its record
         records = [e["record"] for e in self.entries]
         self.names, self.record = np.unique(records, return_inverse=True)
         self.chunks = chunks_of([e["normal"] for e in self.entries])
@@ -217,39 +211,39 @@ class Stream:
         self.buffer = buffer
         self.rank, self.count = rank, count
 
-    def places(self, key, rows, start, skip):
-        """((rows,) place of each row among this process's rows of the block, or -1; their number).
-
-        The block's rows are mixed; of every batch of the stream each process has its share.
-        """
+    def read(self, key, block, start, skip):
+        """{"x": (k, w), "record": (k,)}: this process's rows of one block of the plan, mixed."""
+        # of every batch of the stream each process has its share
         share = self.batch_size // self.count
+        rows = self.chunks[block, 2].sum()
         mine = (start + np.arange(rows)) % self.batch_size // share == self.rank
+
+        # a run that goes on in the middle of a block has seen its first rows
         mine[:skip] = False
 
+        # place of each row, as it is read, among the mixed ones; -1: another process's
         mixed = np.random.default_rng(key).permutation(rows)
-        return np.where(mine, np.cumsum(mine) - 1, -1)[mixed], int(mine.sum())
-
-    def read(self, key, block, start, skip):
-        """(x (k, w), record (k,)) of this process's rows of one block, in their mixed order."""
-        where, n = self.places(key, self.chunks[block, 2].sum(), start, skip)
-        x = np.empty((n, config.WINDOW_SIZE), np.float32)
-        record = np.empty(n, np.int64)
+        places = np.where(mine, np.cumsum(mine) - 1, -1)[mixed]
+        x = np.empty((mine.sum(), config.WINDOW_SIZE), np.float32)
+        record = np.empty(len(x), np.int64)
 
         done = 0
         for shard, first, length in self.chunks[block].tolist():
+            place = places[done:done + length]
+            done += length
+            mine = place >= 0
+            if not mine.any():
+                continue
+
+            # straight to their places: a block is held once, not sorted into a second one
             entry = self.entries[shard]
             path = self.folder / entry["file"]
-            begin, is_normal = layout(path, entry["beats"], entry["normal"])
-
-            # each row goes straight to its place among the mixed ones
-            place = where[done:done + length]
-            mine = place >= 0
-            if mine.any():
+            with explain_damage(path):
+                begin, is_normal = layout(path, entry["beats"], entry["normal"])
                 rows = np.flatnonzero(is_normal)[first:first + length]
                 x[place[mine]] = read_rows(path, begin, rows[mine])
-                record[place[mine]] = self.record[shard]
-            done += length
-        return x, record
+            record[place[mine]] = self.record[shard]
+        return {"x": x, "record": record}
 
     def blocks(self, seed, position):
         """Endless blocks from a row of the stream on; a thread reads the next one meanwhile."""
@@ -266,19 +260,10 @@ class Stream:
 
         An epoch is `steps` batches, whatever its `size`: they follow without a gap.
         """
-        share = self.batch_size // self.count
-        parts = []       # of a batch that began in the block before
-        missing = share  # rows of the next batch
-
-        for x, record in self.blocks(seed, first_epoch * steps * self.batch_size):
-            cuts = np.arange(missing, len(x), share)
-            for part in zip(np.split(x, cuts), np.split(record, cuts)):
-                parts.append(part)
-                missing -= len(part[0])
-                if not missing:
-                    yield tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*parts))
-                    parts = []
-                    missing = share
+        # a batch may begin in one block and end in the next
+        blocks = self.blocks(seed, first_epoch * steps * self.batch_size)
+        for batch, _ in regroup(blocks, self.batch_size // self.count):
+            yield torch.from_numpy(batch["x"]), torch.from_numpy(batch["record"])
 
 
 # --- what is held in memory ---------------------------------------------------------------------
@@ -291,8 +276,11 @@ def choose_records(entries, limit):
     records = {}
     for entry in entries:
         records.setdefault(entry["record"], []).append(entry)
+
     # of few records more of each, so that the sample is as large as it may be
     longest = max(LONGEST, limit // len(records))
+
+    # at least one, however long it is: a part without a record could not be fitted
     chosen = {}
     total = 0
     for name in sorted(records, key=lambda name: hashlib.sha256(name.encode()).digest()):
@@ -309,19 +297,15 @@ def first_beats(folder, entries, limit):
     for entry in entries:
         path = folder / entry["file"]
         n = min(limit, entry["beats"])
-        start, _ = layout(path, entry["beats"], entry["normal"])
-
-        columns = {name: values[:n] for name, values in read_columns(path, COLUMNS).items()}
-        parts.append({"x": read_rows(path, start, np.arange(n)), **columns})
         limit -= n
+
+        with explain_damage(path):
+            start, _ = layout(path, entry["beats"], entry["normal"])
+            columns = {name: values[:n] for name, values in read_columns(path, COLUMNS).items()}
+            parts.append({"x": read_rows(path, start, np.arange(n)), **columns})
         if not limit:
             break
     return join(parts)
-
-
-def join(tables):
-    """Tables of the same columns, one after the other."""
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def sample(archive, limits):
