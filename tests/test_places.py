@@ -1,6 +1,6 @@
 """Recordings and results at addresses: an S3 server, a web server, memory, all of this machine."""
 
-import json
+import re
 import sys
 import threading
 import time
@@ -14,7 +14,7 @@ import config
 import detect
 from pipeline import simulated_ecg
 from pipeline.errors import UserError
-from recording import cluster, places, reader
+from recording import cluster, places
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -71,55 +71,49 @@ def web(archive):
 # --- addresses ----------------------------------------------------------------------------------
 
 def test_addresses_are_told_from_paths():
-    texts = ("s3://b/x.hea", "https://h/x", "memory://x", "/a/b.hea", "C:\\x", "a:b", "x")
-    assert [places.is_url(text) for text in texts] == [True, True, True, False, False, False, False]
-    assert places.place_of("file:///a/b.hea") == places.place_of("/a/b.hea") == Path("/a/b.hea")
-    assert places.place_of("s3://b/x") == "s3://b/x"
+    for text in ("/a/b.hea", "C:\\x", "a:b", "x"):
+        assert places.place_of(text) == places.place_of(f"file://{text}") == Path(text)
+    for text in ("s3://b/x", "https://h/x", "memory://x"):
+        assert places.place_of(text) == text
     assert places.beside("https://h/a/x.hea?token=a/b", "x.dat") == "https://h/a/x.dat"
-    assert places.beside("memory:///a/x.hea", "x.dat") == "memory:///a/x.dat"
-    assert places.name_of("https://h/a/x.edf?token=a/b") == "x.edf"
     assert places.name_of("s3://b/a?b.hea") == "a?b.hea"
 
 
 @pytest.mark.parametrize("text, names", [
-    ("deep/s01", ["s01"]), ("deep/s01.hea", ["s01"]), ("deep/", ["s01", "s02"]),
-    ("", ["s01", "s02"]), ("*/*.hea", ["s01", "s02"]), ("deep/s0[2]*", ["s02"])])
+    ("deep/s01", ["s01"]), ("deep/s01.hea", ["s01"]), ("", ["s01", "s02"]),
+    ("*/*.hea", ["s01", "s02"]), ("deep/s0[2]*", ["s02"])])
 def test_files_records_folders_and_patterns_are_found(archive, text, names):
     upload(archive, "memory://found/deep")
-    found = places.find(f"memory://found/{text}", reader.SUFFIXES)
-    assert [url.rpartition("/")[2] for url in found] == [f"{name}.hea" for name in names]
-
-
-def test_an_empty_folder_is_said():
+    found = places.find(f"memory://found/{text}")
+    assert [places.name_of(url) for url in found] == [f"{name}.hea" for name in names]
     with pytest.raises(UserError, match="memory://nowhere/x/: no recording there"):
-        places.find("memory://nowhere/x/", reader.SUFFIXES)
+        places.find("memory://nowhere/x/")
 
 
 def test_files_of_a_recording_are_those_its_headers_name(tmp_path):
-    files = {"m.hea": "m/2 1 360 20\nm_a 10\n~ 5\nm_b 5\n", "m_a.hea": "m_a 1 360 10\nm_a.dat 16\n",
-             "m_b.hea": "m_b 1 360 5\n# x.dat\nother.dat 16 200\n", "m_a.dat": "x",
-             "other.dat": "y", "m.atr": "z", "m.csv": "not of it", "m_c.hea": "not of it"}
+    files = {"m.hea": "m/2 1 360 20\nm_a 10\n~ 5\n", "m.atr": "z", "m.csv": "not of it",
+             "m_a.hea": "m_a 1 360 5\n# x.dat\nother.dat 16 200\n", "other.dat": "y"}
     memory = fsspec.filesystem("memory")
     for name, text in files.items():
         memory.pipe_file(f"/many/{name}", text.encode())
         (tmp_path / name).write_text(text)
-    expected = {"m.hea", "m_a.hea", "m_b.hea", "m_a.dat", "other.dat"}
-    for place, change in ((tmp_path / "m.hea", (tmp_path / "other.dat").write_bytes),
-                          ("memory://many/m.hea", partial(memory.pipe_file, "/many/other.dat"))):
-        before = places.files_of(place)
-        assert set(before) == expected
-        assert set(places.files_of(place, "atr")) == expected | {"m.atr"}
-        assert places.files_of(place) == before
-        change(b"longer")
-        after = places.files_of(place)
-        assert [name for name in after if after[name] != before[name]] == ["other.dat"]
+    found = [tmp_path / "m.hea", "memory://many/m.hea"]
+    before = [places.files_of(place, "atr") for place in found]
+    assert before == [places.files_of(place, "atr") for place in found]
+    memory.pipe_file("/many/other.dat", b"longer")
+    (tmp_path / "other.dat").write_bytes(b"longer")
+    for place, old in zip(found, before):
+        assert set(old) == {*files} - {"m.csv"}
+        new = places.files_of(place)
+        assert set(new) == set(old) - {"m.atr"}
+        assert [name for name in new if new[name] != old[name]] == ["other.dat"]
 
 
 def test_hostile_names_in_a_header_are_not_fetched():
     fs = fsspec.filesystem("memory")
-    for key in ("/deep/../secret", "/deep/..", "/deep/~"):  # a store may have such keys
+    for key in ("/deep/../secret", "/deep/~"):  # a store may have such keys
         fs.pipe_file(key, b"secret")
-    fs.pipe_file("/deep/h.hea", b"h/2 3 360 10\n../secret 16 200\n.. 16 200\n~ 0\nh 10\n")
+    fs.pipe_file("/deep/h.hea", b"h/2 3 360 10\n../secret 16 200\n~ 0\nh 10\n")
     assert set(places.files_of("memory://deep/h.hea")) == {"h.hea"}
 
 
@@ -149,8 +143,8 @@ def fetch(url):
 
 def test_a_recording_comes_from_the_web_as_it_is(archive, web):
     address, requests, _ = web
-    expected = {name: (archive / name).read_bytes() for name in ("s01.hea", "s01.dat")}
-    assert fetch(f"{address}/s01.hea?token=1") == expected
+    for name, content in fetch(f"{address}/s01.hea?token=1").items():
+        assert content == (archive / name).read_bytes()
     assert requests.count("/s01.dat") == 1 and set(requests) == {"/s01.hea?token=1", "/s01.dat"}
 
 
@@ -162,11 +156,10 @@ def test_what_may_pass_on_the_web_is_tried_again(web, monkeypatch, trouble):
     monkeypatch.setattr(cluster, "WAITS_S", (0,))
     url = f"{address}/s01.hea"
     troubles += [trouble]
-    _, files, why = cluster.attempt(fetch, url)
-    assert why is None and set(files) == {"s01.hea", "s01.dat"} and not troubles
+    _, files, _ = cluster.attempt(fetch, url)
+    assert set(files) == {"s01.hea", "s01.dat"} and not troubles
     troubles += [trouble] * 2
-    _, _, why = cluster.attempt(fetch, url)
-    assert why.startswith(f"{url}: the store does not answer")
+    assert cluster.attempt(fetch, url)[2].startswith(f"{url}: the store does not answer")
 
 
 def test_what_will_not_pass_is_said_at_once(archive, web, s3):
@@ -182,24 +175,19 @@ def test_what_will_not_pass_is_said_at_once(archive, web, s3):
             fetch(missing)
 
 
-def test_errors_of_a_copy_name_the_address(archive):
-    upload(archive, "memory://errors")
-    with pytest.raises(UserError, match="^memory://errors/s01.dat: bad"):
-        with places.fetched("memory://errors/s01.hea", {"s01.hea": {"size": None}}) as path:
-            raise UserError(f"{path.parent}/s01.dat: bad")
-
-
-def test_a_file_cut_short_on_its_way_is_not_taken_for_whole():
+@pytest.mark.parametrize("size, error, said", [(9, ConnectionError, "5 of 9 bytes"),
+                                               (None, UserError, "^memory://cut/s.dat: bad")])
+def test_a_copy_is_whole_and_its_errors_name_the_address(size, error, said):
     fsspec.filesystem("memory").pipe_file("/cut/s.dat", b"12345")
-    with pytest.raises(ConnectionError, match="5 of 9 bytes"):
-        with places.fetched("memory://cut/s.dat", {"s.dat": {"size": 9}}):
-            pass
+    with pytest.raises(error, match=said):
+        with places.fetched("memory://cut/s.dat", {"s.dat": {"size": size}}) as path:
+            raise UserError(f"{path}: bad")
 
 
 def test_a_failed_block_puts_nothing_and_the_summary_comes_last(monkeypatch):
-    fs = fsspec.filesystem("memory")
     put = []
-    monkeypatch.setattr(type(fs), "put_file", lambda self, path, url, **kw: put.append(url))
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "put_file",
+                        lambda self, path, url: put.append(url))
     with pytest.raises(ZeroDivisionError):
         with places.written("memory://put/n", last=".json") as stem:
             Path(f"{stem}.csv").write_text("half")
@@ -215,11 +203,8 @@ def test_a_failed_block_puts_nothing_and_the_summary_comes_last(monkeypatch):
 
 def contents(folder):
     """{name: bytes}; of a summary all but its origin, which tells addresses apart."""
-    found = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for name in [name for name in found if name.endswith(".json")]:
-        found[name] = json.loads(found[name])
-        assert len(found[name].pop("origin")) == 64
-    return found
+    return {path.name: re.sub(rb'"origin": "\w{64}"', b"", path.read_bytes())
+            for path in folder.iterdir()}
 
 
 def test_s3_and_cluster_give_the_bytes_of_one_process(archive, s3, dask_cluster, tmp_path, capsys):
@@ -231,12 +216,10 @@ def test_s3_and_cluster_give_the_bytes_of_one_process(archive, s3, dask_cluster,
     fs.get(f"{s3}/out/", str(tmp_path / "got") + "/", recursive=True)
     expected = contents(tmp_path / "one")
     assert contents(tmp_path / "got") == expected and len(expected) == 8
-    capsys.readouterr()
-    detect.main(command)
-    assert capsys.readouterr().out.count("done before") == 2
     fs.rm_file(f"{s3}/out/s02.ecgad.csv")
-    detect.main(command)
-    assert capsys.readouterr().out.count("done before") == 1
-    assert fs.exists(f"{s3}/out/s02.ecgad.csv")
+    for done in (1, 2):
+        capsys.readouterr()
+        detect.main(command)
+        assert capsys.readouterr().out.count("done before") == done
     with pytest.raises(UserError, match="1 of 1 .* failed:\n  s3://nobucket/x.hea: missing"):
         detect.main(["s3://nobucket/x.hea", "--cluster", dask_cluster])
