@@ -2,6 +2,8 @@
 
 import statistics
 
+import pandas as pd
+
 
 def percent(figure, digits=2):
     """"97.21" of 0.9721, or "n/a"."""
@@ -23,6 +25,18 @@ def markdown(rows):
     """Rows of strings as a Markdown table, the first its heading."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+
+
+def readable(rows, headings):
+    """DataFrame of strings and numbers for people, of dicts as a JSON file has them.
+
+    headings: {name in the file: heading}, "a.b" for b within a; names that are not there are left
+    out. What stands under a heading with a % is a fraction: it becomes percent with two digits.
+    """
+    table = pd.json_normalize(rows).filter(list(headings)).rename(columns=headings)
+    shares = [heading for heading in table if "%" in heading]
+    percents = 100 * table[shares].astype(float)
+    return table.assign(**percents.map("{:.2f}".format, na_action="ignore")).round(2)
 
 
 def interval(figure, brackets="()"):

@@ -75,38 +75,30 @@ class PrincipalComponents(nn.Module):
                            "taper_samples": taper_samples}
         taper = torch.from_numpy(gaussian(window_size, taper_samples)).float()
         self.register_buffer("taper", taper)
-        self.to_latent = nn.Linear(window_size, latent_dim)
-        self.from_latent = nn.Linear(latent_dim, window_size)
+        self.mean = nn.Parameter(torch.zeros(window_size))
+        self.axes = nn.Parameter(torch.zeros(latent_dim, window_size))
 
     @torch.no_grad()
     def fit(self, x):
         """Take mean and axes of segments x (n, w); returns itself."""
-        pca = PCA(len(self.to_latent.weight), random_state=0).fit(x * self.taper.numpy())
-
-        # what a network does by two linear layers, the components do exactly
-        axes = torch.from_numpy(pca.components_)  # (latent_dim, w)
-        mean = torch.from_numpy(pca.mean_)
-        self.to_latent.weight.copy_(axes)
-        self.to_latent.bias.copy_(-axes @ mean)
-
-        self.from_latent.weight.copy_(axes.T)
-        self.from_latent.bias.copy_(mean)
-
+        pca = PCA(len(self.axes), random_state=0).fit(x * self.taper.numpy())
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        self.axes.copy_(torch.from_numpy(pca.components_))
         return self
 
     def encode(self, x):
         """x (n, 1, w) -> (n, latent_dim)"""
-        return self.to_latent(x.squeeze(1) * self.taper)
+        return (x.squeeze(1) * self.taper - self.mean) @ self.axes.T
 
     def decode(self, z):
         """z (n, latent_dim) -> (n, 1, w)"""
-        return self.from_latent(z).unsqueeze(1)
+        return (z @ self.axes + self.mean).unsqueeze(1)
 
 
 def network(kind, database, protocol, segments, device):
     """(model, rows of the beats it was trained on) of a variant that is not shipped."""
     train = segments.part(protocol, "train")
-    normal = segments.normal_validation(protocol)
+    validation = segments.normal_validation(protocol)
     taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
     sizes = config.WINDOW_SIZE, config.LATENT_DIM, taper
 
@@ -117,17 +109,19 @@ def network(kind, database, protocol, segments, device):
     if kind == "pca":
         return PrincipalComponents(*sizes).fit(segments.x[train]).to(device), train
 
-    if kind == "abnormal":  # of the records that training may use; none of the test split
+    if kind == "abnormal":
         record = segments.rows["record"]
         abnormal = segments.rows["y"] == 1
-        unused = segments.rows[f"split_{protocol}"] == "unused"
+
+        # of the records that training may use; none of the test split
+        unused = segments.part(protocol, "unused")
+        train = unused[abnormal[unused] & np.isin(record[unused], record[train])]
         validation = segments.part(protocol, "validation")
-        normal = validation[abnormal[validation]]
-        train = np.flatnonzero(unused & abnormal & np.isin(record, record[train]))
+        validation = validation[abnormal[validation]]
 
     path = database.out / "checkpoints" / f"ablation-{protocol}-{kind}.pt"
     with other_settings(**TRAINED[kind]):
-        return load_or_train(path, segments, train, normal, device), train
+        return load_or_train(path, segments, train, validation, device), train
 
 
 def detector_of(kind, database, protocol, segments, device):

@@ -26,6 +26,7 @@ from models import load_checkpoint
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import without_nan, write_json
 from pipeline.errors import UserError
+from pipeline.tables import readable
 from recording import reader
 from recording.quality import VERDICT_S
 from scoring import metrics
@@ -33,6 +34,18 @@ from scoring.ec57 import UNCOUNTED_S
 
 MATCH_S = 0.15     # EC57
 MATCH_HZ = 1000    # beats are matched in ms
+# of the printed tables: {name in the file: heading}
+HEADINGS = {"records": "records", "beats": "beats of the experts", "hours": "hours counted",
+            "unreadable_share": "unreadable (% of the time)",
+            "false_alarms_per_hour": "false alarms an hour",
+            "qrs.sensitivity_gross": "R peaks: sensitivity (%)",
+            "qrs.ppv_gross": "R peaks: PPV (%)",
+            "score.auroc": "score: ROC-AUC (%)",
+            "score.auroc_record_mean": "score: ROC-AUC (%), mean over records",
+            "robust_z.auroc": "robust_z: ROC-AUC (%)",
+            "robust_z.auroc_record_mean": "robust_z: ROC-AUC (%), mean over records"}
+CLASS_HEADINGS = {"class": "class", "n": "beats", "missed": "missed", "not_scored": "not scored",
+                  "gross": "flagged (%)", "average": "by record (%)", "records": "records"}
 
 
 # --- one record -----------------------------------------------------------------------------------
@@ -188,8 +201,9 @@ def main(argv=None):
     found = run([delayed(score_record)(path, *detector, args.annotator, args.given_beats,
                                        args.score_all, device) for path in paths], args.threads)
     result = figures_of(found)
-    print(pd.json_normalize(result | {"classes": list(config.AAMI)}).T.to_string(header=False))
-    print(pd.DataFrame.from_dict(result["classes"], "index").to_string())
+    classes = [{"class": name, **row} for name, row in result["classes"].items()]
+    print(readable(result, HEADINGS).T.to_string(header=False, na_rep="n/a"))
+    print(readable(classes, CLASS_HEADINGS).to_string(index=False, na_rep="n/a"))
 
     name = "recordings-test"
     if args.given_beats:

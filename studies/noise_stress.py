@@ -26,6 +26,7 @@ from pipeline import errors, runtime
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.figures import CURVES, new_figure, save
+from pipeline.tables import readable
 from preprocess import resample
 from recording import quality, reader, scan
 from scoring.ec57 import UNCOUNTED_S
@@ -41,6 +42,9 @@ WITHOUT_RULE = ("false_alarms_per_hour", "classes", "robust_z")
 PANELS = (("auroc", "ROC-AUC of readable beats (%)", 100),
           ("false_alarms_per_hour", "false alarms an hour", 1),
           ("unreadable_share", "unreadable (% of the time)", 100))
+# of the printed table
+HEADINGS = {"noise": "noise", "snr_db": "SNR (dB)", **{key: label for key, label, _ in PANELS},
+            "qrs.sensitivity_gross": "R peaks found (%)"}
 
 
 # --- one record -----------------------------------------------------------------------------------
@@ -150,8 +154,7 @@ def main(argv=None):
                                        *detector, device) for name in records]
         rows.append(row_of(noise, snr_db, expert_labels.run(tasks, args.threads)))
 
-    shown = ["noise", "snr_db", *(key for key, _, _ in PANELS), "qrs.sensitivity_gross"]
-    print(pd.json_normalize(rows)[shown].to_string(index=False, float_format="%.4g"))
+    print(readable(rows, HEADINGS).to_string(index=False, na_rep="none"))
     path = database.out / "results" / "noise_stress.json"
     write_json(path, {"records": records, "rows": rows})
     picture = database.out / "evaluation_plots" / "noise_stress.png"

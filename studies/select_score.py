@@ -28,6 +28,7 @@ from dataset import load_segments
 from evaluate import load_detector
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
+from pipeline.tables import readable
 from scoring import detector, metrics
 from scoring.features import BeatFeatures, rows_by_record
 from studies.other_settings import load_or_train
@@ -46,6 +47,12 @@ TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0),
                      "SELF_NEIGHBOURS": (0.02, 0.05, 0.1, 0.2, 0.3)}}
 SPECIFICITIES = (0.95, 0.955, 0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99)
 RATES = ("specificity", "sensitivity", "accuracy", "f1")
+# of the printed tables: {name in selection.json: heading}
+HEADINGS = {"setting": "setting", "value": "value", "asked": "asked (%)",
+            **{f"weights.{name}": name for parts in PARTS.values() for name in parts},
+            "used": "in config.py", "auroc": "ROC-AUC (%)", "auroc_record_mean": "by record (%)",
+            "auprc": "PR-AUC (%)", "thinned": "thinned (%)", "merit": "merit (%)",
+            **{name: f"{name} (%)" for name in (*RATES, "margin")}}
 THINNED_NORMAL = 3    # abnormal beats for every normal one left in a thinned record
 THINNED_LEAST = 30    # abnormal beats that a record must have to be thinned
 
@@ -165,16 +172,9 @@ def merit(table, weights):
 
     Where no record has enough beats of both classes, the pooled figure stands for their mean.
     """
-    y = table.y.to_numpy()
-    scores = weighted(table, weights)
-    ranked = metrics.Ranking(scores, y).counts()
-    pooled = metrics.auroc(*ranked)
-
-    by_record = metrics.auroc_by_record(scores, y, table.record.to_numpy()).values()
-    by_record = [value for value in by_record if value is not None]
-
-    figures = {"auroc": pooled, "auroc_record_mean": float(np.mean(by_record or pooled)),
-               "auprc": metrics.auprc(*ranked)}
+    figures = metrics.areas(weighted(table, weights), table.y.to_numpy(), table.record.to_numpy())
+    if np.isnan(figures["auroc_record_mean"]):
+        figures["auroc_record_mean"] = figures["auroc"]
     return figures | {"merit": float(np.mean(list(figures.values())))}
 
 
@@ -256,13 +256,14 @@ def main(argv=None):
 
         result["protocols"][protocol] = {"settings": tried, "weights": weights}
         for rows in (tried, weights[:5]):
-            print(pd.DataFrame(rows).to_string(index=False))
+            print(readable(rows, HEADINGS).to_string(index=False), end="\n\n")
         print_best(f"{protocol}: best weights", weights[0]["weights"], config.WEIGHTS[protocol],
                    "WEIGHTS")
 
         # the threshold is compared with published figures, which are of random beats
         if protocol == "beat":
             result["operating_points"] = operating_points(tables)
+            print(readable(result["operating_points"], HEADINGS).to_string(index=False))
             best = max(result["operating_points"], key=lambda row: row["margin"])
             print_best("specificity with the best margin", best["asked"], config.TARGET_SPECIFICITY,
                        "TARGET_SPECIFICITY")
