@@ -247,6 +247,13 @@ def refused(path, *words, fs_hz=None):
         assert word in message, message
 
 
+class Evil:
+    """Prints when it is unpickled, which no file from a stranger may be."""
+
+    def __reduce__(self):
+        return (print, ("unpickled!",))
+
+
 def peak_bytes(action, *arguments, **more):
     """Most bytes of memory that a call held at a time."""
     tracemalloc.start()

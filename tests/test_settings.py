@@ -1,5 +1,6 @@
 """config.py is checked before anything runs, and what it says is stored as plain values."""
 
+import re
 import subprocess
 import sys
 
@@ -9,19 +10,14 @@ import config
 from pipeline import settings
 from pipeline.errors import UserError
 
-NONSENSE = [
-    ("FS_HZ", 0), ("FS_HZ", "360"), ("WINDOW_SIZE", 721), ("WINDOW_SIZE", True), ("BAND_HZ", (40.0, 0.5)),
-    ("BAND_HZ", (0.5, 200.0)), ("BAND_HZ", (0, 40.0)), ("FLAT_MAX_S", -1), ("SPLIT_SEED", -1),
-    ("TRAIN_FRACTION", 1.2), ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5), ("SEEDS", (1, 2)), ("SEEDS", (0, 0)),
-    ("BATCH_SIZE", 1), ("LEARNING_RATE", float("nan")), ("TAPER_SIGMA_S", 0), ("DENSITY_POWER", 1.5),
-    ("WEIGHTS", {"beat": {"nearest": 1}}), ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"rhythm": 0}}),
-    ("WEIGHTS", {"beat": {"nearest": -1}, "patient": {"rhythm": 1}}), ("TARGET_SPECIFICITY", 95.5),
-    ("DEFAULT_SCORE", "best"), ("DEFAULT_SCORE", "same_patient"), ("BOOTSTRAP_SEED", None), ("PROTOCOL", "both"),
-    ("DATABASE", "other"), ("ARCHIVE_REFERENCES", 1e5), ("DOWNLOAD_CONNECTIONS", 50)]
-
-
-def test_shipped_settings_are_sound():
-    settings.check()
+NONSENSE = [  # beside what test_every_number_has_a_range_that_holds_it tries
+    ("WINDOW_SIZE", 721), ("WINDOW_SIZE", True), ("BAND_HZ", (40.0, 0.5)), ("BAND_HZ", (0.5, 200.0)),
+    ("BAND_HZ", (0, 40.0)), ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5), ("SEEDS", (1, 2)),
+    ("SEEDS", (0, 0)), ("LEARNING_RATE", float("nan")), ("TAPER_SIGMA_S", 0),
+    ("WEIGHTS", {"beat": {"nearest": 1}}),
+    ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"rhythm": 0}}),
+    ("WEIGHTS", {"beat": {"nearest": -1}, "patient": {"rhythm": 1}}), ("DEFAULT_SCORE", "best"),
+    ("DEFAULT_SCORE", "same_patient"), ("PROTOCOL", "both"), ("DATABASE", "other")]
 
 
 @pytest.mark.parametrize("name, value", NONSENSE)
@@ -52,8 +48,9 @@ def test_a_missing_and_a_misspelt_setting_are_named(monkeypatch):
         settings.check()
 
 
-def test_a_network_without_taper_is_sound(monkeypatch):
-    monkeypatch.setattr(config, "TAPER_SIGMA_S", None)
+@pytest.mark.parametrize("taper_s", [config.TAPER_SIGMA_S, None])
+def test_settings_are_sound_as_shipped_and_without_a_taper(monkeypatch, taper_s):
+    monkeypatch.setattr(config, "TAPER_SIGMA_S", taper_s)
     settings.check()
 
 
@@ -83,27 +80,20 @@ def test_a_run_keeps_what_is_made_apart_from_what_is_shipped():
             settings.database("mitdb", name)
 
 
-def test_differences_name_both_values():
-    stored = settings.snapshot(("BATCH_SIZE", "BAND_HZ"))
-    assert settings.differences(stored, settings.snapshot(("BATCH_SIZE", "BAND_HZ"))) == []
-    assert settings.differences(stored, {"BATCH_SIZE": 100}) == ["BATCH_SIZE: 128 then, 100 now"]
-    assert settings.differences({}, {"BATCH_SIZE": 100}) == ["BATCH_SIZE: None then, 100 now"]
-
-
 @pytest.mark.parametrize("script, edits, words", [
-    ("dataset.py", {"BAND_HZ": (40, 1)}, ["BAND_HZ", "rising"]),
-    ("train_mitbih.py", {}, ["segments.npz: missing", "python dataset.py"]),
-    ("train_mitbih.py", {"SCORES": {"beat": ("combined", "msee"), "patient": ("combined",)}}, ["msee", "SCORES"]),
-    ("train_mitbih.py", {"NETWORK": "ConvAutoencodr"}, ["segments.npz: missing"]),
-    ("visualize.py", {}, ["metrics.json", "python evaluate.py"]),
-    ("dataset.py", {}, ["missing", "python dataset.py --download"])])
+    ("dataset.py", {"BAND_HZ": (40, 1)}, "BAND_HZ.*rising"),
+    ("train_mitbih.py", {}, "segments.npz: missing.*python dataset.py"),
+    ("train_mitbih.py", {"SCORES": {"beat": ("combined", "msee"), "patient": ("combined",)}},
+     "SCORES.*msee"),
+    ("visualize.py", {}, "metrics.json.*python evaluate.py"),
+    ("dataset.py", {}, "missing.*python dataset.py --download")])
 def test_scripts_end_with_one_line_and_status_1(project, script, edits, words):
-    path = project.folder / "config.py"
-    path.write_text(path.read_text() + "".join(f"\n{name} = {value!r}" for name, value in edits.items()))
+    with open(project.folder / "config.py", "a") as file:
+        for name, value in edits.items():
+            file.write(f"\n{name} = {value!r}")
     code, _, err = project.run(script)
     assert code == 1 and "Traceback" not in err and err.count("\n") == 1
-    for word in words:
-        assert word in err
+    assert re.search(words, err), err
 
 
 def test_folder_that_cannot_be_written(project):
