@@ -6,7 +6,6 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import wfdb
 from sklearn.metrics import roc_auc_score
@@ -49,21 +48,19 @@ def test_missed_unscored_and_extra_beats_are_counted():
         "F": (1, 0, 0, 1, 1, 1), "Q": (0, 0, 0, None, None, 0)}
 
 
-def test_gross_is_of_all_beats_and_average_of_records():
-    one = compared("a", [301, 302, 303], [5, 5, 5], [301, 302, 303], "VVV")
-    two = compared("b", [301, 302], [0, np.nan], [301, 302], "VN")
-    result = expert_labels.figures_of([one, two])
-    assert (result["classes"]["V"]["gross"], result["classes"]["V"]["average"]) == (0.75, 0.5)
-
-
-def test_areas_are_pooled_and_averaged_over_records():
-    z = np.random.default_rng(0).normal(size=80)
-    rows = pd.DataFrame({"record": np.repeat(["a", "b"], 40), "aami": list("NNSV") * 20,
-                         "robust_z": z})
-    y = rows.aami != "N"
-    own = [roc_auc_score(y[half], z[half]) for half in (slice(40), slice(40, 80))]
-    expected = {"auroc": roc_auc_score(y, z), "auroc_record_mean": np.mean(own), "records": 2}
-    assert expert_labels.areas(rows, "robust_z") == pytest.approx(expected)
+def test_figures_are_pooled_and_means_over_records():
+    z = np.random.default_rng(0).normal(4, 1, (2, 40))
+    symbols = np.array([list("NNAV" * 10), list("NVVV" * 10)])
+    times = 301.0 + np.arange(40)
+    result = expert_labels.figures_of([compared(name, times, own, times, labels)
+                                       for name, own, labels in zip("ab", z, symbols)])
+    y = symbols != "N"
+    own = [roc_auc_score(*record) for record in zip(y, z)]
+    assert result["robust_z"] == pytest.approx({
+        "auroc": roc_auc_score(y.ravel(), z.ravel()), "auroc_record_mean": np.mean(own), "records": 2})
+    flagged = [np.mean(own[labels == "V"] >= 4) for own, labels in zip(z, symbols)]
+    assert result["classes"]["V"]["gross"] == pytest.approx(np.mean(z[symbols == "V"] >= 4))
+    assert result["classes"]["V"]["average"] == pytest.approx(np.mean(flagged))
 
 
 @pytest.fixture
