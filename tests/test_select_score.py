@@ -115,12 +115,6 @@ def test_folds_hold_each_patient_of_ds1_once_and_nobody_of_ds2(small, segments, 
         assert seen | held_out == {*small.train, *small.validation}
     assert sorted(patients) == sorted(small.train + small.validation)
 
-    # kept as checkpoints, of these settings alone
-    for loss, n in ((config.RECORD_LOSS, 3), (0.5, 6)):
-        monkeypatch.setattr(config, "RECORD_LOSS", loss)
-        select_score.patient_samples(small, segments, CPU)
-        assert len(trained) == n
-
 
 def test_parts_are_standard_on_normal_validation_beats(evaluated, monkeypatch):
     monkeypatch.setattr(config, "SEEDS", (0,))
