@@ -220,6 +220,7 @@ def test_reconstruction_titles_signal_and_error(run, axes):
         assert top.lines[0].get_xdata()[[0, 360]].tolist() == [-1, 0]
         error = bottom.collections[0].get_datalim(bottom.transData).y1
         assert error == approx(np.abs(np.subtract(*expected)).max())
+    assert len({bottom.get_ylim() for bottom in panels[1::2]}) == 1
 
 
 def test_parts_show_the_named_part_and_the_saved_shares(run, axes):
