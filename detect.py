@@ -146,10 +146,10 @@ def checkpoint_of(args):
 def load(args):
     """(model, stored) of the checkpoint."""
     described = settings.database(args.database, args.run)
+    command = described.stage_command("train_mitbih.py", "patient", config.SEED)
 
     # on a worker of a cluster it is the copy that was sent there
-    return load_checkpoint(cluster.local(checkpoint_of(args)),
-                           described.stage_command("train_mitbih.py", "patient", config.SEED))
+    return load_checkpoint(cluster.local(checkpoint_of(args)), command)
 
 
 def origin_of(files, args, stored):

@@ -289,7 +289,6 @@ def stored_summary(stem, origin, html=False):
     def file(end):
         return places.beside(stem, f"{places.name_of(stem)}.{EXTENSION}{end}")
 
-
     ends = ["", ".csv", ".png"]
     if html:
         ends.append(".html")

@@ -62,7 +62,7 @@ def unreadable(signal_mv, filtered_mv, fs_hz, beats):
     """Why each window of VERDICT_S cannot be read: (n_windows,) int8, index into REASONS, 0
     readable.
 
-    signal_mv (n,) raw, NaN where missing; filtered_mv (n,) band-passed 0.5-40 Hz; beats (k,)
+    signal_mv (n > 0,) raw, NaN where missing; filtered_mv (n,) band-passed 0.5-40 Hz; beats (k,)
     detected R peaks in samples, rising. The unit does not matter. Of several reasons the first in
     REASONS is given. n_windows = ceil(n / window); a last window that is not full is judged by the
     last VERDICT_S. A recording may be cut into blocks at multiples of VERDICT_S with MARGIN_S on
@@ -77,9 +77,6 @@ def unreadable(signal_mv, filtered_mv, fs_hz, beats):
                          f"{filtered_mv.shape}: expected one lead of the same length")
     if len(beats) and (beats[0] < 0 or beats[-1] >= n or (np.diff(beats) <= 0).any()):
         raise ValueError("beats must rise and lie inside the signal")
-    if not n:
-        return np.zeros(0, np.int8)
-
     window = min(round(VERDICT_S * fs_hz), n)
     starts = np.minimum(np.arange(0, n, window), n - window)  # the last one moved inward to be full
     match = match_by_window(*beat_quality(signal_mv, filtered_mv, fs_hz, beats), starts, window)
@@ -152,6 +149,7 @@ def beat_quality(signal_mv, filtered_mv, fs_hz, beats):
     near, before, after, half = (round(s * fs_hz) for s in (EXTREME_S, *BEAT_S, QRS_HALF_S))
     reach = near + max(before, after, half) + 1
     gaps = np.append(0, np.cumsum(~np.isfinite(signal_mv + filtered_mv)))
+
     beats = beats[(beats >= reach) & (beats + reach < len(signal_mv))]
     beats = beats[gaps[beats + reach] == gaps[beats - reach]]
     around = beats[:, None] + np.arange(-near, near + 1)
@@ -162,12 +160,14 @@ def beat_quality(signal_mv, filtered_mv, fs_hz, beats):
     shapes = shapes - shapes.mean(axis=1, keepdims=True)
     size = np.linalg.norm(shapes, axis=1, keepdims=True)
     shapes = (shapes / np.where(size > 0, size, 1)).astype(np.float32)
+
     best = np.full(len(peaks), -np.inf)
     for lag in range(1, min(ALIKE_WITHIN_BEATS + 1, len(peaks))):
         alike = np.einsum("ij,ij->i", shapes[lag:], shapes[:-lag])
         alike[peaks[lag:] - peaks[:-lag] > ALIKE_WITHIN_S * fs_hz] = -np.inf
         best[lag:] = np.maximum(best[lag:], alike)
         best[:-lag] = np.maximum(best[:-lag], alike)
+
     amplitude = np.ptp(filtered_mv[peaks[:, None] + np.arange(-half, half + 1)], axis=1)
     return peaks, np.where(np.isfinite(best), best, np.nan), amplitude
 
@@ -195,6 +195,7 @@ def snr_db(filtered, fs_hz, amplitude):
     n_pieces = filtered.shape[1] // piece
     if not n_pieces:
         return np.full(len(filtered), np.inf)
+
     power = filtered[:, :n_pieces * piece].reshape(len(filtered), n_pieces, piece).var(axis=2)
     floor = np.sort(power, axis=1)[:, int(FLOOR_QUANTILE * (n_pieces - 1))]
     with np.errstate(divide="ignore", invalid="ignore"):

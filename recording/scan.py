@@ -121,6 +121,7 @@ def search_back(filtered, found, fs_hz):
     """
     if len(found) < 2:
         return found
+
     lag = round(SLOPE_S * fs_hz)
     padded = np.pad(filtered, lag, mode="edge")
     slope = padded[2 * lag:] - padded[:-2 * lag]
@@ -141,6 +142,7 @@ def align_to_extreme(filtered, found, reach):
     """Each detection (k,) moved to the largest absolute value within `reach` samples."""
     if not len(found):
         return found
+
     around = found[:, None] + np.arange(-reach, reach + 1)
     near = np.abs(filtered[np.clip(around, 0, len(filtered) - 1)])
     return np.unique(np.clip(found - reach + near.argmax(axis=1), 0, len(filtered) - 1))
@@ -222,7 +224,6 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
             peaks = np.round((given_s - piece.start_s) * fs_hz).astype(int)
             peaks = peaks[(peaks >= 0) & (peaks < len(piece.filtered))]
 
-
         time_s = piece.start_s + peaks / fs_hz
         # of the margins a seam's width: a beat on a seam may be found in either piece
         stop_s = min(start_s + PIECE_S, duration_s)
@@ -268,6 +269,7 @@ def rhythm_table(beats, fs_hz):
     window = window_index(beats.time_s, len(beats.unreadable))
     broken = bad[window[1:] + 1] > bad[window[:-1]]
     broken |= ~beats.readable[:-1] | ~beats.readable[1:]
+
     gaps = np.where(broken, np.nan, np.diff(beats.time_s))
 
     # beats that are not scored have intervals, but no row
@@ -287,6 +289,7 @@ def score(beats, fitted, name, causal, fs_hz):
     scored = beats.scored
     scores = np.full(len(scored), np.nan)
     robust_z = scores.copy()
+
     if scored.any():
         table = rhythm_table(beats, fs_hz)
         features = BeatFeatures(beats.z, beats.mse, beats.qrs_error, table["record"])

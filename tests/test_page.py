@@ -1,6 +1,5 @@
 """The page of a recording: what it holds, that it is bounded, safe, and works in a browser."""
 
-import csv
 import json
 import re
 import shutil
@@ -10,10 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import wfdb
 from bokeh.core.serialization import Deserializer
 from conftest import Leads, scored_beats
+from numpy.testing import assert_allclose, assert_array_equal
 
 import detect
 from pipeline import simulated_ecg
@@ -83,29 +84,32 @@ class Tags(HTMLParser):
 
 # --- what a page holds ----------------------------------------------------------------------------
 
+def flagged_of(folder):
+    """(rows of all beats, rows of the flagged ones, highest first) of a recording's table."""
+    table = pd.read_csv(folder / "r.ecgad.csv")
+    flagged = table[table["flag"] == 1]
+    return table, flagged.sort_values("robust_z", ascending=False, kind="stable")
+
+
 def test_page_holds_the_signal_the_beats_and_the_table_of_the_other_files(made):
     html = (made / "r.ecgad.html").read_text()
-    rows = list(csv.DictReader((made / "r.ecgad.csv").open()))
+    table, flagged = flagged_of(made)
     args = stored_in(html)
     signal = np.loadtxt(made / "r.csv", skiprows=1)
     stored = args["full"].data["v"]
-    known = ~np.isnan(signal)
-    assert stored.dtype == np.int16 and ((stored != MISSING) == known).all()
-    np.testing.assert_allclose(args["offset"] + args["scale"] * stored[known], signal[known],
-                               atol=1e-4)
+    assert stored.dtype == np.int16
+    back = np.where(stored == MISSING, np.nan, args["offset"] + args["scale"] * stored)
+    assert_allclose(back, signal, atol=1e-4)
     beats = args["beats"].data
-    np.testing.assert_array_equal(beats["sample"], [int(r["sample"]) for r in rows])
-    states = {"scored": USUAL, "unreadable": UNSCORED, "cut": UNSCORED}
-    wanted = [FLAGGED if r["flag"] == "1" else states[r["state"]] for r in rows]
-    np.testing.assert_array_equal(beats["state"], wanted)
+    assert_array_equal(beats["sample"], table["sample"])
+    wanted = np.where(table["state"] == "scored", USUAL, UNSCORED)
+    wanted[flagged.index] = FLAGGED
+    assert_array_equal(beats["state"], wanted)
 
-    flagged = sorted((r for r in rows if r["flag"] == "1"), key=lambda r: -float(r["robust_z"]))
-    table = args["rows"].data
-    assert len(flagged) > 3 and [int(r["sample"]) for r in flagged] == list(table["sample"])
-    np.testing.assert_allclose(table["robust_z"], [float(r["robust_z"]) for r in flagged],
-                               atol=1e-5)
-    np.testing.assert_array_equal([args["unreadable"].data[x] for x in ("x0", "x1")],
-                                  [[60e3], [80e3]])
+    listed = args["rows"].data
+    assert len(flagged) > 3 and list(flagged["sample"]) == list(listed["sample"])
+    assert_allclose(listed["robust_z"], flagged["robust_z"], atol=1e-5)
+    assert_array_equal([args["unreadable"].data[x] for x in ("x0", "x1")], [[60e3], [80e3]])
     text = Tags(html).text
     share = json.loads((made / "r.ecgad.json").read_text())["unreadable_share"]
     for words in (f"All {len(flagged)} flagged beats", "Research code, not a medical device",
@@ -251,22 +255,20 @@ def test_browser_shows_a_beat_and_moves_all_plots_from_the_keyboard(browser, mad
 
     press(browser, "Next lower score", Keys.ENTER)
     until(browser, "return told().startsWith('Beat 2 of')")
-    everything = list(csv.DictReader((made / "r.ecgad.csv").open()))
-    flagged = sorted((r for r in everything if r["flag"] == "1"),
-                     key=lambda r: -float(r["robust_z"]))
-    assert f"robust z-score {float(flagged[1]['robust_z']):.1f}" in ask(browser, "return told()")
-    at = int(flagged[1]["sample"])
-    cut = np.loadtxt(made / "r.csv", skiprows=1)[max(0, at - 1800):at + 1801]
+    table, flagged = flagged_of(made)
+    second = flagged.iloc[1]
+    assert f"robust z-score {second['robust_z']:.1f}" in ask(browser, "return told()")
+    at = second["sample"]
+    samples = np.arange(max(0, at - 1800), at + 1801)
     drawn = ask(browser, "return line('strip')")
-    np.testing.assert_allclose(np.array(drawn["y"], float), cut, atol=1e-4)
-    np.testing.assert_allclose(drawn["x"], (np.arange(len(cut)) + max(0, at - 1800) - at) / 360,
-                               atol=1e-9)
+    assert_allclose(np.array(drawn["y"], float), np.loadtxt(made / "r.csv", skiprows=1)[samples],
+                    atol=1e-4)
+    assert_allclose(drawn["x"], (samples - at) / 360, atol=1e-9)
     marks = ask(browser,
                 "return model('strip').renderers.slice(1).map((r) => r.data_source.data.text)")
-    near = [r for r in everything if abs(int(r["sample"]) - at) <= 1800]
-    assert sorted(marks[2]) == sorted(f"{float(r['robust_z']):.1f}" for r in near
-                                      if r["flag"] == "1")
-    assert len(marks[0]) == sum(r["flag"] == "0" and r["state"] == "scored" for r in near)
+    near = table[(table["sample"] - at).abs() <= 1800]
+    assert sorted(marks[2]) == sorted(near["robust_z"][near["flag"] == 1].map("{:.1f}".format))
+    assert len(marks[0]) == ((near["flag"] == 0) & (near["state"] == "scored")).sum()
     start, end = ask(browser, "return shown()")
     assert start <= at / 0.36 <= end and end - start == pytest.approx(30_000)
     assert complaints(browser) == []
@@ -282,10 +284,10 @@ def test_browser_draws_a_long_recording_from_extremes_and_strips(browser, tmp_pa
     text = browser.find_element("tag name", "main").text
     assert "The 3 of highest robust z-score" in text and "at full rate in the 10 s about" in text
     drawn = np.array(ask(browser, "return line('signal').y"), float)
-    np.testing.assert_allclose([drawn.min(), drawn.max()], [signal.min(), signal.max()], atol=1e-3)
+    assert_allclose([drawn.min(), drawn.max()], [signal.min(), signal.max()], atol=1e-3)
     at = int(ask(browser, "return Bokeh.documents[0].roots()[1].source.data.sample[0]"))
     strip = np.array(ask(browser, "return line('strip').y"), float)
-    np.testing.assert_allclose(strip, signal[at - 500:at + 501], atol=1e-3)
+    assert_allclose(strip, signal[at - 500:at + 501], atol=1e-3)
 
 
 def test_browser_runs_no_text_of_the_recording_and_opens_odd_ones(browser, odd, tmp_path):
