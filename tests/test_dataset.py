@@ -103,7 +103,8 @@ def test_unusable_records_are_named_with_the_reason(tmp_path, kwargs, words):
 
 
 @pytest.mark.parametrize("suffix, content", [
-    (".dat", None), (".dat", bytes(1000)), (".atr", None), (".hea", b"\x00\xff\n"), (".atr", b"\x01")])
+    (".dat", None), (".dat", bytes(1000)), (".atr", None), (".hea", b"\x00\xff\n"),
+    (".atr", b"\x01")])
 def test_missing_short_and_garbled_files_are_named(tmp_path, suffix, content):
     path = write_record(tmp_path)
     path.with_suffix(suffix).unlink()
@@ -162,7 +163,8 @@ def test_a_record_left_out_in_config_is_not_read_or_verified(small, monkeypatch)
     with pytest.raises(UserError, match="PATIENTS"):
         dataset.load_segments(settings.database("simulated"))
     dataset.main(ON_SIMULATED)
-    assert set(dataset.load_segments(settings.database("simulated")).rows["record"]) == set(small.records[:-1])
+    rows = dataset.load_segments(settings.database("simulated")).rows
+    assert set(rows["record"]) == set(small.records[:-1])
 
 
 def test_parallel_build_equals_single_process(small, monkeypatch):
@@ -174,7 +176,8 @@ def test_parallel_build_equals_single_process(small, monkeypatch):
 
 
 @pytest.mark.parametrize("state, content", [("altered", bytes(9)), ("missing", None)])
-def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(small, segments, state, content):
+def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(
+        small, segments, state, content):
     old = small.segments_path().read_bytes()
     victim = small.records_dir() / "s02.dat"
     data = victim.read_bytes()
@@ -196,7 +199,7 @@ def test_a_second_database_is_described_and_read_like_the_first(tmp_path, monkey
     monkeypatch.setitem(config.DATABASES, "svdb", config.DATABASES["svdb"] | few)
     database = settings.database("svdb")
     shutil.copytree(shared, database.records_dir(),
-                    ignore=lambda _, names: [name for name in names if name[:3] not in few["records"]])
+                    ignore=lambda _, names: [k for k in names if k[:3] not in few["records"]])
     dataset.main(["--database", "svdb"])
     rows = dataset.load_segments(database).rows
     notes = wfdb.rdann(str(shared / "800"), "atr")

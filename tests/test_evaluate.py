@@ -35,7 +35,8 @@ def test_figures_equal_scikit_learn_on_the_stored_scores(evaluated):
         assert figures["f1"]["value"] == pytest.approx(f1_score(y, flagged), abs=1e-6)
         assert sum(figures["confusion"].values()) == len(y)
         rows = (table["aami"] == "V") | (y == 0)
-        assert figures["by_class"]["V"]["auroc"] == pytest.approx(roc_auc_score(y[rows], s[rows]), abs=1e-6)
+        expected = roc_auc_score(y[rows], s[rows])
+        assert figures["by_class"]["V"]["auroc"] == pytest.approx(expected, abs=1e-6)
         assert figures["auroc"]["low"] <= figures["auroc"]["value"] <= figures["auroc"]["high"]
 
 
@@ -55,13 +56,15 @@ def test_bedside_figures_and_parts_belong_to_the_stored_scores(evaluated):
     _, stored = models.load_checkpoint(evaluated.checkpoint_path("beat", config.SEED), "")
     default = table[f"score_{config.DEFAULT_SCORE}"]
     normal = default[table["label"] == 0]
-    assert {row["asked"]: row["threshold"] for row in result["calibration"]} == stored["calibration"]
+    asked = {row["asked"]: row["threshold"] for row in result["calibration"]}
+    assert asked == stored["calibration"]
     for row in result["calibration"]:
         assert row["specificity"] == pytest.approx((normal < row["threshold"]).mean(), abs=0.01)
     segments = dataset.load_segments(evaluated)
     rr = segments.rows["rr_before_s"][segments.part("beat", "test")]
     assert result["hours"] == pytest.approx(np.nansum(rr.astype(float)) / 3600)
-    assert result["ec57"]["classes"]["N"]["n"] == 0  # records of 90 s end before the learning period does
+    # records of 90 s end before the learning period does
+    assert result["ec57"]["classes"]["N"]["n"] == 0
     flagged = default >= np.float32(result["scores"][config.DEFAULT_SCORE]["threshold"])
     for name, entry in result["parts"].items():
         parts = table["part"][(table["aami"] == name) & flagged]
@@ -71,7 +74,8 @@ def test_bedside_figures_and_parts_belong_to_the_stored_scores(evaluated):
 
 def test_examples_of_parts_are_flagged_beats_led_by_the_usual_part_of_their_class(evaluated):
     result, table = results(evaluated)
-    flagged = table[f"score_{config.DEFAULT_SCORE}"] >= np.float32(result["scores"][config.DEFAULT_SCORE]["threshold"])
+    name = config.DEFAULT_SCORE
+    flagged = table[f"score_{name}"] >= np.float32(result["scores"][name]["threshold"])
     assert len(table["part_row"]) and (table["label"][table["part_row"]] == 1).all()
     for row in table["part_row"]:
         same = np.flatnonzero((table["aami"] == table["aami"][row]) & flagged)
@@ -79,7 +83,8 @@ def test_examples_of_parts_are_flagged_beats_led_by_the_usual_part_of_their_clas
         assert row in same and counts[table["part"][row]] == counts.max()
     segments = dataset.load_segments(evaluated)
     chosen = segments.part("beat", "test")[table["part_row"]]
-    mv = segments.x[chosen] * segments.rows["scale_mv"][chosen, None] + segments.rows["offset_mv"][chosen, None]
+    scale, offset = (segments.rows[name][chosen, None] for name in ("scale_mv", "offset_mv"))
+    mv = segments.x[chosen] * scale + offset
     np.testing.assert_allclose(table["part_signal"], mv, atol=1e-5)
     assert table["part_usual"].shape == mv.shape and np.isfinite(table["part_usual"]).all()
 
@@ -102,7 +107,8 @@ def test_patient_protocol_has_its_own_scores(small, segments):
     evaluate.main([*ON_SIMULATED, "--protocol", "patient"])
     result, table = results(small, "patient")
     assert tuple(result["scores"]) == config.SCORES["patient"]
-    np.testing.assert_array_equal(table["sample"], segments.rows["sample"][segments.part("patient", "test")])
+    test = segments.part("patient", "test")
+    np.testing.assert_array_equal(table["sample"], segments.rows["sample"][test])
     assert not np.array_equal(table["score_combined"], table["score_combined_causal"])
 
 

@@ -57,7 +57,8 @@ def test_figures_are_pooled_and_means_over_records():
     y = symbols != "N"
     own = [roc_auc_score(*record) for record in zip(y, z)]
     assert result["robust_z"] == pytest.approx({
-        "auroc": roc_auc_score(y.ravel(), z.ravel()), "auroc_record_mean": np.mean(own), "records": 2})
+        "auroc": roc_auc_score(y.ravel(), z.ravel()), "auroc_record_mean": np.mean(own),
+        "records": 2})
     flagged = [np.mean(own[labels == "V"] >= 4) for own, labels in zip(z, symbols)]
     assert result["classes"]["V"]["gross"] == pytest.approx(np.mean(z[symbols == "V"] >= 4))
     assert result["classes"]["V"]["average"] == pytest.approx(np.mean(flagged))

@@ -18,7 +18,8 @@ def published(model):
     """The published network from torch's own one-dimensional layers, with this model's weights."""
     layers = []
     for inputs, outputs, kernel in ((1, 32, 7), (32, 64, 5), (64, 128, 5), (128, 128, 3)):
-        layers += [nn.Conv1d(inputs, outputs, kernel, 2, kernel // 2), nn.BatchNorm1d(outputs), nn.ReLU()]
+        layers += [nn.Conv1d(inputs, outputs, kernel, 2, kernel // 2), nn.BatchNorm1d(outputs),
+                   nn.ReLU()]
     layers += [nn.Flatten(), nn.Linear(5760, 32), nn.Linear(32, 5760), nn.Unflatten(1, (128, 45))]
     for inputs, outputs in ((128, 128), (128, 64), (64, 32)):
         layers += [nn.ConvTranspose1d(inputs, outputs, 4, 2, 1), nn.BatchNorm1d(outputs), nn.ReLU()]
@@ -115,7 +116,8 @@ def edited_network(tmp_path, monkeypatch, old, new):
     ("nn.ReLU(inplace=True)]", "nn.GELU()]", False),
     ("# (n, 32, 360)", "# another comment", True),
     ('"""x (n, 1, window_size) -> z (n, latent_dim)"""', '"""Another docstring."""', True)])
-def test_an_edited_network_is_another_one_and_an_edited_comment_is_not(tmp_path, monkeypatch, old, new, same):
+def test_an_edited_network_is_another_one_and_an_edited_comment_is_not(
+        tmp_path, monkeypatch, old, new, same):
     edited = edited_network(tmp_path, monkeypatch, old, new)
     assert (models.network_code(edited) == models.network_code(models.ConvAutoencoder)) == same
     models.save_checkpoint(tmp_path / "a.pt", models.ConvAutoencoder(720, 32))

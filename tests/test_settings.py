@@ -11,8 +11,9 @@ from pipeline import settings
 from pipeline.errors import UserError
 
 NONSENSE = [  # beside what test_every_number_has_a_range_that_holds_it tries
-    ("WINDOW_SIZE", 721), ("WINDOW_SIZE", True), ("BAND_HZ", (40.0, 0.5)), ("BAND_HZ", (0.5, 200.0)),
-    ("BAND_HZ", (0, 40.0)), ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5), ("SEEDS", (1, 2)),
+    ("WINDOW_SIZE", 721), ("WINDOW_SIZE", True), ("BAND_HZ", (40.0, 0.5)),
+    ("BAND_HZ", (0.5, 200.0)), ("BAND_HZ", (0, 40.0)), ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5),
+    ("SEEDS", (1, 2)),
     ("SEEDS", (0, 0)), ("LEARNING_RATE", float("nan")), ("TAPER_SIGMA_S", 0),
     ("WEIGHTS", {"beat": {"nearest": 1}}),
     ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"rhythm": 0}}),
@@ -55,7 +56,7 @@ def test_settings_are_sound_as_shipped_and_without_a_taper(monkeypatch, taper_s)
 
 
 def test_a_patient_in_two_parts_is_refused(monkeypatch):
-    monkeypatch.setitem(config.DATABASES, "mitdb", config.DATABASES["mitdb"] | {"validation": "100"})
+    monkeypatch.setitem(config.DATABASES["mitdb"], "validation", "100")
     with pytest.raises(UserError, match="in two parts: .'100'"):
         settings.check()
 
@@ -71,10 +72,12 @@ def test_a_database_that_is_not_described_whole_is_refused(monkeypatch):
 def test_a_run_keeps_what_is_made_apart_from_what_is_shipped():
     shipped = settings.database("mitdb")
     own = settings.database("mitdb", "trial-1")
-    assert own.segments_path() == shipped.segments_path() and own.records_dir() == shipped.records_dir()
+    assert own.segments_path() == shipped.segments_path()
+    assert own.records_dir() == shipped.records_dir()
     for path in (own.checkpoint_path("beat", 0), own.results_dir("beat", 1), own.plots_dir("beat")):
         assert path.is_relative_to(settings.ROOT / "runs" / "trial-1")
-    assert own.stage_command("evaluate.py", "beat", 1) == "python evaluate.py --protocol beat --seed 1 --run trial-1"
+    command = own.stage_command("evaluate.py", "beat", 1)
+    assert command == "python evaluate.py --protocol beat --seed 1 --run trial-1"
     for name in ("", "../x", "a/b"):
         with pytest.raises(UserError, match="--run"):
             settings.database("mitdb", name)
@@ -105,5 +108,6 @@ def test_folder_that_cannot_be_written(project):
 
 
 def test_config_imports_nothing():
-    code = "import sys; before = set(sys.modules); import config; assert set(sys.modules) - before == {'config'}"
+    code = ("import sys; before = set(sys.modules); import config; "
+            "assert set(sys.modules) - before == {'config'}")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=settings.ROOT)

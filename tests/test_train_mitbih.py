@@ -19,7 +19,8 @@ from preprocess import gaussian
 from scoring import detector, fit
 
 
-OWN_BEATS = ("self_reference", "nearest_centred")  # parts that compare a beat with the unlabelled beats of its record
+# parts that compare a beat with the unlabelled beats of its record
+OWN_BEATS = ("self_reference", "nearest_centred")
 
 
 def checkpoint(database, protocol="beat", seed=config.SEED):
@@ -49,7 +50,7 @@ def test_checkpoint_is_that_of_the_epoch_with_the_lowest_validation_loss(evaluat
 
 
 def retrained_on_noise(database, segments, protocol, hidden):
-    """The checkpoint after the signals of `hidden` (n,) became noise, and test labels their opposite."""
+    """The checkpoint after signals of `hidden` (n,) became noise, test labels their opposite."""
     x, rows = segments.x.copy(), segments.rows
     x[hidden] = np.random.default_rng(0).normal(0, 50, x[hidden].shape)
     test = np.isin(rows[f"split_{protocol}"], ("test", "unused"))
@@ -84,7 +85,7 @@ def test_no_test_or_abnormal_beat_can_influence_training_or_threshold(small, seg
     for key in ("weights", "fitted", "thresholds", "calibration", "part_limits"):
         assert_same(other[key], stored[key])
 
-    # abnormal validation beats too: unlabelled, they may be among a record's own beats, nothing else
+    # abnormal validation beats too: unlabelled, they may be among a record's own, nothing else
     _, other = retrained_on_noise(small, segments, protocol, unseen | ill)
     assert other["weights"] == stored["weights"]
     for key in stored["fitted"].keys() - {"standard"}:
@@ -114,7 +115,8 @@ def test_an_epoch_trains_on_so_many_segments_and_no_more(small, segments, monkey
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     seen = []
     real = train_mitbih.batch_loss
-    monkeypatch.setattr(train_mitbih, "batch_loss", lambda m, h, x, r: seen.append(len(x)) or real(m, h, x, r))
+    monkeypatch.setattr(train_mitbih, "batch_loss",
+                        lambda m, h, x, r: seen.append(len(x)) or real(m, h, x, r))
     train_mitbih.main(ON_SIMULATED)
     assert seen == [config.BATCH_SIZE] * (130 // config.BATCH_SIZE)
 
@@ -172,13 +174,6 @@ def test_non_finite_loss_stops_with_epoch_and_learning_rate(small, segments, mon
     with pytest.raises(UserError, match=r"nan in epoch 0, at learning rate 0\.04.*LEARNING_RATE"):
         train_mitbih.main(ON_SIMULATED)
     assert not small.checkpoint_path("beat", config.SEED).exists()
-
-
-def test_files_under_the_wrong_name_are_refused(evaluated):
-    path = evaluated.checkpoint_path("beat", config.SEED)
-    path.rename(path.with_suffix(".resume.pt"))
-    with pytest.raises(UserError, match="resume.pt: lacks head, optimizer"):
-        train_mitbih.main([*ON_SIMULATED, "--resume"])
 
 
 def test_unknown_device_is_named(small, segments):
