@@ -1,5 +1,6 @@
 """Shared fixtures: a small simulated database, a project folder of its own, the real database."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,9 +26,10 @@ from pipeline.errors import UserError
 from recording.output import ScoredBeats
 from recording.reader import open_recording
 
-SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08", "test": "s10 s11"}
-QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "SELF_CAUSAL_S": 30, "BOOTSTRAP_RESAMPLES": 100,
-         "THREADS": 1}
+SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08",
+         "test": "s10 s11"}
+QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 64, "EPOCH_SEGMENTS": 1000, "SELF_CAUSAL_S": 30,
+         "BOOTSTRAP_RESAMPLES": 100, "THREADS": 1}
 ON_SIMULATED = ["--database", "simulated"]
 ROOT = settings.ROOT
 # tests that need one of these are left out by `make check`
@@ -39,17 +42,21 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-def small_entry(root):
-    """What config.DATABASES says of the small simulated database in the folder `root`."""
+def configure(patch, root):
+    """Make config's "simulated" the small database in the folder `root`, with quick settings."""
     digests = str(root / "data" / "simulated" / "SHA256SUMS.txt")
-    return config.DATABASES["simulated"] | SMALL | {"home": str(root), "digests": digests}
+    patch.setitem(config.DATABASES, "simulated", config.DATABASES["simulated"] | SMALL |
+                  {"home": str(root), "digests": digests})
+    for name, value in QUICK.items():
+        patch.setattr(config, name, value)
 
 
 @pytest.fixture(scope="session")
 def small_database(tmp_path_factory):
     """Root of a simulated database of six records of 90 s; read-only: copy before you spoil it."""
     root = tmp_path_factory.mktemp("small")
-    simulated_ecg.write_database(root / "data" / "simulated", SMALL["records"].split(), duration_s=90, seed=1)
+    simulated_ecg.write_database(root / "data" / "simulated", SMALL["records"].split(),
+                                 duration_s=90, seed=1)
     return root
 
 
@@ -58,9 +65,7 @@ def small(small_database, tmp_path, monkeypatch):
     """The Database "simulated" at a private copy of the small database, with quick settings."""
     root = tmp_path / "simulated"
     shutil.copytree(small_database, root)
-    monkeypatch.setitem(config.DATABASES, "simulated", small_entry(root))
-    for name, value in QUICK.items():
-        monkeypatch.setattr(config, name, value)
+    configure(monkeypatch, root)
     return settings.database("simulated")
 
 
@@ -73,17 +78,13 @@ def segments(small):
 
 @pytest.fixture(scope="session")
 def evaluated_root(small_database, tmp_path_factory):
-    """The small database with segments, checkpoint, results and pictures of the beat protocol; read-only."""
+    """The small database with all that the steps make of the beat protocol; read-only."""
     root = tmp_path_factory.mktemp("evaluated") / "simulated"
     shutil.copytree(small_database, root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(config.DATABASES, "simulated", small_entry(root))
-        for name, value in QUICK.items():
-            patch.setattr(config, name, value)
-        dataset.main(ON_SIMULATED)
-        train_mitbih.main(ON_SIMULATED)
-        evaluate.main(ON_SIMULATED)
-        visualize.main(ON_SIMULATED)
+        configure(patch, root)
+        for step in (dataset, train_mitbih, evaluate, visualize):
+            step.main(ON_SIMULATED)
     return root
 
 
@@ -102,7 +103,8 @@ class Project:
         for path in ROOT.glob("*.py"):
             shutil.copy(path, folder)
         for room in ("pipeline", "scoring", "recording", "scaling", "studies"):
-            shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / room, folder / room,
+                            ignore=shutil.ignore_patterns("__pycache__"))
 
     def set(self, **values):
         """Edit settings in config.py."""
@@ -120,7 +122,7 @@ class Project:
             file.write(f'\nDATABASES["simulated"].update({SMALL!r})\n')
 
     def start(self, *command):
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, *command], cwd=self.folder, env=env, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -156,7 +158,7 @@ def write_archive(folder, tables, rows_a_shard):
 
 
 def archive_of(table, folder):
-    """The small simulated database as shards in `folder`; table: columns of its segments, with x."""
+    """The small simulated database as shards in `folder`; table: its segments' columns and x."""
     tables = {}
     for name, part in ARCHIVE_PARTS.items():
         here = table["record"] == name
@@ -231,9 +233,8 @@ def leads_of(path, fs_hz=None, block=None):
         block = block or recording.n_samples
         columns = []
         for k in range(len(recording.leads)):
-            parts = [recording.read(k, at, min(at + block, recording.n_samples))
-                     for at in range(0, recording.n_samples, block)]
-            columns.append(np.concatenate(parts))
+            stretches = pairwise([*range(0, recording.n_samples, block), recording.n_samples])
+            columns.append(np.concatenate([recording.read(k, *stretch) for stretch in stretches]))
     return np.column_stack(columns)
 
 
@@ -271,13 +272,15 @@ def fuzz(path, rounds, header, opened=None, fs_hz=None):
     """
     raw = path.read_bytes()
     rng = np.random.default_rng(0)
-    tokens = "-1 nan 1e999 99999999999 0 .. / ~ \0 \xff \n ( x3 :9 +7 8 212 /2 ٣ #".encode().split(b" ")
+    tokens = "-1 nan 1e999 99999999999 0 .. / ~ \0 \xff \n ( x3 :9 +7 8 212 /2 ٣ #"
+    tokens = tokens.encode().split(b" ")
     read = 0
     for _ in range(rounds):
         data = bytearray(raw)
         for _ in range(rng.integers(1, 6)):
             at = int(rng.integers(max(1, min(header, len(data)))))
-            new = [tokens[rng.integers(len(tokens))], data[at:at + 40], rng.bytes(1)][rng.integers(3)]
+            new = [tokens[rng.integers(len(tokens))], data[at:at + 40], rng.bytes(1)]
+            new = new[rng.integers(3)]
             data[at:at + [0, len(new), 40][rng.integers(3)]] = new
         path.write_bytes(data)
         try:
@@ -304,40 +307,46 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def s3():
-    """Address of an empty bucket on a local S3 server; the environment of this process names the server."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
+    """Address of an empty bucket on a local S3 server, which the environment names."""
+    port = free_port()
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
-                            "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(name, value)
-        fsspec = pytest.importorskip("fsspec")
-        fsspec.filesystem("s3").mkdir("ecg")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        pytest.importorskip("s3fs").S3FileSystem().mkdir("ecg")
         yield "s3://ecg"
     server.stop()
 
 
-@pytest.fixture(scope="session")
-def dask_cluster(tmp_path_factory, s3):
-    """Address of a scheduler with two workers of one thread, each a process of its own, started in empty folders."""
+@contextlib.contextmanager
+def start_dask(tmp_path_factory, *workers):
+    """(address, [process]) of a scheduler and workers (flags of each), in empty folders."""
     distributed = pytest.importorskip("distributed")
-    address = f"tcp://127.0.0.1:{free_port()}"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-           "DASK_DISTRIBUTED__ADMIN__LOG_FORMAT": "%(message)s"}
-    dask = [sys.executable, "-m", "dask"]
-    commands = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]]
-    commands += [[*dask, "worker", address, "--nthreads", "1", "--no-dashboard"]] * 2
+    port = str(free_port())
+    address = f"tcp://127.0.0.1:{port}"
+    commands = [("scheduler", "--host", "127.0.0.1", "--port", port)]
+    commands += [("worker", address, "--nthreads", "1", *flags) for flags in workers]
     processes = []
-    for k, command in enumerate(commands):
+    for command in commands:
         folder = tmp_path_factory.mktemp("dask")
-        log = open(folder.parent / f"{folder.name}.log", "w")
-        processes.append(subprocess.Popen(command, cwd=folder, env=env | {"TMPDIR": str(folder)}, stdout=log,
-                                          stderr=log))
+        env = {"OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+               "TMPDIR": str(folder)}
+        processes.append(subprocess.Popen(
+            [sys.executable, "-m", "dask", *command, "--no-dashboard"], cwd=folder,
+            env=os.environ | env, stderr=subprocess.DEVNULL))
     with distributed.Client(address, timeout=60, set_as_default=False) as client:
-        client.wait_for_workers(2, 60)
-    yield address
+        client.wait_for_workers(len(workers), 60)
+    yield address, processes
     for process in reversed(processes):
         process.terminate()
-    for process in processes:
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def dask_cluster(tmp_path_factory, s3):
+    """Address of a cluster of two workers, which nannies start again."""
+    with start_dask(tmp_path_factory, (), ()) as (address, _):
+        yield address

@@ -53,7 +53,8 @@ def whole(records, name):
 
 def contents(folder):
     """{name: (bytes, time)} of the shards."""
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("*.npz")}
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in folder.glob("*.npz")}
 
 
 def changed(old, new):

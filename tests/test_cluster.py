@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -10,7 +9,7 @@ from functools import partial
 import cloudpickle
 import pytest
 
-from conftest import Project, free_port
+from conftest import Project, start_dask
 from pipeline import errors, settings
 from pipeline.errors import UserError
 from recording import cluster
@@ -61,7 +60,8 @@ def outcomes(*args, **kwargs):
 # --- on this machine ----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("waits_s, fourth", [((0, 0), (4, None)), ((0,), (None, "4: gone"))])
-def test_what_may_pass_is_tried_again_and_all_else_is_listed(tmp_path, monkeypatch, waits_s, fourth):
+def test_what_may_pass_is_tried_again_and_all_else_is_listed(tmp_path, monkeypatch, waits_s,
+                                                             fourth):
     monkeypatch.setattr(cluster, "WAITS_S", waits_s)
     found = outcomes(partial(troubled, tmp_path / "log"), [0, 1, 2, 4])
     why = found.pop(2)[1]
@@ -100,25 +100,14 @@ def test_an_unreachable_scheduler_is_said_in_time(address, monkeypatch):
 
 
 @pytest.fixture
-def own_cluster(tmp_path):
-    """(address, {"scheduler", "worker"}: processes): a cluster of the test's own."""
-    address = f"tcp://127.0.0.1:{free_port()}"
-    flags = {"scheduler": ["--host", "127.0.0.1", "--port", address.rpartition(":")[2]],
-             "worker": [address, "--nthreads", "1", "--no-nanny"]}
-    processes = {}
-    for kind, more in flags.items():
-        command = [sys.executable, "-m", "dask", kind, *more, "--no-dashboard"]
-        processes[kind] = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    with distributed.Client(address, timeout=60, set_as_default=False) as client:
-        client.wait_for_workers(1, 60)
-    yield address, processes
-    for process in processes.values():
-        process.kill()
-        process.wait()
+def own_cluster(tmp_path_factory):
+    """(address, [scheduler, worker]): a cluster of the test's own."""
+    with start_dask(tmp_path_factory, ["--no-nanny"]) as found:
+        yield found
 
 
-@pytest.mark.parametrize("lost, said", [("scheduler", "connection to the scheduler was lost"),
-                                        ("worker", "no worker can do it")])
+@pytest.mark.parametrize("lost, said", [(0, "connection to the scheduler was lost"),
+                                        (1, "no worker can do it")])
 def test_a_cluster_lost_in_the_middle_is_said_in_time(own_cluster, tmp_path, monkeypatch, lost,
                                                       said):
     address, processes = own_cluster
@@ -131,7 +120,7 @@ def test_a_cluster_lost_in_the_middle_is_said_in_time(own_cluster, tmp_path, mon
     with pytest.raises(UserError, match=said):
         list(running)
     assert time.monotonic() - before < 12
-    if lost == "worker":
+    if lost:
         with pytest.raises(UserError, match="has no worker. Start some with: dask worker"):
             outcomes(abs, [1], address=address)
 
