@@ -81,6 +81,7 @@ class PrincipalComponents(nn.Module):
     @torch.no_grad()
     def fit(self, x):
         """Take mean and axes of segments x (n, w); returns itself."""
+        # seeded: on many beats its solver draws at random
         pca = PCA(len(self.axes), random_state=0).fit(x * self.taper.numpy())
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.axes.copy_(torch.from_numpy(pca.components_))
@@ -103,6 +104,7 @@ def network(kind, database, protocol, segments, device):
     sizes = config.WINDOW_SIZE, config.LATENT_DIM, taper
 
     if kind == "untrained":
+        # as the trained one began: what differs is the training
         torch.manual_seed(config.SEED)
         return new_network(config.NETWORK, *sizes).to(device).eval(), train
 
@@ -131,10 +133,12 @@ def detector_of(kind, database, protocol, segments, device):
         fitted = stored["fitted"]
         model.to(device)
     else:
+        # references, scale and spread of the latents are those of the variant itself
         model, train = network(kind, database, protocol, segments, device)
         fitted = detector.fit(model, segments, train, segments.part(protocol, "validation"),
                               config.WEIGHTS[protocol],
                               settings.snapshot(settings.SCORE_SETTINGS), config.FS_HZ, device)
+
     test = segments.part(protocol, "test")
     features = BeatFeatures.of(model, segments, test, fitted["settings"], config.FS_HZ, device,
                                keep_recon=False)
@@ -160,6 +164,7 @@ def ablate(database, protocol, segments, device):
         return detector.scores_of(features, fitted, [name])[name]
 
     def add(part, title, name, scores, labels):
+        # areas need no threshold, and a variant has none of its own
         figures, _ = metrics.with_intervals(scores, labels, record, np.inf,
                                             config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
         figures = {key: figures[key] for key in FIGURES}
@@ -259,6 +264,7 @@ def main(argv=None):
         write_json(path, result)
         print(f"wrote {path}")
 
+    # drawn from the file: --draw and a whole run give the same picture
     result = load_json(path, database.command("-m studies.ablation"))
     picture = database.out / "evaluation_plots" / "ablation.png"
     save(picture, lambda: ablation_figure(result))

@@ -74,6 +74,7 @@ def score_record(path, noise_path, snr_db, model, stored, device):
         if noise_path:
             normal = time_s[np.isin(symbol, list(config.AAMI[config.NORMAL_CLASS]))]
 
+            # mixed at the rate of the recording, as an electrode would have added it
             noise = wfdb.rdrecord(str(noise_path), channels=[0])
             noise_mv = resample(noise.p_signal[:, 0], noise.fs, recording.fs_hz)
 
@@ -83,6 +84,7 @@ def score_record(path, noise_path, snr_db, model, stored, device):
         # the recording is read piece by piece, and each piece is now one of the mixed signal
         recording.read = lambda lead, start, stop: signal[start:stop].copy()
 
+        # both on the same mixture: what differs is the rule alone
         found = []
         for score_all in (False, True):
             _, scored = detect.score_recording(recording, model, stored, lead=recording.leads[lead],
@@ -111,6 +113,7 @@ def noise_figure(rows, n_records, simulated):
     for ax, (key, label, scale) in zip(figure.subplots(1, len(PANELS)), PANELS):
         ax.axhline(scale * rows[0][key], color="black", linestyle=":", linewidth=1)
         for (name, title), (colour, dash) in zip(NOISES.items(), CURVES):
+            # where nothing is readable there is no area, and no point
             own = table[table["noise"] == name].dropna(subset=key)
             ax.plot(own["snr_db"], scale * own[key], dash, marker="o", markersize=4, color=colour,
                     label=title)
@@ -135,6 +138,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+
+    # the whole test takes long: what is missing is told before it starts
     for name in NOISES:
         path = args.noise / f"{name}.hea"
         if not path.is_file():

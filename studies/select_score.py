@@ -80,6 +80,8 @@ def beat_samples(database, segments, device):
     """[[Sample]]: the validation beats as the checkpoint of each seed sees them."""
     rows = segments.part("beat", "validation")
     samples = []
+
+    # every seed: what helps one network by luck must not be chosen
     for seed in config.SEEDS:
         model, stored = load_detector(database, "beat", seed, segments)
         samples.append([sample_of(model.to(device), stored["fitted"], segments, rows, device)])
@@ -173,6 +175,8 @@ def merit(table, weights):
     Where no record has enough beats of both classes, the pooled figure stands for their mean.
     """
     figures = metrics.areas(weighted(table, weights), table.y.to_numpy(), table.record.to_numpy())
+
+    # a mean with NaN in it could not be ranked
     if np.isnan(figures["auroc_record_mean"]):
         figures["auroc_record_mean"] = figures["auroc"]
     return figures | {"merit": float(np.mean(list(figures.values())))}
@@ -204,19 +208,25 @@ def try_settings(protocol, samples):
 def try_weights(protocol, tables):
     """[{"weights", figures}] of the whole grid, best first; of equals the smaller weights."""
     rows = []
+
+    # the first weight is always 1: only their ratios decide which beat is above which
     for steps in itertools.product(STEPS, repeat=len(PARTS[protocol]) - 1):
         weights = dict(zip(PARTS[protocol], (1.0, *steps)))
         rows.append({"weights": weights, **merit_of(protocol, tables, weights)})
+
+    # equal to four digits is equal: then the part that adds nothing is left out
     return sorted(rows, key=lambda row: (-round(row["merit"], 4), sum(row["weights"].values())))
 
 
 def operating_points(tables):
     """[{"asked", RATES, "margin"}] of the beat protocol, mean over seeds."""
     points = []
+
     for asked in SPECIFICITIES:
         found = []
         for table, in tables:
             scores = weighted(table, config.WEIGHTS["beat"])
+            # by the rule of the checkpoint's own threshold: from normal beats alone
             threshold = detector.threshold_at_specificity(scores[table.y == 0], asked)
             found.append(metrics.rates(**metrics.confusion(table.y, scores >= threshold)))
 
@@ -249,6 +259,7 @@ def main(argv=None):
               "training_settings": settings.snapshot(settings.TRAINING_SETTINGS), "protocols": {}}
 
     for protocol, build in (("beat", beat_samples), ("patient", patient_samples)):
+        # the networks see the beats once: candidates differ in what comes after
         samples = build(database, segments, device)
         tried = try_settings(protocol, samples)
         tables = parts_of(samples, {}, PARTS[protocol])
