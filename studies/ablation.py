@@ -81,7 +81,7 @@ class PrincipalComponents(nn.Module):
     @torch.no_grad()
     def fit(self, x):
         """Take mean and axes of segments x (n, w); returns itself."""
-        # seeded: on many beats its solver draws at random
+        # seeded: for middling numbers of beats the solver draws at random
         pca = PCA(len(self.axes), random_state=0).fit(x * self.taper.numpy())
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.axes.copy_(torch.from_numpy(pca.components_))
