@@ -20,7 +20,7 @@ from pipeline import settings
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 from pipeline.strided_convolution import (ChannelsLastBatchNorm1d, StridedConv1d,
-                                          StridedConvTranspose1d)
+                                          StridedConvTranspose1d, as_image)
 from preprocess import gaussian
 
 FORMAT = "ecg-autoencoder-2"
@@ -43,6 +43,8 @@ class ConvAutoencoder(nn.Module):
     Raises ValueError otherwise.
     """
 
+    layout = staticmethod(as_image)   # in which the layers hand a signal on
+
     def __init__(self, window_size, latent_dim, taper_samples=None):
         super().__init__()
         if window_size % 16:
@@ -55,19 +57,19 @@ class ConvAutoencoder(nn.Module):
         self.length = window_size // 16
 
         # --- down: each layer halves the length
-        self.encoder = nn.Sequential(     # (n, 1, 720)
-            *self.conv(1, 32, kernel=7),       # (n, 32, 360)
-            *self.conv(32, 64, kernel=5),      # (n, 64, 180)
-            *self.conv(64, 128, kernel=5),     # (n, 128, 90)
-            *self.conv(128, 128, kernel=3))    # (n, 128, 45)
+        self.encoder = nn.Sequential(        # (n, 1, 720)
+            *self.conv(1, 32, kernel=7),     # (n, 32, 360)
+            *self.conv(32, 64, kernel=5),    # (n, 64, 180)
+            *self.conv(64, 128, kernel=5),   # (n, 128, 90)
+            *self.conv(128, 128, kernel=3))  # (n, 128, 45)
         self.to_latent = nn.Linear(128 * self.length, latent_dim)
 
         # --- up: each layer doubles it
         self.from_latent = nn.Linear(latent_dim, 128 * self.length)
-        self.decoder = nn.Sequential(     # (n, 128, 45)
-            *self.conv_transpose(128, 128),    # (n, 128, 90)
-            *self.conv_transpose(128, 64),     # (n, 64, 180)
-            *self.conv_transpose(64, 32),      # (n, 32, 360)
+        self.decoder = nn.Sequential(        # (n, 128, 45)
+            *self.conv_transpose(128, 128),  # (n, 128, 90)
+            *self.conv_transpose(128, 64),   # (n, 64, 180)
+            *self.conv_transpose(64, 32),    # (n, 32, 360)
             # linear: the signal has both signs
             StridedConvTranspose1d(32, 1, 4, stride=2, padding=1))  # (n, 1, 720)
 
@@ -85,13 +87,13 @@ class ConvAutoencoder(nn.Module):
 
     def encode(self, x):
         """x (n, 1, window_size) -> z (n, latent_dim)"""
-        h = self.encoder(x * self.taper)  # (n, 128, 45)
+        h = self.encoder(self.layout(x * self.taper))  # (n, 128, 1, 45)
         return self.to_latent(h.flatten(1))
 
     def decode(self, z):
         """z (n, latent_dim) -> recon (n, 1, window_size)"""
         h = self.from_latent(z).view(-1, 128, self.length)  # (n, 128, 45)
-        return self.decoder(h)
+        return self.decoder(self.layout(h)).flatten(1).unsqueeze(1)
 
     def forward(self, x):
         """x (n, 1, window_size) -> recon of the same shape: of x times the taper"""

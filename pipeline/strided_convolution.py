@@ -18,42 +18,55 @@ from torch import nn
 
 
 class StridedConv1d(nn.Conv1d):
-    """Stride 2 and odd kernel: (n, c, l) -> (n, o, l / 2)."""
+    """Stride 2 and odd kernel: (n, c, l) -> (n, o, l / 2), or the same of images (n, c, 1, l)."""
 
     def forward(self, h):
         weight = self.weight.unsqueeze(2)
-        return _convolve(as_image(h), weight, self.bias, (0, self.padding[0]), False).squeeze(2)
+        out = _convolve(as_image(h), weight, self.bias, (0, self.padding[0]), False)
+        return like(h, out)
 
 
 class StridedConvTranspose1d(nn.ConvTranspose1d):
-    """Kernel 4, stride 2, padding 1: (n, c, l) -> (n, o, 2 l)."""
+    """Kernel 4, stride 2, padding 1: (n, c, l) -> (n, o, 2 l), or the same of images."""
 
     def forward(self, h):
         weight = self.weight.unsqueeze(2)
-        return _convolve(as_image(h), weight, self.bias, (0, self.padding[0]), True).squeeze(2)
+        out = _convolve(as_image(h), weight, self.bias, (0, self.padding[0]), True)
+        return like(h, out)
 
 
 class ChannelsLastBatchNorm1d(nn.BatchNorm1d):
-    """nn.BatchNorm1d on the layout that the convolutions above leave."""
+    """nn.BatchNorm1d on the layout that the convolutions above leave, of signals or images."""
 
     over_processes = None   # pipeline/processes.py: one batch over several processes
 
     def forward(self, h):
         image = as_image(h)
         if self.training and self.over_processes:
-            return self.over_processes(image, self).squeeze(2)
-        return F.batch_norm(image, self.running_mean, self.running_var, self.weight, self.bias,
-                            self.training, self.momentum, self.eps).squeeze(2)
+            return like(h, self.over_processes(image, self))
+        out = F.batch_norm(image, self.running_mean, self.running_var, self.weight, self.bias,
+                           self.training, self.momentum, self.eps)
+        return like(h, out)
 
 
 def as_image(h):
-    """h (n, c, length) as (n, c, 1, length) in channels-last layout; a view where it is so
-    already."""
+    """h (n, c, length) as (n, c, 1, length) in channels-last layout; an image stays what it is."""
+    if h.dim() == 4:
+        return h.contiguous(memory_format=torch.channels_last)
     n, c, length = h.shape
     if c == 1:
         # with one channel nothing but the strides tells the layout
         return h.contiguous().as_strided((n, 1, 1, length), (length, 1, length, 1))
     return h.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
+def like(h, image):
+    """The image, or the signal that it is where h is a signal.
+
+    A network should hand images on: what works in place on the view of a signal (a ReLU) makes
+    autograd copy: a quarter of a training step.
+    """
+    return image if h.dim() == 4 else image.squeeze(2)
 
 
 def _convolve(h, weight, bias, pad, transposed):
@@ -87,9 +100,10 @@ class _Convolution(torch.autograd.Function):
 
         # of a single channel there is nothing to win: then the library does it
         by_library = min(weight.shape[:2]) == 1
-        wanted = (ctx.needs_input_grad[0], by_library, True)
-        of_h, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, h, weight, [gradient.shape[1]], (1, 2), ctx.pad, (1, 1), ctx.transposed,
+        wanted = (ctx.needs_input_grad[0], by_library, False)
+        of_bias = gradient.sum((0, 2, 3))
+        of_h, of_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, h, weight, None, (1, 2), ctx.pad, (1, 1), ctx.transposed,
             (0, 0), 1, wanted)
 
         # the longer signal is the input of a convolution, the output of a transposed one

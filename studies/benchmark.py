@@ -56,6 +56,10 @@ class PlainAutoencoder(ConvAutoencoder):
         self.decoder[-1] = nn.ConvTranspose1d(32, 1, 4, stride=2, padding=1)
 
     @staticmethod
+    def layout(h):
+        return h
+
+    @staticmethod
     def conv(inputs, outputs, kernel):
         convolution = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
         return [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]

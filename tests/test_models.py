@@ -111,7 +111,7 @@ def edited_network(tmp_path, monkeypatch, old, new):
 
 
 @pytest.mark.parametrize("old, new, same", [
-    ("h = self.encoder(x * self.taper)", "h = self.encoder(x * self.taper * 2)", False),
+    ("self.layout(x * self.taper)", "self.layout(x * self.taper * 2)", False),
     ("self.conv(32, 64, kernel=5)", "self.conv(32, 64, kernel=7)", False),
     ("nn.ReLU(inplace=True)]", "nn.GELU()]", False),
     ("# (n, 32, 360)", "# another comment", True),
