@@ -1,7 +1,6 @@
 """Step 1: records to segments, on the real database and on small ones of our own."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -189,17 +188,16 @@ def test_a_changed_record_stops_the_build_and_keeps_the_old_segments(
     assert small.segments_path().read_bytes() == old
 
 
-def test_a_second_database_is_described_and_read_like_the_first(tmp_path, monkeypatch):
-    """SVDB: 128 Hz, other leads. Its real records where they are beside the checkout."""
-    shared = settings.ROOT.parent / "shared" / "svdb"
+def test_a_second_database_is_fetched_and_read_like_the_first(mitdb, tmp_path, monkeypatch):
+    """SVDB: 128 Hz, other leads. Its real records where they lie beside those of MIT-BIH."""
+    shared = mitdb.parent / "svdb"
     if not shared.exists():
-        pytest.skip("no SVDB beside the checkout")
+        pytest.skip("no SVDB beside MIT-BIH")
     few = {"home": str(tmp_path), "records": "800 801 802", "train": "800", "validation": "801",
            "test": "802"}
     monkeypatch.setitem(config.DATABASES, "svdb", config.DATABASES["svdb"] | few)
     database = settings.database("svdb")
-    shutil.copytree(shared, database.records_dir(),
-                    ignore=lambda _, names: [k for k in names if k[:3] not in few["records"]])
+    dataset.main(["--database", "svdb", "--download", "--source", str(shared)])
     dataset.main(["--database", "svdb"])
     rows = dataset.load_segments(database).rows
     notes = wfdb.rdann(str(shared / "800"), "atr")
