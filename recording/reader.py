@@ -39,11 +39,10 @@ class Recording:
 
     name, path; fs_hz float; leads: names, "1", "2", ... where the file has none; calibrated:
     whether `read` gives true mV; units: of what it gives, "" where the file does not say;
-    n_samples, the same for all leads; start: datetime or None. Pickling it stores the path, not
-    the samples.
+    n_samples, the same for all leads; start: datetime or None.
     """
 
-    def __init__(self, path, source, fs_given_hz):
+    def __init__(self, path, source):
         self.path = path
         self.name = path.stem
         self.fs_hz = float(source.fs_hz)
@@ -53,7 +52,6 @@ class Recording:
         self.n_samples = source.n_samples
         self.start = source.start
         self._source = source
-        self._fs_given_hz = fs_given_hz
 
     def read(self, lead_index, start, stop):
         """Samples start to stop of one lead: (stop - start,) float64, in mV where `calibrated`.
@@ -87,9 +85,6 @@ class Recording:
 
     def __exit__(self, *error):
         self.close()
-
-    def __reduce__(self):
-        return open_recording, (self.path.absolute(), self._fs_given_hz)
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -130,8 +125,7 @@ def _matches(text):
         return found
 
     # a match must lie in the folder that the pattern begins in, links followed
-    fixed = re.split(r"[*?[]", text)[0]
-    root = Path(fixed).resolve() if fixed.endswith("/") else Path(fixed).resolve().parent
+    root = Path(re.split(r"[*?[]", text)[0] + "*").parent.resolve()
 
     paths = set()
     for name in glob.glob(text, recursive=True):
@@ -153,14 +147,13 @@ def _recordings_at(path):
 
 def _below(folder):
     """Sorted [Path] of the recordings in a folder and below; what begins with a dot is left out."""
-    inside = folder.resolve()
     paths = []
 
     # rglob does not enter linked folders; a linked file must lie in the folder itself
     for path in folder.rglob("*"):
         hidden = "/." in f"/{path.relative_to(folder)}"
-        known = path.suffix.lower() in READERS
-        if known and not hidden and path.is_file() and path.resolve().is_relative_to(inside):
+        inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())
+        if path.suffix.lower() in READERS and not hidden and inside:
             paths.append(path)
     return _without_parts(paths)
 
@@ -172,8 +165,8 @@ def _without_parts(paths):
         if path.suffix.lower() == ".hea":
             # a header that cannot be read is said when the recording is opened
             with suppress(UserError, OSError):
-                names = named_files(header_lines(path))
-                parts.update(path.with_name(name) for name in names if name != path.name)
+                parts.update(path.with_name(name) for name in named_files(header_lines(path))
+                             if name != path.name)
     return sorted(set(paths) - parts)
 
 
@@ -195,7 +188,7 @@ def open_recording(path, fs_hz=None):
     try:
         file = regular_file(path)
         opener = READERS.get(path.suffix.lower())
-        if opener is None:
+        if not opener:
             raise UserError(f"{path}: no format that is read here; expected one of "
                             f"{' '.join(SUFFIXES)}. Convert the recording to one of them.")
         if file.stat().st_size == 0:
@@ -221,7 +214,7 @@ def open_recording(path, fs_hz=None):
     if source.n_samples > MAX_HOURS * 3600 * source.fs_hz:
         raise UserError(f"{path}: {source.n_samples:,} samples are more than {MAX_HOURS:,} hours. "
                         "Correct the file or leave the recording out.")
-    return Recording(path, source, fs_hz)
+    return Recording(path, source)
 
 
 def lead_index(recording, wanted):

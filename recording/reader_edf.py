@@ -48,7 +48,7 @@ class Edf:
 
             # stretches without a gap: (first sample, sample behind it, first data record)
             self.stretches = [(0, len(self.data) * self.per_record, 0)]
-            if head[192:197] in (b"EDF+D", b"BDF+D"):
+            if head[193:197] == b"DF+D":
                 self._find_gaps(fields["label"])
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: no sound EDF or BDF: {error}. Copy or export it "
@@ -65,9 +65,8 @@ class Edf:
         if min(samples) < 0:
             raise ValueError(f"{min(samples)} samples in a data record")
 
-        self.sizes = np.array(samples) * self.width  # of each signal in a record, in bytes
-        self.ends = np.cumsum(self.sizes)
-        size = int(self.ends[-1])
+        sizes = np.array(samples) * self.width  # of each signal in a record, in bytes
+        size = int(sizes.sum())
 
         # what the header claims is held against the size of the file
         held = (self.path.stat().st_size - begin) // max(size, 1)
@@ -78,6 +77,9 @@ class Edf:
             raise ValueError(f"cut short: {held:,} of the {records:,} data records of {size:,} "
                              "bytes that its header promises")
         self.data = np.memmap(self.path, np.uint8, "r", begin, (records, size))
+
+        # the bytes of each signal in every data record: (records, bytes)
+        self.columns = np.split(self.data, np.cumsum(sizes)[:-1], axis=1)
 
     def _choose_leads(self, fields, samples, seconds):
         """Leads: the signals with the rate of the first ECG by name, else of any that fits."""
@@ -100,7 +102,6 @@ class Edf:
             bottom, top, low, high = (float(fields[name][k]) for name in
                                       ("bottom", "top", "low", "high"))
             units = fields["units"][k]
-            mv = to_mv(units)
 
             slope = (top - bottom) / (high - low) if high > low else 0.0
             offset = bottom - low * slope
@@ -109,8 +110,8 @@ class Edf:
                 slope = 1.0
                 offset = 0.0
                 units = ""
-                mv = None
 
+            mv = to_mv(units)
             self.units.append("mV" if mv else units)
             self.lines.append((slope * (mv or 1.0), offset * (mv or 1.0)))
         self.calibrated = [units == "mV" for units in self.units]
@@ -122,9 +123,9 @@ class Edf:
             raise ValueError("discontinuous (EDF+D), but without times of its data records")
 
         times = []
-        for row in self._column(signal):
+        for row in self.columns[signal]:
             match = ONSET.match(row.tobytes())
-            if match is None:
+            if not match:
                 raise ValueError(f"data record {len(times) + 1} does not say when it begins")
             times.append(float(match[1]))
 
@@ -135,23 +136,18 @@ class Edf:
 
         # a sample more or less is rounding
         begins = np.append(0, np.flatnonzero(gaps > 1) + 1)
-        counts = np.diff(begins, append=len(firsts))
+        lengths = np.diff(begins, append=len(firsts)) * self.per_record
         firsts = firsts[begins]
-        self.stretches = np.column_stack([firsts, firsts + counts * self.per_record,
-                                          begins]).tolist()
-
-    def _column(self, signal):
-        """The bytes of a signal in every data record: (records, bytes)."""
-        return self.data[:, self.ends[signal] - self.sizes[signal]:self.ends[signal]]
+        self.stretches = np.column_stack([firsts, firsts + lengths, begins]).tolist()
 
     def read(self, k, start, stop):
         same_size(self.path, self.data.offset + self.data.size)
         result = np.full(stop - start, np.nan)
-        column = self._column(self.chosen[k])
+        column = self.columns[self.chosen[k]]
 
         for where, record, low, high in overlaps(self.stretches, start, stop):
             # whole data records, of which the samples from low to high are kept
-            first = low // self.per_record
+            first, skipped = divmod(low, self.per_record)
             last = (high - 1) // self.per_record
             raw = column[record + first:record + last + 1].reshape(-1, self.width)
 
@@ -159,7 +155,7 @@ class Edf:
             padded = np.zeros((len(raw), 4), np.uint8)
             padded[:, -self.width:] = raw
             values = padded.view("<i4")[:, 0] >> 32 - 8 * self.width
-            result[where] = values[low - first * self.per_record:][:high - low]
+            result[where] = values[skipped:][:high - low]
 
         slope, offset = self.lines[k]
         return result * slope + offset

@@ -26,14 +26,6 @@ def check_rate(where, fs_hz, remedy):
                         f"{MAX_FS_HZ:,} Hz. {remedy}")
 
 
-def need_rate(path, fs_hz):
-    """The rate that was given for a file without one of its own; UserError if none was."""
-    if fs_hz is None:
-        raise UserError(f"{path}: does not say its sampling rate, nor has it a column of evenly "
-                        "spaced times. Give the rate in Hz with --fs, for example --fs 250.")
-    return float(fs_hz)
-
-
 def regular_file(path):
     """The file `path` means, links followed; UserError if it is none."""
     # opening a pipe would wait for ever, a device may have no end

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from recording.reader_files import NUMBER, need_rate, same_size, to_mv
+from recording.reader_files import NUMBER, same_size, to_mv
 
 MAX_COLUMNS = 1024
 MAX_LINE = 2**17                # characters; what csv takes for a cell
@@ -30,12 +30,20 @@ LEAD_UNIT = re.compile(r"(.*?)[\s_]*[(\[]\s*(\S+?)\s*[)\]]")
 
 
 class _Array:
-    """A (samples, leads) array in a memory map; factors: of each lead to mV, None: not known."""
+    """A (samples, leads) array in a memory map; factors: of each lead to mV, None: not known.
+
+    Raises UserError where fs_hz is None: neither the file nor the user gives it.
+    """
 
     start = None
     size = 0  # in bytes, of a file that others may change
 
     def __init__(self, path, array, fs_hz, leads, factors):
+        if fs_hz is None:
+            raise UserError(f"{path}: does not say its sampling rate, nor has it a column of "
+                            "evenly spaced times. Give the rate in Hz with --fs, for example --fs "
+                            "250.")
+
         self.path = path
         self.array = array
         self.fs_hz = fs_hz
@@ -54,15 +62,13 @@ class _Array:
 
 def open_npy(path, fs_hz):
     """A plain array of numbers, (samples,) or (samples, leads): never unpickled, never copied."""
-    source = _open_array(path, path, need_rate(path, fs_hz))
+    source = _open_array(path, path, fs_hz)
     source.size = path.stat().st_size
     return source
 
 
 def open_npz(path, fs_hz):
     """The array `signal`, `x` or `ecg` of an archive, or its only one, unpacked for the time."""
-    fs_hz = need_rate(path, fs_hz)
-
     # an archive may be compressed; its folder goes at once, the map of the array stays
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
         try:
@@ -129,8 +135,8 @@ def open_table(path, fs_hz):
                 raise UserError(f"{path}: {width:,} columns; expected one for each lead, at most "
                                 f"{MAX_COLUMNS:,}. Transpose the table.")
 
-            numbered = head == ["", *map(str, range(width - 1))]  # by pandas, without names
-            if numbered or not all(map(NUMERIC.fullmatch, head)):
+            # "", "0", "1", ... are the names that pandas writes where there are none
+            if head == ["", *map(str, range(width - 1))] or not all(map(NUMERIC.fullmatch, head)):
                 names = head
                 del block[0]
 
@@ -223,7 +229,7 @@ def _name_columns(path, array, names, fs_hz):
         # brackets that are no unit of voltage belong to the name
         leads.append(unit[1] if factor else name)
         factors.append(factor)
-    return _Array(path, array[:, first:], rate or need_rate(path, fs_hz), leads, factors)
+    return _Array(path, array[:, first:], rate or fs_hz, leads, factors)
 
 
 def _rate(column, unit, fs_hz):
@@ -253,8 +259,8 @@ def _step(column):
     for low in range(0, rows - 1, BLOCK_CELLS):
         block = (column[low:low + BLOCK_CELLS + 1] - column[0]) / step
         drift = block - np.arange(low, low + len(block))
-        far = np.diff(block) - 1
 
-        if not (np.abs(far).max() < 0.5 and np.abs(drift).max() < 1.5):  # false for NaN, too
+        # false for NaN, too
+        if not (np.abs(np.diff(block) - 1).max() < 0.5 and np.abs(drift).max() < 1.5):
             return None
     return float(step)

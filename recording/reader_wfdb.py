@@ -58,7 +58,7 @@ def named_files(lines):
 
 def _matches(pattern, file, line):
     match = pattern.fullmatch(line)
-    if match is None:
+    if not match:
         raise UserError(f"{file}: {line[:80]!r} is no such line of a WFDB header, see header(5) "
                         "of its manual. Correct the header or copy it again.")
     return match
@@ -77,8 +77,8 @@ class _Record:
         self.fs_hz = float(fs_hz or DEFAULT_FS_HZ)
         self.n_samples = int(samples or 0)  # 0: as many as the file holds
 
-        whole_seconds = re.sub(r"\.\d+", "", when or "")
-        self.start = start_of(whole_seconds, "%H:%M:%S %d/%m/%Y")
+        # to the whole second
+        self.start = start_of(re.sub(r"\.\d+", "", when or ""), "%H:%M:%S %d/%m/%Y")
 
         # a header of one line must not make us expect 999,999,999 signals
         promised = int(segments or signals)
@@ -150,8 +150,8 @@ class _Segment:
         # the header's length is held against the file: nothing is allocated because it says so
         if first.fmt in COMPRESSED_FMTS:
             import soundfile  # needs a library of the system, and few recordings are compressed
-            frames = soundfile.info(str(file)).frames
-            held = max(0, frames - first.byte_offset) // first.samps_per_frame
+            frames = max(0, soundfile.info(str(file)).frames - first.byte_offset)
+            held = frames // first.samps_per_frame
         else:
             # 2 samples of format 212 share 3 bytes, 3 of format 310 share 4
             size = max(0, file.stat().st_size - first.byte_offset)
@@ -165,9 +165,7 @@ class _Segment:
                             f"{self.file.name} promises. Copy it again, or correct the header.")
 
     def _value_before(self, signal, begin):
-        """The value of a signal before a frame; format 8 stores differences, which are added up."""
-        if signal.fmt != "8":
-            return 0
+        """The value of a signal of format 8 before a frame: stored differences, added up."""
         group = [other for other in self.stored if other.file_name == signal.file_name]
 
         # the differences of the leads in a file come frame by frame, a byte each
@@ -178,9 +176,8 @@ class _Segment:
         before = data[:begin, column - signal.samps_per_frame:column]
         return signal.first + int(before.sum(dtype=int))
 
-    def read(self, k, start, stop):
-        """(stop - start,) float64 of signal k in its own units, missing samples NaN."""
-        signal = self.signals[k]
+    def read(self, signal, start, stop):
+        """(stop - start,) float64 of a signal in its own units, missing samples NaN."""
         result = np.full(stop - start, np.nan)
 
         # a signal with a skew is stored so many samples late; behind the end it is missing
@@ -190,7 +187,7 @@ class _Segment:
             return result
 
         try:
-            value = self._value_before(signal, begin)
+            value = self._value_before(signal, begin) if signal.fmt == "8" else 0
             # the skew is added above, within the record: wfdb would allocate it
             values, = _rd_segment(**self.arguments, channels=[self.stored.index(signal)],
                                   init_value=[value] * len(self.stored), sampfrom=begin, sampto=end)
@@ -201,8 +198,7 @@ class _Segment:
 
         # the mean of a frame is that of the samples it has; wfdb takes a missing one for a number
         frames = values.reshape(-1, signal.samps_per_frame)
-        valid = np.ma.masked_where(frames == signal.missing, frames)
-        mean = valid.mean(axis=1).filled(np.nan)
+        mean = np.ma.masked_where(frames == signal.missing, frames).mean(axis=1).filled(np.nan)
         result[:len(mean)] = (mean - signal.baseline) * signal.scale
         return result
 
@@ -228,7 +224,7 @@ class Wfdb:
         first = layout or next((segment for segment, _ in segments if segment), None)
         self.leads = [signal.name for signal in first.signals] if first else []
 
-        self.pieces = []  # (first sample, sample behind it, (segment, {lead: its signal}))
+        self.pieces = []  # (first sample, sample behind it, (segment, {lead: its _Signal}))
         self.n_samples = 0
         for segment, length in segments:
             begin = self.n_samples
@@ -237,13 +233,12 @@ class Wfdb:
                 continue
 
             # with a layout each segment has the leads that were connected at the time, by name
-            names = [signal.name for signal in segment.signals]
-            signals = {k: names.index(name) for k, name in enumerate(self.leads) if name in names}
-            if not layout:
-                signals = {k: k for k in range(len(names))}
-
-            if not layout and len(names) != len(self.leads):
-                raise UserError(f"{segment.file}: {len(names)} signals, the other segments have "
+            signals = dict(enumerate(segment.signals))
+            if layout:
+                named = {signal.name: signal for signal in reversed(segment.signals)}
+                signals = {k: named[name] for k, name in enumerate(self.leads) if name in named}
+            elif len(signals) != len(self.leads):
+                raise UserError(f"{segment.file}: {len(signals)} signals, the other segments have "
                                 f"{len(self.leads)}. Correct the headers.")
             self.pieces.append((begin, self.n_samples, (segment, signals)))
 
@@ -255,7 +250,7 @@ class Wfdb:
         self.units = []
         self.calibrated = []
         for k, name in enumerate(self.leads):
-            signals = [segment.signals[of[k]] for _, _, (segment, of) in self.pieces if k in of]
+            signals = [of[k] for _, _, (_, of) in self.pieces if k in of]
             units = sorted({signal.units for signal in signals}) or [""]
 
             if len(units) > 1:
@@ -263,7 +258,7 @@ class Wfdb:
                                 "one unit. Correct the headers of its segments.")
 
             self.units += units
-            self.calibrated.append(units != [""] and all(s.calibrated for s in signals))
+            self.calibrated.append(bool(signals) and all(s.calibrated for s in signals))
 
     def read(self, k, start, stop):
         result = np.full(stop - start, np.nan)
