@@ -233,8 +233,8 @@ def lead_index(recording, wanted):
             return names.index(name) % len(leads)
 
     leads = ", ".join(map("{}: {}".format, numbers[:50], leads))
-    raise UserError(f"{recording.path}: no lead {text!r}. Give a name or a number of these: "
-                    f"{leads}")
+    raise UserError(
+        f"{recording.path}: no lead {text!r}. Give a name or a number of these: {leads}")
 
 
 # --- annotations --------------------------------------------------------------------------------

@@ -51,8 +51,8 @@ class Edf:
             if head[193:197] == b"DF+D":
                 self._find_gaps(fields["label"])
         except (ValueError, OverflowError) as error:
-            raise UserError(f"{path}: no sound EDF or BDF: {error}. Copy or export it "
-                            "again.") from error
+            raise UserError(
+                f"{path}: no sound EDF or BDF: {error}. Copy or export it again.") from error
 
         self.n_samples = self.stretches[-1][1]
         self.start = start_of(_text(head[168:184]), "%d.%m.%y%H.%M.%S")

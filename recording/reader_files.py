@@ -57,13 +57,13 @@ def beside(header, name):
     try:
         file = regular_file(header.parent / name)
     except (UserError, OSError) as error:
-        raise UserError(f"{where}, which cannot be read ({error}). Copy it beside the "
-                        "header.") from error
+        raise UserError(
+            f"{where}, which cannot be read ({error}). Copy it beside the header.") from error
 
     # links followed: a link may lead anywhere
     if not file.is_relative_to(header.parent):
-        raise UserError(f"{where}, a link that leads out of the folder. Replace the link by the "
-                        "file.")
+        raise UserError(
+            f"{where}, a link that leads out of the folder. Replace the link by the file.")
     return file
 
 

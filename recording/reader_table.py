@@ -40,9 +40,9 @@ class _Array:
 
     def __init__(self, path, array, fs_hz, leads, factors):
         if fs_hz is None:
-            raise UserError(f"{path}: does not say its sampling rate, nor has it a column of "
-                            "evenly spaced times. Give the rate in Hz with --fs, for example --fs "
-                            "250.")
+            raise UserError(
+                f"{path}: does not say its sampling rate, nor has it a column of evenly spaced "
+                "times. Give the rate in Hz with --fs, for example --fs 250.")
 
         self.path = path
         self.array = array

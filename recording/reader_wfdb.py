@@ -119,8 +119,8 @@ class _Segment:
 
     def __init__(self, record, promised):
         if record.has_segments:
-            raise UserError(f"{record.file}: a segment that has segments of its own. Leave the "
-                            "recording out.")
+            raise UserError(
+                f"{record.file}: a segment that has segments of its own. Leave the recording out.")
 
         self.file = record.file
         self.fs_hz = record.fs_hz
@@ -131,38 +131,36 @@ class _Segment:
         self.stored = sorted(stored, key=attrgetter("file_name"))
         self.n_samples = record.n_samples or promised if stored else 0
 
-        for name, signals in groupby(self.stored, attrgetter("file_name")):
-            self._check_file(name, list(signals))
+        # each file is there and holds the samples that are promised
+        for name, group in groupby(self.stored, attrgetter("file_name")):
+            signals = list(group)
+            file = beside(self.file, name)
+            first = signals[0]
+            if len({(signal.fmt, signal.byte_offset) for signal in signals}) > 1:
+                raise UserError(f"{self.file}: {name} in different formats or from different "
+                                "bytes; expected one of each for a file. Correct the header.")
+
+            # the header's length is held against the file: nothing is allocated because it says so
+            if first.fmt in COMPRESSED_FMTS:
+                import soundfile  # needs a library of the system, and few recordings are compressed
+                frames = max(0, soundfile.info(str(file)).frames - first.byte_offset)
+                held = frames // first.samps_per_frame
+            else:
+                # 2 samples of format 212 share 3 bytes, 3 of format 310 share 4
+                size = max(0, file.stat().st_size - first.byte_offset)
+                samples = int(size / BYTES_PER_SAMPLE[first.fmt])
+                held = samples // sum(signal.samps_per_frame for signal in signals)
+
+            # a header without length: that of its first file
+            self.n_samples = self.n_samples or held
+            if held < self.n_samples:
+                raise UserError(f"{file}: holds {held:,} of the {self.n_samples:,} samples that "
+                                f"{self.file.name} promises. Copy it again, or correct the header.")
 
         self.arguments = {"dir_name": str(self.file.parent), "pn_dir": None, "n_sig": len(stored),
                           "sig_len": self.n_samples, "ignore_skew": True}
         for name in ("file_name", "fmt", "samps_per_frame", "skew", "byte_offset"):
             self.arguments[name] = [getattr(signal, name) for signal in self.stored]
-
-    def _check_file(self, name, signals):
-        """Raise UserError unless the file is there and holds the samples that are promised."""
-        file = beside(self.file, name)
-        first = signals[0]
-        if len({(signal.fmt, signal.byte_offset) for signal in signals}) > 1:
-            raise UserError(f"{self.file}: {name} in different formats or from different bytes; "
-                            "expected one of each for a file. Correct the header.")
-
-        # the header's length is held against the file: nothing is allocated because it says so
-        if first.fmt in COMPRESSED_FMTS:
-            import soundfile  # needs a library of the system, and few recordings are compressed
-            frames = max(0, soundfile.info(str(file)).frames - first.byte_offset)
-            held = frames // first.samps_per_frame
-        else:
-            # 2 samples of format 212 share 3 bytes, 3 of format 310 share 4
-            size = max(0, file.stat().st_size - first.byte_offset)
-            samples = int(size / BYTES_PER_SAMPLE[first.fmt])
-            held = samples // sum(signal.samps_per_frame for signal in signals)
-
-        # a header without length: that of its first file
-        self.n_samples = self.n_samples or held
-        if held < self.n_samples:
-            raise UserError(f"{file}: holds {held:,} of the {self.n_samples:,} samples that "
-                            f"{self.file.name} promises. Copy it again, or correct the header.")
 
     def _value_before(self, signal, begin):
         """The value of a signal of format 8 before a frame: stored differences, added up."""
@@ -192,9 +190,9 @@ class _Segment:
             values, = _rd_segment(**self.arguments, channels=[self.stored.index(signal)],
                                   init_value=[value] * len(self.stored), sampfrom=begin, sampto=end)
         except Exception as error:  # the decoder of a damaged file raises anything
-            raise UserError(f"{self.file}: samples {begin} to {end} cannot be read ({error}). A "
-                            "signal file is damaged or has become shorter. Copy it "
-                            "again.") from error
+            raise UserError(
+                f"{self.file}: samples {begin} to {end} cannot be read ({error}). A signal file "
+                "is damaged or has become shorter. Copy it again.") from error
 
         # the mean of a frame is that of the samples it has; wfdb takes a missing one for a number
         frames = values.reshape(-1, signal.samps_per_frame)
