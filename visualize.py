@@ -56,10 +56,10 @@ def load_run(database, protocol):
     """The Run of config.SEED; UserError where an artefact is missing, damaged or of another run."""
     folder = database.results_dir(protocol, config.SEED)
     evaluate = database.stage_command("evaluate.py", protocol, config.SEED)
-    train = database.stage_command("train_mitbih.py", protocol, config.SEED)
     metrics = load(load_json, folder / "metrics.json", evaluate)
     scores = load(load_npz, folder / "scores.npz", evaluate)
-    history = load(load_history, folder / "history.csv", train)
+    history = load(load_history, folder / "history.csv",
+                   database.stage_command("train_mitbih.py", protocol, config.SEED))
 
     # a step 3 that was stopped between its two files leaves one of each run
     if str(scores["weights"]) != metrics["origin"]["weights"]:
@@ -112,8 +112,8 @@ def estimate(figure):
 
 def compared(run):
     """{array of scores.npz: entry of metrics.json}: default and published score, best baseline."""
-    names = dict.fromkeys((run.metrics["default_score"], "mse"))
-    entries = {f"score_{name}": run.metrics["scores"][name] for name in names}
+    entries = {f"score_{name}": run.metrics["scores"][name]
+               for name in (run.metrics["default_score"], "mse")}
     baselines = run.metrics.get("baselines", {})
     # the best on these very test beats: the hardest that the network can be held against
     best = max(baselines, key=lambda name: baselines[name]["auroc"]["value"] or 0, default=None)
@@ -208,9 +208,9 @@ def roc(ax, run):
         ax.plot(x, y, "+", color="black", markersize=16, zorder=6, linestyle="none",
                 label=f"published: {published['auroc']:.4f}, operating point ({x:.3f}, {y:.3f})")
 
-    specificity = np.float64(run.entry["specificity"]["value"])
     draw_curves(ax, run, "auroc", lambda y, score: roc_curve(y, score)[:2], "roc_fpr", "roc_tpr",
-                (1 - specificity, run.entry["sensitivity"]["value"]))
+                (1 - np.float64(run.entry["specificity"]["value"]),
+                 run.entry["sensitivity"]["value"]))
     ax.set(xlabel="1 - specificity (fraction of normal beats flagged)",
            ylabel="sensitivity (fraction of abnormal beats flagged)", title="ROC of the test beats")
 
@@ -228,8 +228,8 @@ def precision_recall(ax, run):
 
 
 def confusion_matrix(ax, run):
-    cells = [run.entry["confusion"][cell] for cell in ("tn", "fp", "fn", "tp")]
-    counts = np.array(cells).reshape(2, 2)
+    counts = np.array([run.entry["confusion"][cell] for cell in ("tn", "fp", "fn", "tp")])
+    counts = counts.reshape(2, 2)
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     # shaded by the share of the row: by counts, only the many normal beats would be seen
@@ -271,8 +271,8 @@ def score_by_symbol(ax, run):
         ax.axvline(across[-1] + 0.5, color=GREY, linewidth=0.5)
 
     ax.axhline(run.threshold, **DASHED, label=f"threshold {run.threshold:.4g}")
-    ticks = [f"{s}\n{rows[s]['n']:,}\n{rows[s]['flagged']:.1%}" for s in symbols]
-    ax.set_xticks(range(len(symbols)), ticks)
+    ax.set_xticks(range(len(symbols)),
+                  [f"{s}\n{rows[s]['n']:,}\n{rows[s]['flagged']:.1%}" for s in symbols])
     ax.set(yscale=run.scale, ylabel=run.label.replace(" (", "\n("),
            xlabel="annotated symbol  /  n beats  /  flagged (%)")
     ax.figure.legend(loc="outside lower center", title=f"bold letters: AAMI class;  {run.n}")
@@ -292,10 +292,9 @@ def auroc_by_record(ax, run):
 
     ax.axvline(0.5, **DASHED, label="chance: 0.500")
     # n beside the name: an area of five beats says less than one of a thousand
-    ticks = [f"{name}  ({rows[name]['n_abnormal']:,} / {rows[name]['n_normal']:,})"
-             for name in shown]
-
-    ax.set_yticks(range(len(shown)), ticks, fontsize=7)
+    ax.set_yticks(range(len(shown)),
+                  [f"{name}  ({rows[name]['n_abnormal']:,} / {rows[name]['n_normal']:,})"
+                   for name in shown], fontsize=7)
     none = sum(row["n_abnormal"] == 0 for row in rows.values())
     ax.set(xlabel="AUROC within the record (no unit)",
            ylabel="record  (abnormal / normal test beats)",

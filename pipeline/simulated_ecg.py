@@ -93,8 +93,7 @@ def vary(rng, waves, gain, axis):
     waves[:, 0] *= rng.normal(1, 0.05, 7)
     waves[:, 1] *= rng.lognormal(0, 0.08)
     waves[:, 2:] *= gain * rng.lognormal(0, 0.10, (7, 1)) * rng.lognormal(0, 0.08, (7, 2))
-    turn = np.array([[np.cos(axis), np.sin(axis)], [-np.sin(axis), np.cos(axis)]])
-    waves[:, 2:] @= turn
+    waves[:, 2:] @= [[np.cos(axis), np.sin(axis)], [-np.sin(axis), np.cos(axis)]]
 
     # The annotation is at 0 s: |MLII| of the QRS has to peak there.
     t = np.arange(-0.08, 0.08, 1e-4)
@@ -153,19 +152,6 @@ def rr_process(rng, duration_s, mean_s, sd_s):
     return mean_s + sd_s * (rr - rr.mean()) / rr.std()
 
 
-def place_ectopics(rng, patient, n_beats, n_inside):
-    """Symbols (n_beats,), the ectopic ones alone between others and within beats 2 .. n_inside."""
-    symbols = np.full(n_beats, patient.conduction)
-    counts = [max(1, round(share * n_inside)) for share in patient.share.values()]
-    ectopic = np.repeat(list(patient.share), counts)
-
-    # Drawn among so many fewer places, then moved apart: no two of them are neighbours.
-    k = len(ectopic)
-    at = 2 + np.sort(rng.choice(n_inside - 1 - k, k, replace=False)) + np.arange(k)
-    symbols[at] = rng.permutation(ectopic)
-    return symbols
-
-
 def rhythm(rng, patient, duration_s):
     """Times [s] (k,), intervals before [s] (k,) and symbols (k,) of the beats of a record.
 
@@ -185,7 +171,14 @@ def rhythm(rng, patient, duration_s):
 
     # What comes too late to have its pause within the record stays a normal beat.
     n_inside = np.searchsorted(np.cumsum(intervals), 0.97 * duration_s - 2)
-    symbols = place_ectopics(rng, patient, len(intervals) + 1, n_inside)
+    counts = [max(1, round(share * n_inside)) for share in patient.share.values()]
+    ectopic = np.repeat(list(patient.share), counts)
+
+    # Drawn among so many fewer places, then moved apart: no two of them are neighbours.
+    k = len(ectopic)
+    at = 2 + np.sort(rng.choice(n_inside - 1 - k, k, replace=False)) + np.arange(k)
+    symbols = np.full(len(intervals) + 1, patient.conduction)
+    symbols[at] = rng.permutation(ectopic)
 
     for symbol in patient.share:
         at = np.flatnonzero(symbols == symbol)
@@ -226,9 +219,8 @@ def render(samples, rr_s, waves, gain, mean_rr_s, n_samples):
     for wave in range(7):
         # (m, 1) each, then (m, 2)
         centre, sd = (waves[:, wave, :2] * scale[:, wave, None]).T[..., None]
-        height = gain[:, None] * waves[:, wave, 2:]
-
-        beats += bell(ticks / FS_HZ, centre, sd)[..., None] * height[:, None]
+        beats += (bell(ticks / FS_HZ, centre, sd)[..., None]
+                  * (gain[:, None] * waves[:, wave, 2:])[:, None])
 
     # Beats overlap: the T wave of one and the P of the next add up.
     signal = np.zeros((before + n_samples + after, 2))
@@ -278,11 +270,10 @@ def add_noise(rng, clean, snr_db):
     # Muscles tense and relax within seconds.
     bursts = np.exp(0.5 * coloured(rng, n, lambda f: np.exp(-(f / 0.2) ** 2)))
     muscle = coloured(rng, n, lambda f: bell(f, 60, 25)) * bursts
-    white = coloured(rng, n, np.ones_like)
 
-    noise = np.sqrt(0.7) * wander + np.sqrt(0.2) * muscle / rms(muscle) + np.sqrt(0.1) * white
-    target = clean.std(axis=0) * 10 ** (-snr_db / 20)
-    return clean + noise * target / rms(noise)
+    noise = (np.sqrt(0.7) * wander + np.sqrt(0.2) * muscle / rms(muscle)
+             + np.sqrt(0.1) * coloured(rng, n, np.ones_like))
+    return clean + noise * (clean.std(axis=0) * 10 ** (-snr_db / 20)) / rms(noise)
 
 
 def rms(signal):
@@ -294,10 +285,6 @@ def rms(signal):
 
 def simulate_record(patient, rng, duration_s, snr_db):
     """A record of a drawn patient: signal (n, 2) [mV], beat samples (k,) and symbols (k,)."""
-    # Less has no room for a beat of every kind; more, no room in memory.
-    if not 20 <= duration_s <= 36000:
-        raise UserError(f"a simulated record takes 20 s to 36000 s, not {duration_s:g} s")
-
     times, rr_s, symbols = rhythm(rng, patient, duration_s)
     samples = np.rint(times * FS_HZ).astype(int)
     clean = clean_ecg(rng, patient, samples, rr_s, symbols, round(duration_s * FS_HZ))
@@ -333,9 +320,9 @@ def write_record(folder, name, duration_s, seed, snr_db):
     record.wrsamp(write_dir=str(folder))
 
     # MIT-BIH's own files begin with the rhythm, too: a reader has to leave it out of the beats.
-    first = "(P" if "/" in symbols else "(N"
     wfdb.wrann(name, "atr", np.insert(samples, 0, 18), ["+", *symbols], fs=FS_HZ,
-               aux_note=[first] + [""] * len(samples), write_dir=str(folder))
+               aux_note=["(P" if "/" in symbols else "(N"] + [""] * len(samples),
+               write_dir=str(folder))
 
 
 def write_database(folder, records, duration_s=DURATION_S, seed=SEED, snr_db=SNR_DB, jobs=1):

@@ -45,8 +45,8 @@ class Features:
         width = segments.x.shape[1]
         t = np.arange(width) - width // 2
         near = np.abs(t) <= 3 * sigma_samples  # beyond, the window is below 1.2 %
-        window = gaussian(width, sigma_samples)[near].astype(np.float32)
-        self.windowed = segments.x[:, near] * window
+        self.windowed = (segments.x[:, near]
+                         * gaussian(width, sigma_samples)[near].astype(np.float32))
 
         # fewer than 32 only where a small database has fewer beats
         n = min(COMPONENTS, len(train) - 1, self.windowed.shape[1])

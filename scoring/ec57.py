@@ -34,8 +34,8 @@ def ec57(rows, flagged, paced_records, fs_hz):
                          "gross": float(flagged[here].mean()) if shares else None,
                          "average": float(np.mean(shares)) if shares else None}
 
-    left_out = np.unique(rows["record"][is_paced]).tolist()
-    return {"records": len(np.unique(record)), "left_out": left_out, "classes": classes}
+    return {"records": len(np.unique(record)),
+            "left_out": np.unique(rows["record"][is_paced]).tolist(), "classes": classes}
 
 
 def paced(rows):

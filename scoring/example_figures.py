@@ -46,8 +46,8 @@ def reconstructions(figure, run):
         bottom = figure.add_subplot(grid[2 * row + 1, column])
 
         kind, colour = (("normal", NORMAL), ("abnormal", ABNORMAL))[scores["label"][beat]]
-        seen, = top.plot(t, scores["example_signal"][i], color="black", lw=1)
-        handles["signal, filtered and tapered as the network sees it"] = seen
+        handles["signal, filtered and tapered as the network sees it"], = top.plot(
+            t, scores["example_signal"][i], color="black", lw=1)
         handles[f"reconstruction, {kind}"], = top.plot(t, scores["example_recon"][i], color=colour)
         handles["absolute error"] = bottom.fill_between(t, errors[i], color=GREY, linewidth=0)
 
@@ -117,8 +117,8 @@ def leading_parts(ax, run):
                      fontsize=8)
         left += width
 
-    ticks = [f"{name}, n = {row['n']:,}" for name, row in shares.items()]
-    ax.set_yticks(range(len(shares)), ticks)
+    ax.set_yticks(range(len(shares)),
+                  [f"{name}, n = {row['n']:,}" for name, row in shares.items()])
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), ylabel="class (flagged beats)",
            xlabel="share of the flagged beats in which the part leads (%)",

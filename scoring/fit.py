@@ -35,21 +35,16 @@ def fit_scores(model, segments, protocol, device):
     thresholds = {name: detector.threshold_at_specificity(values[normal], config.TARGET_SPECIFICITY)
                   for name, values in scores.items()}
     default = scores[config.DEFAULT_SCORE]
-    calibration = {
-        asked: detector.threshold_at_specificity(default[normal], asked)
-        for asked in CALIBRATION
-    }
+    calibration = {asked: detector.threshold_at_specificity(default[normal], asked)
+                   for asked in CALIBRATION}
 
     # abnormal validation beats are in it, for who asks for a sensitivity; the line of
     # ROBUST_Z_SPECIFICITY, which is used unless one is asked for, looks at normal ones alone
-    robust_z = detector.robust_z(default, features, fitted)
-    curve = detector.robust_z_curve(robust_z, segments.rows["y"][rows],
-                                    segments.rows["record"][rows])
+    curve = detector.robust_z_curve(detector.robust_z(default, features, fitted),
+                                    segments.rows["y"][rows], segments.rows["record"][rows])
 
     # a part is unusual beyond what the same share of normal beats stays below as of the score
     deviations, _ = beat_parts.deviations(features, segments.x[rows], fitted, config.FS_HZ)
-    limits = beat_parts.limits(deviations[normal], config.TARGET_SPECIFICITY).tolist()
-    return {
-        "fitted": fitted, "thresholds": thresholds, "calibration": calibration, "robust_z": curve,
-        "part_limits": limits, "score_settings": score_settings
-    }
+    limits = beat_parts.limits(deviations[normal], config.TARGET_SPECIFICITY)
+    return {"fitted": fitted, "thresholds": thresholds, "calibration": calibration,
+            "robust_z": curve, "part_limits": limits.tolist(), "score_settings": score_settings}

@@ -16,8 +16,8 @@ MIN_BEATS = 5                  # of each class, for a record to have a ROC-AUC o
 def confusion(y, flagged):
     """{"tn", "fp", "fn", "tp"} of y (n,) and flagged (n,) bool."""
     # 0 to 3 in this order: a beat's label is the higher digit, its flag the lower one
-    tn, fp, fn, tp = np.bincount(2 * y + flagged, minlength=4).tolist()
-    return {"tn": tn, "fp": fp, "fn": fn, "tp": tp}
+    counts = np.bincount(2 * y + flagged, minlength=4)
+    return dict(zip(("tn", "fp", "fn", "tp"), counts.tolist()))
 
 
 def rates(tn, fp, fn, tp):
@@ -54,15 +54,15 @@ class Ranking:
 
 def auroc(tp, fp):
     """Area under the ROC curve from Ranking.counts; NaN where one class is missing."""
-    if not (tp[-1] > 0 and fp[-1] > 0):
-        return float("nan")
+    if not (tp[-1] and fp[-1]):
+        return np.nan
     return float(np.trapezoid(np.append(0, tp), np.append(0, fp)) / (tp[-1] * fp[-1]))
 
 
 def auprc(tp, fp):
     """Average precision, sum of precision x rise of recall; NaN where one class is missing."""
-    if not (tp[-1] > 0 and fp[-1] > 0):
-        return float("nan")
+    if not (tp[-1] and fp[-1]):
+        return np.nan
     flagged = tp + fp
 
     # a resampled set of records may lack the beats of the highest scores: nothing is flagged there
@@ -81,21 +81,24 @@ def precision_at(tp, fp):
     return np.interp(GRID, tp / tp[-1], precision)
 
 
-def auroc_by_record(scores, y, record):
-    """{record: ROC-AUC, or None with fewer than MIN_BEATS beats of a class}."""
+def by_record(scores, y, record):
+    """{record: {"n_normal", "n_abnormal", "auroc"}}; None with too few beats of a class."""
     result = {}
     for name in np.unique(record).tolist():
         rows = record == name
+        n_normal, n_abnormal = np.bincount(y[rows], minlength=2).tolist()
         # of two or three beats an area is 0 or 1 by chance, and would weigh as much as one of 500
-        enough = MIN_BEATS <= y[rows].sum() <= rows.sum() - MIN_BEATS
-        result[name] = auroc(*Ranking(scores[rows], y[rows]).counts()) if enough else None
+        enough = min(n_normal, n_abnormal) >= MIN_BEATS
+        area = auroc(*Ranking(scores[rows], y[rows]).counts()) if enough else None
+        result[name] = {"n_normal": n_normal, "n_abnormal": n_abnormal, "auroc": area}
     return result
 
 
 def areas(scores, y, record):
     """{"auroc", "auroc_record_mean", "auprc"}; NaN where beats or records are too few for one."""
     counts = Ranking(scores, y).counts()
-    own = [area for area in auroc_by_record(scores, y, record).values() if area is not None]
+    rows = by_record(scores, y, record).values()
+    own = [row["auroc"] for row in rows if row["auroc"] is not None]
     return {"auroc": auroc(*counts), "auroc_record_mean": float(np.mean(own)) if own else np.nan,
             "auprc": auprc(*counts)}
 
@@ -111,14 +114,15 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     # a confusion matrix a record: (records, 4), as in `confusion`
     cells = 4 * codes + 2 * y + (scores >= threshold)
     counts = np.bincount(cells, minlength=4 * len(names)).reshape(-1, 4)
-    own = np.array(list(auroc_by_record(scores, y, record).values()), float)  # None becomes NaN
+    rows = by_record(scores, y, record).values()
+    own = np.array([row["auroc"] for row in rows], float)  # None becomes NaN
 
     curves = []
 
     def figures(times):
         # one sort serves all resamples: only the weights of the beats change
         tp, fp = ranking.counts(times[codes].astype(float))
-        if tp[-1] > 0 and fp[-1] > 0:
+        if tp[-1] and fp[-1]:
             curves.append((roc_at(tp, fp), precision_at(tp, fp)))
 
         # records without an area of their own do not count in the mean over records
@@ -185,9 +189,10 @@ def by_class(scores, y, aami, classes, flagged):
     for name in classes:
         here = (aami == name) & ~normal
         rows = here | normal
-        value = auroc(*Ranking(scores[rows], y[rows]).counts()) if here.any() else None
-        result[name] = {"n": int(here.sum()), "auroc": value,
-                        "sensitivity": float(flagged[here].mean()) if here.any() else None}
+        n = int(here.sum())
+        value = auroc(*Ranking(scores[rows], y[rows]).counts()) if n else None
+        result[name] = {"n": n, "auroc": value,
+                        "sensitivity": float(flagged[here].mean()) if n else None}
     return result
 
 
@@ -198,15 +203,6 @@ def by_symbol(scores, symbol, flagged):
         here = symbol == name
         result[name] = {"n": n, "flagged": float(flagged[here].mean()),
                         "median": float(np.median(scores[here]))}
-    return result
-
-
-def by_record(scores, y, record):
-    """{record: {"n_normal", "n_abnormal", "auroc" or None}}"""
-    result = {}
-    for name, value in auroc_by_record(scores, y, record).items():
-        n_normal, n_abnormal = np.bincount(y[record == name], minlength=2).tolist()
-        result[name] = {"n_normal": n_normal, "n_abnormal": n_abnormal, "auroc": value}
     return result
 
 

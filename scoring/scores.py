@@ -70,12 +70,10 @@ def regular_beats(irregular, candidates, limit):
     ranked = candidates[np.argsort(irregular[candidates], kind="stable")]
 
     # a limit, not a share: in record 232 the premature beats are 1,382 of 1,780
-    n_regular = int((irregular[candidates] <= limit).sum())
-    chosen = np.sort(ranked[:max(LEAST_SELF, n_regular)])
+    chosen = np.sort(ranked[:max(LEAST_SELF, (irregular[candidates] <= limit).sum())])
 
     # evenly in time, so that a day's morning and night are both in the reference
-    step = -(-len(chosen) // SELF_LIMIT)
-    return chosen[::max(step, 1)]
+    return chosen[::-(-len(chosen) // SELF_LIMIT)]
 
 
 def self_references(features, fitted, causal):
@@ -141,10 +139,9 @@ def latent_knn(features, fitted, causal):
 def distance_to_training(features, fitted, causal, rows, known):
     """(rows,) relative distance of the rows to the references `known`, in latents and timing."""
     settings = fitted["settings"]
-    references = fitted["references"][known].float().numpy()
-    queries = features.vectors(fitted["z_scale"], causal, rows)
-
-    distance, index = neighbours(references, queries, settings["KNN_NEIGHBOURS"])
+    distance, index = neighbours(fitted["references"][known].float().numpy(),
+                                 features.vectors(fitted["z_scale"], causal, rows),
+                                 settings["KNN_NEIGHBOURS"])
     return relative_distance(distance, index, fitted["density"].numpy()[known],
                              settings["DENSITY_POWER"])
 

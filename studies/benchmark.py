@@ -61,13 +61,13 @@ class PlainAutoencoder(ConvAutoencoder):
 
     @staticmethod
     def conv(inputs, outputs, kernel):
-        convolution = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
-        return [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
+        return [nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2),
+                nn.BatchNorm1d(outputs), nn.ReLU()]
 
     @staticmethod
     def conv_transpose(inputs, outputs):
-        convolution = nn.ConvTranspose1d(inputs, outputs, 4, stride=2, padding=1)
-        return [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
+        return [nn.ConvTranspose1d(inputs, outputs, 4, stride=2, padding=1),
+                nn.BatchNorm1d(outputs), nn.ReLU()]
 
 
 def plain_of(model):
@@ -76,13 +76,6 @@ def plain_of(model):
     # our layers name their weights as torch's do, so that any checkpoint fits
     plain.load_state_dict(model.state_dict())
     return plain
-
-
-def flop_per_segment(model):
-    """Multiplications and additions of one forward pass, as torch counts them."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.eval()(torch.zeros(1, 1, model.model_args["window_size"]))
-    return counter.get_total_flops()
 
 
 # --- candidates: each gives the work that is timed, made in its own process -----------------------
@@ -229,7 +222,11 @@ def our_scoring(threads, database, names):
 def measure(database, segments, threads, repeats):
     """Rows of all groups of candidates."""
     checkpoint = database.checkpoint_path("patient", config.SEED)
-    gflop = flop_per_segment(plain_of(load_checkpoint(checkpoint, "")[0])) / 1e9
+    plain = plain_of(load_checkpoint(checkpoint, "")[0]).eval()
+    # multiplications and additions of a forward pass of one segment, as torch counts them
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        plain(torch.zeros(1, 1, config.WINDOW_SIZE))
+    gflop = counter.get_total_flops() / 1e9
     gflop_of_product = 2 * MATRIX ** 3 / 1e9
 
     # --- training; the gradients are twice the work of a forward pass
@@ -250,9 +247,9 @@ def measure(database, segments, threads, repeats):
     for size in BATCHES:
         # the tables and the summary find ours by this word
         used = " (used)" if size == BATCH else ""
-        candidates[f"ours, batch {size}{used}"] = (our_inference, (threads, checkpoint, x, size))
-    candidates["plain"] = (plain_inference, (threads, checkpoint, x, BATCH))
-    candidates["matrix product"] = (matrix_product, (threads, products))
+        candidates[f"ours, batch {size}{used}"] = our_inference, (threads, checkpoint, x, size)
+    candidates["plain"] = plain_inference, (threads, checkpoint, x, BATCH)
+    candidates["matrix product"] = matrix_product, (threads, products)
 
     # in operations, so that the matrix product stands beside the network at all
     amount = dict.fromkeys(candidates, gflop * len(x))

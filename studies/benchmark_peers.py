@@ -52,10 +52,8 @@ def of_sklearn():
     """{title: function that makes the detector}"""
     # baselines that are functions there are written here with a fit and a score, to time both
     made = {"PCA reconstruction error": Reconstruction, "kNN": Neighbours}
-    for baseline in baselines.BASELINES.values():
-        if baseline.detector:
-            made[baseline.title] = baseline.detector
-    return made
+    return made | {baseline.title: baseline.detector for baseline in baselines.BASELINES.values()
+                   if baseline.detector}
 
 
 def of_pyod():
@@ -128,8 +126,8 @@ def time_detectors(database, protocol, segments, repeats):
             # the error is of the beat that is drawn again, the others are of its components
             x = features.windowed if make is Reconstruction else features.components
             # those whose cost grows no faster than linear see every training beat
-            linear = make in (Reconstruction, Neighbours)
-            fitted_on = train if linear else baselines.subsample(train)
+            fitted_on = (train if make in (Reconstruction, Neighbours)
+                         else baselines.subsample(train))
 
             peer = make()
             fit_s, _ = time_work(lambda: peer.fit(x[fitted_on]))

@@ -73,9 +73,8 @@ def trainings(rows, database):
         # our training, many times as long
         segments = full["n_train"] * len(full["history"])
         losses = [row["validation_loss"] for row in full["history"]]
-        times = segments / shipped["segments"]
-        runs.append(("this project", f"{times:.0f} times as long", segments, full["quality"],
-                     min(losses)))
+        runs.append(("this project", f"{segments / shipped['segments']:.0f} times as long",
+                     segments, full["quality"], min(losses)))
 
         # the recipe: to the shipped loss, as far as it went, and all of it
         n = recipe["n_train"]
@@ -86,9 +85,9 @@ def trainings(rows, database):
                          recipe["quality"]["equal"], losses[equal - 1]))
 
         end = "its end" if recipe["finished"] else "not its end"
-        best = losses.index(min(losses)) + 1
-        runs.append(("recipe", f"{len(losses)} epochs ({end}), best {best}", len(losses) * n,
-                     recipe["quality"]["best"], min(losses)))
+        runs.append(("recipe",
+                     f"{len(losses)} epochs ({end}), best {losses.index(min(losses)) + 1}",
+                     len(losses) * n, recipe["quality"]["best"], min(losses)))
         # what nobody waited for has a time and no quality
         if not recipe["finished"]:
             runs.append(("recipe", f"all its {recipe['epochs']} epochs (extrapolated)",
@@ -179,8 +178,8 @@ def needs_of(size, stages):
 def scaling_figure(stages):
     """Seconds against size, a panel a stage, every timing and the line."""
     figure = Figure(figsize=(10, 3.4), dpi=150, layout="constrained")
-    axes = figure.subplots(1, len(stages))
-    for ax, (name, stage), (colour, _) in zip(axes, stages.items(), CURVES):
+    for ax, (name, stage), (colour, _) in zip(figure.subplots(1, len(stages)), stages.items(),
+                                              CURVES):
         rows = stage["rows"]
         sizes = [row["size"] for row in rows]
         ax.plot(sizes, [row["seconds"] for row in rows], "o", color=colour, markersize=4)

@@ -139,24 +139,22 @@ def first_copies(folder, copies):
     return archive
 
 
-def beats_of(database, folder, copies):
-    """The beats to train on: of the first `copies` copies, or of the database in memory for 0."""
-    if copies:
-        archive = first_copies(folder, copies)
-        return shards.Stream(archive, config.BATCH_SIZE, config.ARCHIVE_BUFFER)
-
-    segments = load_segments(database)
-    rows = segments.rows
-    # the beats that the archive's index marks "train": all but those of the validation patients
-    train = np.flatnonzero((rows["y"] == 0) & ~np.isin(rows["record"], database.validation))
-    return BeatsInMemory(segments, train, torch.device("cpu"))
-
-
 def time_training(database, folder, copies, threads):
-    """{"first_s", "segments_per_s", "peak_mb"} of STEPS training steps; copies 0: from memory."""
+    """{"first_s", "segments_per_s", "peak_mb"} of STEPS training steps.
+
+    On the first `copies` copies, or on the database in memory for 0.
+    """
     runtime.use_threads(threads)
     start = time.perf_counter()
-    beats = beats_of(database, folder, copies)
+    if copies:
+        beats = shards.Stream(first_copies(folder, copies), config.BATCH_SIZE,
+                              config.ARCHIVE_BUFFER)
+    else:
+        segments = load_segments(database)
+        rows = segments.rows
+        # what the archive's index marks "train": all but the beats of the validation patients
+        train = np.flatnonzero((rows["y"] == 0) & ~np.isin(rows["record"], database.validation))
+        beats = BeatsInMemory(segments, train, torch.device("cpu"))
     loaded_s = time.perf_counter() - start
     first_s, seconds = time_steps(beats, STEPS)
 
@@ -187,11 +185,11 @@ def time_archives(database, folder, copies, threads, repeats):
         table = pd.DataFrame(timings)
 
         # turn by turn: a machine that slows down slows both
-        share = (table.segments_per_s / memory.segments_per_s).median()
         rows.append({"source": f"{len(files)} shards" if n else "memory", "copies": n,
                      "timings": timings,
                      "gigabytes": sum(path.stat().st_size for path in files) / 1e9,
-                     "share_of_memory": share, **table.median()})
+                     "share_of_memory": (table.segments_per_s / memory.segments_per_s).median(),
+                     **table.median()})
     return rows
 
 
@@ -211,8 +209,8 @@ def measure_archives(database, segments, folder, copies, repeats):
     threads = torch.get_num_threads()
     try:
         write_copies(folder, database, TIMES[-1] * copies)
-        sizes = [copies * times for times in TIMES]
-        rows = time_archives(database, folder, sizes, threads, repeats)
+        rows = time_archives(database, folder, [copies * times for times in TIMES], threads,
+                             repeats)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {"threads": threads, "steps": STEPS, "batch": config.BATCH_SIZE, "rows": rows}

@@ -156,8 +156,8 @@ def shipped(database, segments, protocol, device):
     history = stored["history"]
 
     # a set smaller than an epoch is gone over once
-    n = len(segments.part(protocol, "train"))
-    epoch = min(stored["training_settings"]["EPOCH_SEGMENTS"], n)
+    epoch = min(stored["training_settings"]["EPOCH_SEGMENTS"],
+                len(segments.part(protocol, "train")))
     return {**quality(model.to(device), segments, protocol, device),
             "segments": epoch * len(history),
             "validation_loss": min(row["validation_loss"] for row in history)}

@@ -120,7 +120,8 @@ def areas(rows, name):
     values = rows[name].to_numpy()
     y = (rows.aami != config.NORMAL_CLASS).to_numpy()
     pooled = metrics.auroc(*metrics.Ranking(values, y).counts()) if len(rows) else None
-    own = pd.Series(metrics.auroc_by_record(values, y, rows.record.to_numpy()), dtype=float)
+    records = metrics.by_record(values, y, rows.record.to_numpy()).values()
+    own = pd.Series([row["auroc"] for row in records], dtype=float)
     return {"auroc": pooled, "auroc_record_mean": own.mean(), "records": int(own.count())}
 
 

@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pooch
 import pytest
@@ -168,12 +167,6 @@ def test_complete_database_needs_no_network_and_loses_what_a_killed_run_left():
     assert_verified()
 
 
-def test_make_clean_removes_what_a_killed_run_left():
-    write(FOLDER / ".part-download")
-    subprocess.run(["make", "-f", settings.ROOT / "Makefile", "clean"], check=True)
-    assert_verified([])
-
-
 # --- What goes wrong
 
 
@@ -296,17 +289,6 @@ def test_ctrl_c_ends_a_stalled_download_at_once():
             assert process.wait(2) == 130
             assert process.stderr.read() == b"stopped; finished files are kept\n"
     assert_verified(["100.atr", "100.dat", "101.atr", "101.dat"])
-
-
-def test_full_disk_stops_at_once_and_leaves_no_half_file(monkeypatch):
-    monkeypatch.setattr("pipeline.artefacts.os.replace", Mock(side_effect=OSError("No space left")))
-    start = time.monotonic()
-    with Server(lambda name, _: "good" if name == "100.atr" else "stall") as server:
-        with pytest.raises(OSError, match="No space left"):
-            fetch(server.url, timeout_s=30)
-    assert time.monotonic() - start < 2
-    # A transfer that has just begun may make its folder again: the next run removes it.
-    assert set(os.listdir(FOLDER)) <= {".part-download"}
 
 
 # --- Folders and zips

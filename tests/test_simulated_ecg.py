@@ -8,7 +8,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import scipy.signal
-import scipy.spatial
 import wfdb
 
 from pipeline import errors, settings, simulated_ecg
@@ -105,7 +104,6 @@ def test_real_records_are_never_touched(tmp_path):
 
 
 @pytest.mark.parametrize("name, duration_s, snr_db, said", [
-    ("s01", 5, 12, "20 s to 36000 s, not 5 s"),
     ("s01", 20, -30, "range of 11 bits.*higher SNR"), ("100", 20, 12, "'100'.*as s03")])
 def test_impossible_parameters_are_user_errors_and_leave_nothing(
         tmp_path, name, duration_s, snr_db, said):
@@ -117,29 +115,12 @@ def test_impossible_parameters_are_user_errors_and_leave_nothing(
 # --- beats
 
 
-def cut(record, symbol, half):
-    """MLII (k, 2 * half) around the inner beats with a symbol."""
-    signal, samples, symbols = record
-    inner = samples[1:-1][symbols[1:-1] == symbol]
-    return signal[inner[:, None] + np.arange(-half, half), 0]
-
-
 def test_annotation_is_the_peak_of_the_qrs(records):
-    for record in records.values():
-        for symbol in set(record[2]):
-            mlii = cut(record, symbol, 180)
-            mlii -= np.median(mlii, axis=1, keepdims=True)
-            peak = np.abs(mlii[:, 151:210]).argmax(axis=1) - 29
-            assert np.abs(peak).max() <= 2
-
-
-@pytest.mark.parametrize("symbol, low_s, high_s", [
-    ("N", 0, 0.10), ("V", 0.12, 1), ("L", 0.12, 1), ("R", 0.10, 1), ("/", 0.12, 1)])
-def test_qrs_of_v_and_blocks_is_wide_and_of_n_narrow(records, symbol, low_s, high_s):
-    for record in records.values():
-        if symbol in record[2]:
-            mean = np.abs(np.median(cut(record, symbol, 52), axis=0))
-            assert low_s < (mean > 0.15 * mean.max()).sum() / 360 < high_s
+    for signal, samples, _ in records.values():
+        mlii = signal[samples[1:-1, None] + np.arange(-180, 180), 0]
+        mlii -= np.median(mlii, axis=1, keepdims=True)
+        peak = np.abs(mlii[:, 151:210]).argmax(axis=1) - 29
+        assert np.abs(peak).max() <= 2
 
 
 def test_pause_is_full_after_v_and_not_after_a(records):
@@ -152,29 +133,6 @@ def test_pause_is_full_after_v_and_not_after_a(records):
         assert both[v] == pytest.approx(2, rel=0.15)
         if len(a):
             assert max(rr[a]) < 0.95 and 1.6 < both[a].mean() < 1.92
-
-
-def test_premature_beat_has_no_p_in_v_and_another_p_in_a():
-    waves = simulated_ecg.draw_patient(0, 1)[0].waves
-    normal, atrial, v = (waves[symbol] for symbol in "NAV")
-    assert atrial[0, 2] * normal[0, 2] < 0
-    assert abs(atrial[0, 0]) < abs(normal[0, 0])
-    assert (atrial[1:] == normal[1:]).all()
-    assert (v[0, 2:] == 0).all()
-    assert (v[5:, 2] * v[2, 2] < 0).all(), "T against the QRS"
-
-
-def test_fusion_is_a_blend_of_the_normal_beat_and_v(records):
-    *parts, fused = (cut(records[2], symbol, 25).mean(axis=0) for symbol in "NVF")
-    shares = np.linalg.lstsq(np.transpose(parts), fused)[0]
-    assert shares.min() > 0.3
-    assert shares.sum() == pytest.approx(1, abs=0.1)
-
-
-def test_patients_differ():
-    patients = [simulated_ecg.draw_patient(0, index)[0] for index in ALL]
-    waves = [patient.waves[patient.conduction].ravel() for patient in patients]
-    assert scipy.spatial.distance.pdist(waves, "chebyshev").min() > 0.05
 
 
 def test_every_class_is_where_the_splits_need_it(records):
