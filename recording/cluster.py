@@ -58,8 +58,8 @@ def attempt(task, item):
         except UserError as error:
             return item, None, str(error)
         except Exception as error:
-            lost = isinstance(error, (ConnectionError, TimeoutError))
-            if wait_s is None or not (lost or getattr(error, "errno", None) in PASSING):
+            if wait_s is None or not (isinstance(error, (ConnectionError, TimeoutError))
+                                      or getattr(error, "errno", None) in PASSING):
                 return item, None, describe(error, item)
 
         # outside of the handlers: the error, and the memory of its frames, is gone by now
@@ -103,9 +103,9 @@ def each(task, items, jobs=1, address=None, files=()):
         return
 
     # as they finish: a recording of a week would hold up those of minutes behind it
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     try:
-        yield from work(joblib.delayed(attempt)(task, item) for item in items)
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            joblib.delayed(attempt)(task, item) for item in items)
     except BrokenProcessPool as error:
         raise UserError(
             f"a process of --jobs {jobs} was killed, out of memory perhaps ({first_line(error)}). "
@@ -126,10 +126,10 @@ def each_on_cluster(task, items, address, files):
 
         # what ran beside the one to blame was lost with it: alone, it is seen which one it was
         for suspect in suspects:
-            why = (f"{suspect}: every worker that took it was lost, by itself, too: out of memory, "
-                   "or a crash in a library. Its log says more")
             for _, result in flow(client, on_worker, [suspect]):
-                yield result or (suspect, None, why)
+                yield result or (
+                    suspect, None, f"{suspect}: every worker that took it was lost, by itself, "
+                    "too: out of memory, or a crash in a library. Its log says more")
 
 
 def flow(client, on_worker, items):
@@ -232,9 +232,9 @@ def send_project(client, task, files):
         archive = Path(folder, "project.zip")
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
             for there, path in sorted(copies.items()):
-                name = there.relative_to(settings.ROOT).as_posix()
                 # without the time of the file: the same content is the same bytes
-                file.writestr(zipfile.ZipInfo(name), path.read_bytes())
+                file.writestr(zipfile.ZipInfo(there.relative_to(settings.ROOT).as_posix()),
+                              path.read_bytes())
         archive = archive.rename(Path(folder, f"ecg-{digest_of(archive)}.zip"))
 
         # idempotent: a zip that another client's tasks are reading is not written again

@@ -26,7 +26,7 @@ from recording.reader_wfdb import MAX_HEADER_BYTES, named_files, split_header
 
 def is_url(text):
     """Whether text is an address; C:\\x and a bare path are none."""
-    return isinstance(text, str) and bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text))
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text)
 
 
 def place_of(text):
@@ -69,28 +69,27 @@ def store(url):
     """(file system, path in it); what its library raises becomes the error of `explain`."""
     try:
         from fsspec.core import url_to_fs
-        fs, path = url_to_fs(url, use_listings_cache=False, **patience(url))
+        options = {}
+
+        # a file may take its time, as long as bytes come; aiohttp would allow five minutes in all
+        if url.startswith("http"):
+            import aiohttp
+            silence_s = config.DOWNLOAD_TIMEOUT_S
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
+            options = {"client_kwargs": {"timeout": timeout}}
+
+        fs, path = url_to_fs(url, use_listings_cache=False, **options)
         yield fs, path
     except ImportError as error:
-        raise UserError(f"{url}: needs a library that is not here ({error}). "
-                        f"Install it with: {INSTALL}") from error
+        raise UserError(
+            f"{url}: needs a library that is not here ({error}). Install it with: {INSTALL}"
+        ) from error
     except UserError:
         raise
     except Exception as error:  # each store has errors of its own
         # a full disk is this machine's: the store is not to be asked again
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         raise error if full else explain(url, error) from error
-
-
-def patience(url):
-    """A file may take its time, as long as bytes come; aiohttp would allow five minutes in all."""
-    if not url.startswith("http"):
-        return {}
-
-    import aiohttp
-    silence_s = config.DOWNLOAD_TIMEOUT_S
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
-    return {"client_kwargs": {"timeout": timeout}}
 
 
 def explain(url, error):
@@ -110,9 +109,8 @@ def explain(url, error):
         return UserError(f"{url}: missing. Check the address; that of a folder ends with /.")
 
     # a web server says 4xx of what it will not give, but for "too late" and "too many"
-    denied = isinstance(error, (PermissionError, ValueError, NotImplementedError))
-    denied |= "Credentials" in said or status in range(400, 500) and status not in (408, 429)
-    if denied:
+    if (isinstance(error, (PermissionError, ValueError, NotImplementedError))
+            or "Credentials" in said or status in range(400, 500) and status not in (408, 429)):
         return UserError(f"{url}: refused ({said}). Check the address, and the rights and "
                          "credentials of the machine that reads it.")
     return ConnectionError(errno.EIO, f"the store does not answer ({said})", url)
@@ -211,8 +209,8 @@ def stamp(place):
     # size, time, entity tag: each store calls them otherwise, so all is taken
     with store(place) as (fs, path):
         info = fs.info(path)
-    told = {key: str(value) for key, value in info.items() if key not in ("name", "url")}
-    return told | {"size": info["size"]}
+    return {key: str(value) for key, value in info.items() if key not in ("name", "url")} | {
+        "size": info["size"]}
 
 
 @contextlib.contextmanager
@@ -277,8 +275,8 @@ def written(stem, last):
         yield Path(folder, name_of(stem))
 
         # a later run takes a recording for done where its summary is
-        order = lambda path: (path.name.endswith(last), path.name)
-        for path in sorted(Path(folder).iterdir(), key=order):
+        for path in sorted(Path(folder).iterdir(),
+                           key=lambda path: (path.name.endswith(last), path.name)):
             url = beside(stem, path.name)
             with store(url) as (fs, there):
                 fs.put_file(str(path), there)

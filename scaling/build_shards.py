@@ -141,8 +141,8 @@ def write_record(folder, recording, lead, beats, meta):
         path.unlink(missing_ok=True)
 
     # a piece at a time, so that a recording of days takes no more memory than one of an hour
-    starts = np.arange(0, recording.n_samples / recording.fs_hz, PIECE_S)
-    pieces = (piece_columns(recording, lead, start_s, beats) for start_s in starts)
+    pieces = (piece_columns(recording, lead, start_s, beats)
+              for start_s in np.arange(0, recording.n_samples / recording.fs_hz, PIECE_S))
     entries = []
     for columns, last in regroup(pieces, config.SHARD_BEATS):
         entry = {"file": f"{recording.name}-{len(entries):03d}.npz", "record": recording.name,
@@ -176,9 +176,9 @@ def build_record(folder, annotator, lead, leads, place):
         return entries
 
     with places.fetched(place, files) as path, reader.open_recording(path) as recording:
-        remedy = "Leave the record out, or name another --annotator."
-        time_s, symbol = reader.annotated_beats(path, annotator, recording.fs_hz, settings.AAMI_OF,
-                                                remedy)
+        time_s, symbol = reader.annotated_beats(
+            path, annotator, recording.fs_hz, settings.AAMI_OF,
+            "Leave the record out, or name another --annotator.")
         before_s, after_s = rr_intervals_s(time_s, 1)
         beats = {"time_s": time_s, "symbol": symbol, "rr_before_s": before_s, "rr_after_s": after_s}
         chosen = choose_lead(recording, lead, leads)
@@ -196,8 +196,8 @@ def record_name(place):
 def shards_of(folder, record):
     """Paths of a record's shards, whatever they hold."""
     # 100-000.npz may be of the record 100 or be the beginning of those of 100-000
-    paths = folder.glob(f"{glob.escape(record)}-*.npz")
-    return sorted(path for path in paths if path.stem[len(record) + 1:].isdigit())
+    return sorted(path for path in folder.glob(f"{glob.escape(record)}-*.npz")
+                  if path.stem[len(record) + 1:].isdigit())
 
 
 def meta_of(stored):
@@ -299,8 +299,8 @@ def main(argv=None):
     leads = settings.database().leads
 
     # the records asked for
-    task = functools.partial(build_record, folder, args.annotator, args.lead, leads)
-    done = cluster.each(task, records, config.THREADS or joblib.cpu_count(), args.cluster)
+    done = cluster.each(functools.partial(build_record, folder, args.annotator, args.lead, leads),
+                        records, config.THREADS or joblib.cpu_count(), args.cluster)
     entries = []
     failed = []
     for place, made, why in tqdm(done, total=len(records), desc="records", disable=None):
@@ -316,13 +316,15 @@ def main(argv=None):
         record = path.stem.removesuffix("-000")
         if record not in known:
             stored = stored_entries(folder, record)
-            entries += stored or []
-            stale += [] if stored else [record]
+            if stored:
+                entries += stored
+            else:
+                stale.append(record)
 
     # the leads tell detect.py which lead of a recording is like those
-    made_with = settings.snapshot(settings.SEGMENT_SETTINGS)
-    made_with["LEADS"] = [args.lead] if args.lead else leads
-    index = {"format": INDEX_FORMAT, "settings": made_with,
+    made_with = {"LEADS": [args.lead] if args.lead else leads}
+    index = {"format": INDEX_FORMAT,
+             "settings": settings.snapshot(settings.SEGMENT_SETTINGS) | made_with,
              "shards": sorted(entries, key=lambda entry: entry["file"]),
              "failed": sorted(failed, key=lambda fail: fail["record"])}
     write_json(folder / "index.json", index)

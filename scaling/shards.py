@@ -77,8 +77,8 @@ def load_archive(folder, least, title, simulated):
 
     # a checkpoint keeps the digest: which archive it was trained on
     digest = hashlib.sha256(json.dumps([stored, shards], sort_keys=True).encode()).hexdigest()
-    meta = {"database": title, "simulated": simulated, "id": digest, "settings": stored}
-    archive = Archive(path.parent, shards, meta)
+    archive = Archive(path.parent, shards, {"database": title, "simulated": simulated,
+                                            "id": digest, "settings": stored})
 
     for part, needed in (("train", least), ("validation", 1)):
         normal = sum(entry["normal"] for entry in archive.part(part))
@@ -131,7 +131,7 @@ def layout(path, beats, normal):
     # only then can a row be read where it lies
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError("x is compressed, expected np.savez")
-    if shape != (beats, config.WINDOW_SIZE) or fortran or dtype != np.dtype("<f4"):
+    if shape != (beats, config.WINDOW_SIZE) or fortran or dtype != "<f4":
         raise ValueError(f"x is {dtype} {shape}, expected float32 {(beats, config.WINDOW_SIZE)}")
 
     # before the data: 30 bytes, the last four of them the lengths of a name and a field that follow
@@ -145,10 +145,10 @@ def read_rows(path, start, rows):
     start: see `layout`. Abnormal beats between them are read and left out: they are few.
     """
     width = config.WINDOW_SIZE
-    first, last = rows[0], rows[-1]
+    first = rows[0]
 
     # numpy gives what there is: a file cut short since its layout was read is told by the count
-    count = (last - first + 1) * width
+    count = (rows[-1] - first + 1) * width
     found = np.fromfile(path, "<f4", count, offset=start + 4 * first * width)
     if len(found) < count:
         raise EOFError(f"ends in the middle of row {first + len(found) // width}")
@@ -202,8 +202,8 @@ class Stream:
         self.entries = [e for e in archive.part("train") if e["normal"]]
 
         # training asks how badly latents tell records apart: each beat comes with its record
-        records = [e["record"] for e in self.entries]
-        self.names, self.record = np.unique(records, return_inverse=True)
+        self.names, self.record = np.unique([e["record"] for e in self.entries],
+                                            return_inverse=True)
         self.chunks = chunks_of([e["normal"] for e in self.entries])
         self.n = int(self.chunks[:, 2].sum())
 

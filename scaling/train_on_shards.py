@@ -72,8 +72,8 @@ def main(argv=None):
                                                 stamp, resume)
 
     if runtime.is_first():  # several processes train together, one fits and writes
-        limits = {"train": config.ARCHIVE_REFERENCES, "validation": config.ARCHIVE_VALIDATION}
-        held = shards.sample(archive, limits)
+        held = shards.sample(archive, {"train": config.ARCHIVE_REFERENCES,
+                                       "validation": config.ARCHIVE_VALIDATION})
         scores = fit.fit_scores(model.to(device), held, "patient", device)
         scores["score_settings"] |= settings.snapshot(FITTED_WITH)
         train_mitbih.finish(paths, model, history, stamp, scores)

@@ -121,9 +121,9 @@ def network(kind, database, protocol, segments, device):
         validation = segments.part(protocol, "validation")
         validation = validation[abnormal[validation]]
 
-    path = database.out / "checkpoints" / f"ablation-{protocol}-{kind}.pt"
     with other_settings(**TRAINED[kind]):
-        return load_or_train(path, segments, train, validation, device), train
+        return load_or_train(database.out / "checkpoints" / f"ablation-{protocol}-{kind}.pt",
+                             segments, train, validation, device), train
 
 
 def detector_of(kind, database, protocol, segments, device):
@@ -139,10 +139,8 @@ def detector_of(kind, database, protocol, segments, device):
                               config.WEIGHTS[protocol],
                               settings.snapshot(settings.SCORE_SETTINGS), config.FS_HZ, device)
 
-    test = segments.part(protocol, "test")
-    features = BeatFeatures.of(model, segments, test, fitted["settings"], config.FS_HZ, device,
-                               keep_recon=False)
-    return features, fitted
+    return BeatFeatures.of(model, segments, segments.part(protocol, "test"), fitted["settings"],
+                           config.FS_HZ, device, keep_recon=False), fitted
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -167,8 +165,8 @@ def ablate(database, protocol, segments, device):
         # areas need no threshold, and a variant has none of its own
         figures, _ = metrics.with_intervals(scores, labels, record, np.inf,
                                             config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
-        figures = {key: figures[key] for key in FIGURES}
-        table[part].append({"title": title, "score": name, **figures})
+        table[part].append({"title": title, "score": name,
+                            **{key: figures[key] for key in FIGURES}})
         print(f"{protocol}: ROC-AUC {percent(figures['auroc']['value'])}  {title}", flush=True)
 
     for title, kind, name, changed in LADDER[protocol]:
@@ -176,9 +174,8 @@ def ablate(database, protocol, segments, device):
 
     # shuffled labels must give chance; the others say what the network itself is worth
     default = config.DEFAULT_SCORE
-    shuffled = np.random.default_rng(0).permutation(y)
     add("checks", "labels of the test beats shuffled", default, scores_of("full", default, {}),
-        shuffled)
+        np.random.default_rng(0).permutation(y))
     for title, kind in CHECKS:
         add("checks", title, default, scores_of(kind, default, {}), y)
 
@@ -232,9 +229,9 @@ def draw_protocol(ax, protocol, table):
 
 def ablation_figure(result):
     """The picture of ablation.json, a panel a protocol."""
-    origin = (f"test split, seed {result['seed']}; each row keeps what the rows above added; "
-              "below the line: the default score with something broken or replaced")
-    figure = new_figure(11, 6.6, origin, result["simulated"])
+    figure = new_figure(
+        11, 6.6, f"test split, seed {result['seed']}; each row keeps what the rows above added; "
+        "below the line: the default score with something broken or replaced", result["simulated"])
     for ax, (protocol, table) in zip(figure.subplots(1, 2), result["protocols"].items()):
         draw_protocol(ax, protocol, table)
 

@@ -68,15 +68,11 @@ def match(expert_s, found_s):
         return compare_annotations(expert, found, int(MATCH_S * MATCH_HZ)).matching_sample_nums
 
 
-def after_learning(time_s):
-    """(n,) bool: which times EC57 counts."""
-    return time_s >= UNCOUNTED_S
-
-
-def compare(name, scored, time_s, symbol, counts=after_learning):
+def compare(name, scored, time_s, symbol, counts=lambda time_s: time_s >= UNCOUNTED_S):
     """(rows, record): a row a counted expert beat, and what was found beside them.
 
-    scored: ScoredBeats; time_s, symbol (k,) of the expert's beats; counts: which times (s) count.
+    scored: ScoredBeats; time_s, symbol (k,) of the expert's beats; counts: which times (s) count,
+    those after EC57's minutes of learning unless another function is given.
     """
     beats = scored.beats
 
@@ -170,8 +166,8 @@ def load_detector(database):
 
 def run(tasks, threads):
     """What joblib's delayed tasks return, in their order, so many at a time."""
-    work = Parallel(n_jobs=threads or runtime.cores(), return_as="generator")(tasks)
-    return list(tqdm(work, total=len(tasks), desc="recordings", disable=None))
+    return list(tqdm(Parallel(n_jobs=threads or runtime.cores(), return_as="generator")(tasks),
+                     total=len(tasks), desc="recordings", disable=None))
 
 
 def parse_args(argv=None):

@@ -189,19 +189,18 @@ def merit_of(protocol, tables, weights):
 
     # each patient is in one fold: together they are one set of scored beats
     whole, thinned = (merit(pd.concat(folds), weights) for folds in zip(*tables))
-    both = (whole["merit"] + thinned["merit"]) / 2
-    return whole | {"thinned": thinned["merit"], "merit": both}
+    return whole | {"thinned": thinned["merit"], "merit": (whole["merit"] + thinned["merit"]) / 2}
 
 
 def try_settings(protocol, samples):
     """[{"setting", "value", figures}]: the score of config.WEIGHTS with one setting changed."""
     weights = config.WEIGHTS[protocol]
-    candidates = [(name, value) for name, values in TRIED[protocol].items() for value in values]
     rows = []
-    for name, value in tqdm(candidates, desc=f"{protocol}: settings", disable=None):
-        tables = parts_of(samples, {name: value}, weights)
-        rows.append({"setting": name, "value": value, "used": value == getattr(config, name),
-                     **merit_of(protocol, tables, weights)})
+    for name, values in TRIED[protocol].items():
+        for value in tqdm(values, desc=f"{protocol}: {name}", disable=None):
+            tables = parts_of(samples, {name: value}, weights)
+            rows.append({"setting": name, "value": value, "used": value == getattr(config, name),
+                         **merit_of(protocol, tables, weights)})
     return rows
 
 
@@ -240,20 +239,14 @@ def operating_points(tables):
 
 def print_best(what, found, used, setting):
     """Say whether config.py already has what was found best."""
-    print(f"{what}: {found}", end="")
-    if found == used:
-        print(", as in config.py")
-    else:
-        print(f"; config.py has {used}: edit {setting} there, then: python train_mitbih.py")
-
-
-def parse_args(argv=None):
-    return runtime.parse(runtime.machine_parser(__doc__), argv)
+    advice = "as in config.py"
+    if found != used:
+        advice = f"config.py has {used}: edit {setting} there, then: python train_mitbih.py"
+    print(f"{what}: {found}; {advice}")
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    database, device = runtime.prepare(args)
+    database, device = runtime.prepare(runtime.parse(runtime.machine_parser(__doc__), argv))
     segments = load_segments(database)
     result = {"segments_id": segments.meta["id"],
               "training_settings": settings.snapshot(settings.TRAINING_SETTINGS), "protocols": {}}
@@ -273,9 +266,10 @@ def main(argv=None):
 
         # the threshold is compared with published figures, which are of random beats
         if protocol == "beat":
-            result["operating_points"] = operating_points(tables)
-            print(readable(result["operating_points"], HEADINGS).to_string(index=False))
-            best = max(result["operating_points"], key=lambda row: row["margin"])
+            points = operating_points(tables)
+            result["operating_points"] = points
+            print(readable(points, HEADINGS).to_string(index=False))
+            best = max(points, key=lambda row: row["margin"])
             print_best("specificity with the best margin", best["asked"], config.TARGET_SPECIFICITY,
                        "TARGET_SPECIFICITY")
 

@@ -70,24 +70,12 @@ def test_what_may_pass_is_tried_again_and_all_else_is_listed(tmp_path, monkeypat
     assert starts(tmp_path / "log") == [0, 1, 2, 4] + [4] * len(waits_s)
 
 
-def test_a_file_that_is_gone_is_named():
-    found = outcomes(os.stat, ["five.hea", "."], 2)
-    assert found["five.hea"] == (None, "five.hea: No such file or directory")
-    assert found["."][1] is None
-
-
 def test_killed_process_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="--jobs 2 was killed.*fewer --jobs"):
         outcomes(partial(troubled, tmp_path / "log"), [0, 3], 2)
 
 
 # --- who is there -------------------------------------------------------------------------------
-
-def test_dask_is_asked_for_by_name_where_it_is_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match="pip install -r requirements/cluster.txt"):
-        outcomes(abs, [1], address="tcp://127.0.0.1:1")
-
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
 def test_an_unreachable_scheduler_is_said_in_time(address, monkeypatch):

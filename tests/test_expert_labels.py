@@ -17,14 +17,6 @@ from recording import quality
 from studies import expert_labels, noise_stress
 
 
-def test_matching_is_one_to_one_within_150_ms():
-    expert = np.array([1.0, 2.0, 3.0, 4.0])
-    found = np.array([1.149, 2.2, 2.95, 3.04, 4.0])
-    for times, expected in ((found, [0, -1, 3, 4]), (np.empty(0), [-1] * 4)):
-        np.testing.assert_array_equal(expert_labels.match(expert, times), expected)
-    assert len(expert_labels.match(np.empty(0), found)) == 0
-
-
 def compared(name, found_s, robust_z, expert_s, symbols):
     """expert_labels.compare of beats found in a recording of ten minutes, flagged from 4 on."""
     z = np.array(robust_z, float)
@@ -35,8 +27,8 @@ def compared(name, found_s, robust_z, expert_s, symbols):
 
 
 def test_missed_unscored_and_extra_beats_are_counted():
-    """N, V, S missed, V not scored, F flagged, N; one extra beat flagged, one too early."""
-    found = compared("r", [10, 11, 301, 302, 304, 305, 306, 308], [9, 9, 0, 5, np.nan, 7, 8, 0],
+    """N, V, S missed, V not scored, F flagged, N; a beat 200 ms late is extra."""
+    found = compared("r", [10, 11, 301, 302, 303.2, 304, 305, 308], [9, 9, 0, 5, 8, np.nan, 7, 0],
                      [10, 301, 302, 303, 304, 305.1, 308], "NNVAVFN")
     result = expert_labels.figures_of([found])
     assert result["qrs"] == pytest.approx(dict.fromkeys(result["qrs"], 5 / 6))
