@@ -54,7 +54,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     """
     signal = stored["segment_settings"]
     fitted = stored["fitted"]
-    model = model.to(device)
+    model.to(device)
 
     lead, why = scan.choose_lead(recording, lead, signal)
     beats = scan.scan(recording, lead, model, signal, fitted["settings"], device, given_s,
@@ -65,9 +65,9 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     line, rule = line_to_flag(z, beats.duration_s, stored["robust_z"], robust_z, alarms_per_hour,
                               sensitivity)
 
-    unit = "mV" if recording.calibrated[lead] else "file's unit"
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
-                         recording.start, unit, beats, scores, z, z >= line, line)
+                         recording.start, "mV" if recording.calibrated[lead] else "file's unit",
+                         beats, scores, z, z >= line, line)
 
     # taken now, from the segments that the network saw: the recording is not read again
     scored.examples = output.most_abnormal(scored, model, signal["FS_HZ"], device)
@@ -121,7 +121,6 @@ def summary_of(scored, recording):
 
     # of time: each window has one verdict, "" where it can be read
     shares = {name: float((beats.unreadable == k).mean()) for k, name in enumerate(quality.REASONS)}
-    readable = shares.pop("")
 
     return {"recording": scored.name, "duration_s": beats.duration_s, "fs_hz": scored.fs_hz,
             "leads": list(recording.leads), "lead": scored.lead,
@@ -130,7 +129,7 @@ def summary_of(scored, recording):
             "robust_z": scored.line,
             "flagged_share": n_flagged / n_scored if n_scored else None,
             "flagged_per_hour": n_flagged / beats.duration_s * 3600,
-            "unreadable_share": 1 - readable, "unreadable": shares,
+            "unreadable_share": 1 - shares.pop(""), "unreadable": shares,
             "too_few_beats": n_scored < LEAST_BEATS,
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
 
@@ -139,32 +138,31 @@ def summary_of(scored, recording):
 
 def checkpoint_of(args):
     """Its path on the machine of the user."""
-    described = settings.database(args.database, args.run)
-    return Path(args.checkpoint or described.checkpoint_path("patient", config.SEED))
+    return Path(args.checkpoint or settings.database(args.database, args.run).checkpoint_path(
+        "patient", config.SEED))
 
 
 def load(args):
     """(model, stored) of the checkpoint."""
     described = settings.database(args.database, args.run)
-    command = described.stage_command("train_mitbih.py", "patient", config.SEED)
 
     # on a worker of a cluster it is the copy that was sent there
-    return load_checkpoint(cluster.local(checkpoint_of(args)), command)
+    return load_checkpoint(cluster.local(checkpoint_of(args)),
+                           described.stage_command("train_mitbih.py", "patient", config.SEED))
 
 
 def origin_of(files, args, stored):
     """What makes a recording's output stale: its files, the checkpoint, the flags."""
     # a line of one's own (config) and what the checkpoint says count as flags do
     asked = [getattr(args, name) for name in ("fs", "beats", *ASKED)]
-    what = repr((OUTPUT, sorted(files.items()), asked, stored["weights"],
-                 stored["segment_settings"], stored["score_settings"], config.ROBUST_Z_SPECIFICITY))
-    return hashlib.sha256(what.encode()).hexdigest()
+    return hashlib.sha256(repr((
+        OUTPUT, sorted(files.items()), asked, stored["weights"], stored["segment_settings"],
+        stored["score_settings"], config.ROBUST_Z_SPECIFICITY)).encode()).hexdigest()
 
 
 def output_stem(place, out):
     """Where a recording's files go, without their suffix: Path or address."""
-    name = places.name_of(place)
-    name = name.removesuffix(Path(name).suffix)
+    name = Path(places.name_of(place)).stem
     return places.below(places.place_of(out), name) if out else places.beside(place, name)
 
 
@@ -194,9 +192,9 @@ def process(args, place):
             given_s, _ = reader.annotated_beats(path, args.beats, recording.fs_hz, settings.AAMI_OF,
                                                 "Leave --beats out to have them detected.")
 
-        asked = {name: getattr(args, name) for name in ASKED}
-        summary, scored = score_recording(recording, model, stored, given_s=given_s, **asked,
-                                          device=device_of(args.device), progress=progress)
+        summary, scored = score_recording(recording, model, stored, given_s=given_s,
+                                          device=device_of(args.device), progress=progress,
+                                          **{name: getattr(args, name) for name in ASKED})
 
         summary_path = Path(f"{here}.{EXTENSION}.json")
         page_path = Path(f"{here}.{EXTENSION}.html")
@@ -262,8 +260,8 @@ def parse_args(argv=None):
                         help="a text file with such a RECORDING a line")
     parser.add_argument("--out", help="folder or s3:// address; default: beside each recording")
     parser.add_argument("--fs", type=float, help="sampling rate in Hz of CSV, TSV and NumPy files")
-    parser.add_argument("--lead", help="name or number (from 1); default: one named as in "
-                                       "training, else the most readable")
+    parser.add_argument(
+        "--lead", help="name or number (from 1); default: as in training, else the most readable")
     parser.add_argument("--beats", metavar="ANNOTATOR",
                         help="R peaks from this annotation file, atr for example")
 
@@ -338,8 +336,11 @@ def main(argv=None):
         else:
             tqdm.write(one_line(place, summary))
             if not args.out:
-                tqdm.write(f"  wrote {output_stem(place, args.out)}.{EXTENSION}.*")
+                tqdm.write(f"  wrote {output_stem(place, None)}.{EXTENSION}.*")
 
+    # one folder for all: said once, of those that have their files there
+    if args.out and len(failed) < len(found):
+        print(f"wrote NAME.{EXTENSION}.* into {args.out}")
     if failed:
         raise UserError(f"{len(failed)} of {len(found)} recordings failed:\n  "
                         + "\n  ".join(failed))

@@ -280,22 +280,21 @@ def write_all(stem, scored):
     save(Path(f"{stem}.{EXTENSION}.png"), lambda: draw_overview(scored))
 
 
-def stored_summary(stem, origin, html=False):
+def stored_summary(stem, origin, html):
     """The summary of an earlier run with the same origin and all its files, or None; stem: Path or
     address.
 
     html: the page is one of them.
     """
-    def file(end):
-        return places.beside(stem, f"{places.name_of(stem)}.{EXTENSION}{end}")
-
+    file = f"{places.name_of(stem)}.{EXTENSION}"
     ends = ["", ".csv", ".png"]
     if html:
         ends.append(".html")
 
     try:
-        summary = json.loads(places.read_bytes(file(".json")))
-        if summary["origin"] == origin and all(places.is_file(file(end)) for end in ends):
+        summary = json.loads(places.read_bytes(places.beside(stem, f"{file}.json")))
+        if summary["origin"] == origin and all(
+                places.is_file(places.beside(stem, file + end)) for end in ends):
             return summary
     except ConnectionError:  # it may pass: tried again by who called
         raise

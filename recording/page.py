@@ -56,15 +56,6 @@ def time_plot(name, x_range, y_label, height, **more):
     return plot
 
 
-def add_zoom(plot):
-    """Tools: drag a stretch to zoom in, Ctrl and wheel to zoom at the pointer."""
-    box = BoxZoomTool(dimensions="width")
-    wheel = WheelZoomTool(dimensions="width", modifiers="ctrl")
-    plot.add_tools(box, wheel, PanTool(dimensions="width"), ResetTool(), SaveTool())
-    plot.toolbar.active_drag = box
-    plot.toolbar.active_scroll = wheel
-
-
 def score_plot(sources, x_range, scored):
     """Robust z-scores of the beats, the line dashed."""
     known = scored.robust_z[np.isfinite(scored.robust_z)]
@@ -87,11 +78,11 @@ def timeline(sources, x_range, scored):
     they show.
     """
     known = sources["bins"].data["rate"]
-    known = known[np.isfinite(known)]
 
     # a usual heart's rate is in view, whatever the recording holds
     rate = time_plot("rate", x_range, "beats/min", 130,
-                     y_range=Range1d(known.min(initial=60) - 5, known.max(initial=80) + 5))
+                     y_range=Range1d(np.nanmin(known, initial=60) - 5,
+                                     np.nanmax(known, initial=80) + 5))
     rate.step("middle", "rate", source=sources["bins"], color="black", mode="center")
 
     # y_range is set by page.js, which knows what is in view
@@ -99,10 +90,14 @@ def timeline(sources, x_range, scored):
                        x_axis_label="time into the recording (h:min:s)")
     signal.line("x", "y", source=sources["signal"], color=NORMAL, line_width=0.8)
 
-    # these three show the same stretch
+    # these three show the same stretch: drag one to zoom in, Ctrl and wheel to zoom at the pointer
     moved = [score_plot(sources, x_range, scored), rate, signal]
     for plot in moved:
-        add_zoom(plot)
+        box = BoxZoomTool(dimensions="width")
+        wheel = WheelZoomTool(dimensions="width", modifiers="ctrl")
+        plot.add_tools(box, wheel, PanTool(dimensions="width"), ResetTool(), SaveTool())
+        plot.toolbar.active_drag = box
+        plot.toolbar.active_scroll = wheel
         plot.vstrip("x0", "x1", source=sources["unreadable"], color=GREY, alpha=0.3, line_width=0)
         plot.vspan("x", source=sources["chosen"], color="black", alpha=0.5, line_dash="dotted")
 
@@ -151,8 +146,7 @@ def flagged_table(scored, listed):
 
     # where the file says when it began
     if scored.start is not None:
-        times = [scored.start + timedelta(seconds=t) for t in time_s]
-        data["day"] = [time.strftime("%d. %H:%M:%S") for time in times]
+        data["day"] = [f"{scored.start + timedelta(seconds=t):%d. %H:%M:%S}" for t in time_s]
         columns.insert(2, TableColumn(field="day", title="day and time", width=95))
 
     return DataTable(name="beats", source=ColumnDataSource(data), columns=columns, height=360,
@@ -164,11 +158,9 @@ def flagged_table(scored, listed):
 
 def sources_of(scored):
     """{name: ColumnDataSource} of what is drawn; most are filled by page.js."""
-    sources = {}
-    for name in ("normal", "flagged", "signal", "strip", "strip_normal", "strip_flagged",
-                 "strip_unscored"):
-        sources[name] = ColumnDataSource({"x": [], "y": [], "top": [], "text": []})
-    sources["chosen"] = ColumnDataSource({"x": []})
+    sources = {name: ColumnDataSource({"x": [], "y": [], "top": [], "text": []}) for name in (
+        "normal", "flagged", "signal", "chosen", "strip", "strip_normal", "strip_flagged",
+        "strip_unscored")}
 
     duration_s = scored.beats.duration_s
     bad = scored.unreadable_s
@@ -216,8 +208,8 @@ def document_of(scored, content, n_samples):
         "scale": content.scale, "strip_s": STRIP_S, "x_range": x_range, "rows": table.source,
         "signal_y": over_time.select_one({"name": "signal"}).y_range, "strip_y": chosen.y_range}
 
-    code = pkgutil.get_data(__name__, "page.js").decode()
-    document.js_on_event(DocumentReady, CustomJS(args=args, code=code))
+    document.js_on_event(DocumentReady, CustomJS(
+        args=args, code=pkgutil.get_data(__name__, "page.js").decode()))
     return document
 
 

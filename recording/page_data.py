@@ -30,16 +30,12 @@ class Content:
     drawn: np.ndarray          # (n,) bool: which beats the page holds
     kept: np.ndarray           # (k, 2) from, to: at full rate
     full: np.ndarray           # int16: the samples of `kept` one after another
-    low: np.ndarray            # (m,) int16: extremes of each `step` samples; empty for a step of 1
+    low: np.ndarray            # (m,) int16: extremes of each `step` samples; empty for a step of 1,
+                               # where everything is kept at full rate
     high: np.ndarray
     step: int
     offset: float              # value = offset + scale * int16
     scale: float
-
-    @property
-    def whole(self):
-        """Whether everything is kept at full rate."""
-        return self.step == 1
 
 
 def content_of(scored, recording):
@@ -56,8 +52,8 @@ def content_of(scored, recording):
 
 def states(scored):
     """(n,) uint8 of USUAL, FLAGGED and UNSCORED."""
-    state = np.select([scored.flagged, scored.beats.scored], [FLAGGED, USUAL], UNSCORED)
-    return state.astype(np.uint8)
+    kinds = [FLAGGED, USUAL]
+    return np.select([scored.flagged, scored.beats.scored], kinds, UNSCORED).astype(np.uint8)
 
 
 def highest_flagged(scored, n_samples):
@@ -77,9 +73,9 @@ def full_rate(samples, n_samples, fs_hz):
     if n_samples <= FULL_SAMPLES:
         return np.array([[0, n_samples]])
     half = int(STRIP_S * fs_hz / 2)
-    at = np.sort(samples)
+    strips = np.sort(samples)[:, None] + [-half, half + 1]
 
-    return join_spans(np.clip(np.column_stack([at - half, at + half + 1]), 0, n_samples))
+    return join_spans(strips.clip(0, n_samples))
 
 
 def join_spans(spans, gap=0):
@@ -99,10 +95,8 @@ def read_signal(recording, lead, kept, step):
     """
     n = recording.n_samples
     chunk = CHUNK // step * step or step
-    nothing = np.empty(0, np.float32)
-    full = [nothing]
-    low = [nothing]
-    high = [nothing]
+    # without a piece there is nothing to put together
+    full, low, high = ([np.empty(0, np.float32)] for _ in range(3))
 
     for first in range(0, n, chunk):
         signal = recording.read(lead, first, min(first + chunk, n))
@@ -128,8 +122,10 @@ def quantise(*arrays):
         reach = min(reach, OUTLIER * (high - low))
     scale = float(reach / 32767) or 1.0
 
-    steps = [np.clip((a - middle) / scale, -32767, 32767).round() for a in arrays]
-    stored = [np.where(np.isfinite(s), s, MISSING).astype(np.int16) for s in steps]
+    stored = []
+    for array in arrays:
+        steps = np.clip((array - middle) / scale, -32767, 32767).round()
+        stored.append(np.nan_to_num(steps, nan=MISSING).astype(np.int16))
     return stored, float(middle), scale
 
 

@@ -66,17 +66,10 @@ def unreadable(signal_mv, filtered_mv, fs_hz, beats):
     detected R peaks in samples, rising. The unit does not matter. Of several reasons the first in
     REASONS is given. n_windows = ceil(n / window); a last window that is not full is judged by the
     last VERDICT_S. A recording may be cut into blocks at multiples of VERDICT_S with MARGIN_S on
-    both sides: the verdicts are the same, where the samples given are. Raises ValueError where the
-    two signals differ in length or beats lie outside them or do not rise.
+    both sides: the verdicts are the same, where the samples given are.
     """
     signal_mv = np.where(np.isfinite(signal_mv), signal_mv, np.nan)
-    beats = np.asarray(beats, np.int64)
     n = len(signal_mv)
-    if signal_mv.shape != filtered_mv.shape:
-        raise ValueError(f"raw and filtered signal of shapes {signal_mv.shape} and "
-                         f"{filtered_mv.shape}: expected one lead of the same length")
-    if len(beats) and (beats[0] < 0 or beats[-1] >= n or (np.diff(beats) <= 0).any()):
-        raise ValueError("beats must rise and lie inside the signal")
     window = min(round(VERDICT_S * fs_hz), n)
     starts = np.minimum(np.arange(0, n, window), n - window)  # the last one moved inward to be full
     match = match_by_window(*beat_quality(signal_mv, filtered_mv, fs_hz, beats), starts, window)
@@ -86,9 +79,8 @@ def unreadable(signal_mv, filtered_mv, fs_hz, beats):
         part = slice(first, first + BATCH_WINDOWS)
         raw = sliding_window_view(signal_mv, window)[starts[part]]  # (m, window)
         filtered = sliding_window_view(filtered_mv, window)[starts[part]]
-        missing = np.isnan(raw).sum(axis=1) > MISSING_S * fs_hz
-        flat, saturated = flat_or_saturated(raw, fs_hz)
-        reasons = (missing, flat, saturated, noisy(raw, filtered, fs_hz, *match[:, part]))
+        reasons = (np.isnan(raw).sum(axis=1) > MISSING_S * fs_hz, *flat_or_saturated(raw, fs_hz),
+                   noisy(raw, filtered, fs_hz, *match[:, part]))
         result.append(np.select(reasons, np.arange(1, len(REASONS))))
     return np.concatenate(result).astype(np.int8)
 
@@ -157,7 +149,7 @@ def beat_quality(signal_mv, filtered_mv, fs_hz, beats):
 
     # of unit length and mean 0: a product of two is their correlation
     shapes = filtered_mv[peaks[:, None] + np.arange(-before, after)]
-    shapes = shapes - shapes.mean(axis=1, keepdims=True)
+    shapes -= shapes.mean(axis=1, keepdims=True)
     size = np.linalg.norm(shapes, axis=1, keepdims=True)
     shapes = (shapes / np.where(size > 0, size, 1)).astype(np.float32)
 
@@ -179,11 +171,11 @@ def match_by_window(peaks, correlation, amplitude, starts, window):
     result = np.full((2, len(starts)), np.nan)
     low, high = np.searchsorted(peaks, [starts, starts + window])
     for k, (first, last) in enumerate(zip(low, high)):
-        known = np.sort(correlation[first:last])
+        known = correlation[first:last]
         known = known[~np.isnan(known)]
         if len(known) >= MIN_BEATS:
-            quartile = known[int(CORRELATION_QUANTILE * (len(known) - 1))]
-            result[:, k] = quartile, np.median(amplitude[first:last])
+            result[:, k] = (np.quantile(known, CORRELATION_QUANTILE, method="lower"),
+                            np.median(amplitude[first:last]))
     return result
 
 
@@ -197,7 +189,7 @@ def snr_db(filtered, fs_hz, amplitude):
         return np.full(len(filtered), np.inf)
 
     power = filtered[:, :n_pieces * piece].reshape(len(filtered), n_pieces, piece).var(axis=2)
-    floor = np.sort(power, axis=1)[:, int(FLOOR_QUANTILE * (n_pieces - 1))]
+    floor = np.quantile(power, FLOOR_QUANTILE, axis=1, method="lower")
     with np.errstate(divide="ignore", invalid="ignore"):
         return 10 * np.log10(amplitude ** 2 / 8 / floor)
 

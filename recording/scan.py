@@ -140,12 +140,10 @@ def search_back(filtered, found, fs_hz):
 
 def align_to_extreme(filtered, found, reach):
     """Each detection (k,) moved to the largest absolute value within `reach` samples."""
-    if not len(found):
-        return found
-
-    around = found[:, None] + np.arange(-reach, reach + 1)
-    near = np.abs(filtered[np.clip(around, 0, len(filtered) - 1)])
-    return np.unique(np.clip(found - reach + near.argmax(axis=1), 0, len(filtered) - 1))
+    last = len(filtered) - 1
+    around = np.clip(found[:, None] + np.arange(-reach, reach + 1), 0, last)
+    moved = found - reach + np.abs(filtered[around]).argmax(axis=1)
+    return np.unique(moved.clip(0, last))
 
 
 def apart(time_s, refractory_s, last_s=-np.inf):
@@ -234,8 +232,7 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
         if len(time_s):
             last_s = time_s[-1]
 
-        window_of = window_index(time_s - start_s, len(piece.unreadable))
-        readable = piece.unreadable[window_of] == 0
+        readable = piece.unreadable[window_index(time_s - start_s, len(piece.unreadable))] == 0
         whole = inside(peaks, len(piece.filtered), window)
         columns.append((time_s, readable, whole, piece.unreadable))
         if (readable & whole).any():

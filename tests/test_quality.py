@@ -55,12 +55,11 @@ def noise(kind, n):
 
 @pytest.mark.parametrize("gain", [1, 1e-6, -1e7])
 @pytest.mark.parametrize("change, length_s, expected", [
-    (np.copy, 10, 0), (lambda _: np.nan, 0.4, 0), (lambda _: np.inf, 0.7, MISSING),
+    (lambda _: np.nan, 0.4, 0), (lambda _: np.inf, 0.7, MISSING),
     (lambda _: 0.05, 0.9, 0), (lambda _: 0.05, 1.1, FLAT),
     (lambda part: np.resize([0.3, 0.305, 0.31], len(part)), 10, FLAT),   # a disconnected lead
     (lambda part: np.round(part / 0.04) * 0.04, 10, 0),  # coarse steps of a converter
-    (lambda part: part.clip(-9, 0.5), 10, SATURATED),
-    (lambda part: part.clip(-0.02, 9), 10, SATURATED),
+    (lambda part: part.clip(-9, 0.5), 10, SATURATED),   # or from below, where the gain is negative
     (lambda part: part + noise("muscle", len(part)), 10, NOISE)])
 def test_each_reason_is_found_at_its_window(change, length_s, expected, gain, monkeypatch):
     """Whatever the gain, and however many windows are judged at a time."""
@@ -155,7 +154,7 @@ def test_arrhythmia_is_not_noise(rr_s, wide):
     assert not unreadable(signal, filtered(signal), FS, beats).any()
 
 
-# --- blocks and refusals --------------------------------------------------------------------------
+# --- blocks ---------------------------------------------------------------------------------------
 
 def test_blocks_with_margin_equal_the_whole():
     """Six kinds of beats in turn: the next of a kind is 9.6 s away, mostly in another window."""
@@ -173,24 +172,16 @@ def test_blocks_with_margin_equal_the_whole():
     assert_array_equal(result, unreadable(signal, smooth, FS, beats)[:28])
 
 
-ZEROS = np.zeros(1000)
-RAMP = np.arange(1000.0)
-
-
-@pytest.mark.parametrize("judge, arguments, message", [
-    (unreadable, (ZEROS, ZEROS, FS, [-1, 5]), "rise and lie inside"),
-    (unreadable, (ZEROS, ZEROS, FS, [5, 5]), "rise and lie inside"),
-    (unreadable, (ZEROS, ZEROS, FS, [5, 1000]), "rise and lie inside"),
-    (unreadable, (ZEROS, ZEROS[1:], FS, []), "same length"),
-    (mix_noise, (RAMP, np.ones(100), [500], 6, FS), "1 beats .* 0 s of noise"),
-    (mix_noise, (RAMP, RAMP, [], 6, FS), "0 beats .* 4 s of noise"),
-    (mix_noise, (RAMP, ZEROS, [500], 6, FS), "no power")])
-def test_what_does_not_fit_or_cannot_be_measured_is_refused(judge, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        judge(*arguments)
-
-
 # --- noise stress test ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("noise_mv, beats, message", [
+    (np.ones(100), [500], "1 beats .* 0 s of noise"),
+    (np.arange(1000), [], "0 beats .* 4 s of noise"),
+    (np.zeros(1000), [500], "no power")])
+def test_what_cannot_be_measured_is_refused(noise_mv, beats, message):
+    with pytest.raises(ValueError, match=message):
+        mix_noise(np.arange(1000), noise_mv, beats, 6, FS)
+
 
 def test_mixed_noise_has_the_ratio_asked_for():
     """By a plain loop: a QRS amplitude p, peak to peak, is a power of p^2 / 8."""

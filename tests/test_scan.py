@@ -80,9 +80,8 @@ def test_rate_gain_and_offset_of_the_recording_do_not_matter(simulated, shipped,
     assert (away_s.min(axis=0) < 0.02).mean() > 0.98
     both = away_s.min(axis=0) < 0.002
     assert both.mean() > 0.8
-    z = native.z[both]
-    moved = np.linalg.norm(z - other.z[away_s.argmin(axis=0)[both]], axis=1)
-    assert np.median(moved) < 0.1 * np.median(np.linalg.norm(z - z.mean(axis=0), axis=1))
+    moved = np.abs(native.z[both] - other.z[away_s.argmin(axis=0)[both]])
+    assert np.median(moved) < 0.1 * native.z[both].std(axis=0).mean()
 
 
 def test_missing_stretch_is_unreadable_unless_all_is_scored(simulated, shipped):
@@ -138,11 +137,6 @@ def test_peak_is_the_largest_deviation_within_reach():
     signal = np.zeros(100)
     signal[[20, 28, 60]] = 1, -2, 5
     assert_array_equal(scan.align_to_extreme(signal, np.array([22, 50]), 8), [28, 42])
-
-
-def test_of_near_beats_the_first_is_kept():
-    times = np.array([0, 0.1, 0.25, 0.3, 1])
-    assert_array_equal(scan.apart(times, 0.2, last_s=-0.15), [0, 1, 0, 0, 1])
 
 
 def test_beats_the_detector_passed_over_are_found_between_its_own(simulated):
