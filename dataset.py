@@ -292,8 +292,7 @@ def build(database, digests):
 
     # the file says itself what it was made of: whoever reads it compares
     meta = {"format": FORMAT, "database": database.title, "simulated": database.simulated,
-            "id": segments_id(database, digests), "settings": settings.segment_settings(database),
-            "versions": {"numpy": np.__version__, "wfdb": wfdb.__version__}}
+            "id": segments_id(database, digests), "settings": settings.segment_settings(database)}
     write_npz(database.segments_path(), {"meta": np.array(json.dumps(meta)), **table})
     return Segments(table.pop("x"), table, meta)
 

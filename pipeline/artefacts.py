@@ -1,7 +1,6 @@
 """The files that the steps hand to each other: written whole or not at all, loaded or a clear
 error."""
 
-import hashlib
 import json
 import os
 import zipfile
@@ -92,15 +91,6 @@ def load_json(path, command):
     if not isinstance(value, dict):
         raise UserError(f"{path}: damaged (expected a dict). Make it again with: {command}")
     return value
-
-
-def digest_of(*paths):
-    """SHA-256 (hex) of the content of files, missing ones left out."""
-    digest = hashlib.sha256()
-    for path in paths:
-        if path.exists():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def refuse_stale(path, why, command):

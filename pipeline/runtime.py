@@ -61,7 +61,9 @@ def parse(parser, argv):
 
 def prepare(args):
     """(Database, torch.device) for the flags, threads set."""
-    device = device_of(device_name(args.device))
+    # each process of torchrun on a machine has a GPU of its own
+    several = args.device == "cuda" and launched() > 1
+    device = device_of(f"cuda:{os.environ['LOCAL_RANK']}" if several else args.device)
     use_threads(args.threads or cores())
     return settings.database(args.database, args.run), device
 
@@ -118,11 +120,6 @@ def launched():
 def is_first():
     """Whether this process is the one that prints and writes."""
     return int(os.environ.get("RANK", 0)) == 0
-
-
-def device_name(name):
-    """The device of this process: each on a machine has a GPU of its own."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" and launched() > 1 else name
 
 
 def cores():

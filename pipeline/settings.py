@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def database(name=None, run=None):
             "Describe it in DATABASES in config.py: docs/extending.md.")
 
     # a run's name becomes a folder: nothing that leads out of runs/
-    if run is not None and (not run or not all(c.isalnum() or c in "-_" for c in run)):
+    if run is not None and not re.fullmatch(r"[\w-]+", run):
         raise UserError(
             f"--run {run!r}: expected a name of letters, digits, - and _. Choose another one.")
 

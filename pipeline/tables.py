@@ -1,4 +1,4 @@
-"""Rows of strings as text and as Markdown, and what evaluate.py prints of its results."""
+"""Rows of strings as text, and what evaluate.py prints of its results."""
 
 import statistics
 
@@ -21,12 +21,6 @@ def align_columns(rows):
     return lines
 
 
-def markdown(rows):
-    """Rows of strings as a Markdown table, the first its heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
-
-
 def readable(rows, headings):
     """DataFrame of strings and numbers for people, of dicts as a JSON file has them.
 
@@ -39,10 +33,10 @@ def readable(rows, headings):
     return table.assign(**percents.map("{:.2f}".format, na_action="ignore")).round(2)
 
 
-def interval(figure, brackets="()"):
+def interval(figure):
     """"97.21 (96.10 to 98.02)" of a figure with its interval."""
-    return (f"{percent(figure['value'])} {brackets[0]}{percent(figure['low'])} to "
-            f"{percent(figure['high'])}{brackets[1]}")
+    value, low, high = (percent(figure[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def values_of(runs, name, key):
@@ -56,14 +50,6 @@ def median_of(runs, name, key):
     return percent(None if None in values else statistics.median(values))
 
 
-def spread(runs, name, key):
-    """"97.21 (97.10 to 97.30)": median and range over seeds."""
-    values = values_of(runs, name, key)
-
-    low_high = f"{percent(min(values))} to {percent(max(values))}"
-    return f"{percent(statistics.median(values))} ({low_high})"
-
-
 def warning(result):
     """The line that marks every table of simulated data, else nothing."""
     return ["SIMULATED DATA: no patient, no result. It shows that the pipeline runs."
@@ -73,10 +59,9 @@ def warning(result):
 def counts_line(result):
     """Database, protocol, seed and numbers of beats in one sentence."""
     n = result["n"]
-    return (
-        f"{result['database']}, {result['protocol']} protocol, seed {result['seed']}: "
-        f"{n['test']:,d} test beats "
-        f"({n['normal']:,d} normal, {n['abnormal']:,d} abnormal) of {n['records']} records")
+    return (f"{result['database']}, {result['protocol']} protocol, seed {result['seed']}: "
+            f"{n['test']:,d} test beats ({n['normal']:,d} normal, {n['abnormal']:,d} abnormal) "
+            f"of {n['records']} records")
 
 
 def of_result(result, runs):
@@ -85,36 +70,27 @@ def of_result(result, runs):
     runs = runs or {result["seed"]: result}
 
     # --- a row a score, and a row a detector without a network
-    rates = ("sensitivity", "specificity", "ppv", "f1")
-    rows = [["score, in %", "ROC-AUC", f"median of {len(runs)}", "PR-AUC",
-             "by record", *rates]]
-    for name, score in result["scores"].items():
+    figures = ("auprc", "auroc_record_mean", "sensitivity", "specificity", "ppv", "f1")
+    rows = [["score, in %", "ROC-AUC", f"median of {len(runs)}", "PR-AUC", "by record",
+             *figures[2:]]]
+    for name, score in (result["scores"] | result.get("baselines", {})).items():
+        ours = name in result["scores"]
         mark = " *" if name == result["default_score"] else ""
-        rows.append([name + mark, interval(score["auroc"]), median_of(runs, name, "auroc"),
-                     percent(score["auprc"]["value"]),
-                     *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))])
-    for name, score in result.get("baselines", {}).items():
-        rows.append([
-            f"no network: {name}",
-            interval(score["auroc"]), "",
-            percent(score["auprc"]["value"]),
-            *(percent(score[key]["value"]) for key in ("auroc_record_mean", *rates))
-        ])
+        rows.append([name + mark if ours else f"no network: {name}", interval(score["auroc"]),
+                     median_of(runs, name, "auroc") if ours else "",
+                     *(percent(score[key]["value"]) for key in figures)])
 
     # --- the default score by class, and its four counts
     default = result["scores"][result["default_score"]]
     counts = default["confusion"]
     classes = [["* by class", "beats", "ROC-AUC", "flagged"]]
     for name, row in default["by_class"].items():
-        classes.append(
-            [name, f"{row['n']:,d}",
-             percent(row["auroc"]),
-             percent(row["sensitivity"], 1)])
+        classes.append([name, f"{row['n']:,d}", percent(row["auroc"]),
+                        percent(row["sensitivity"], 1)])
     return "\n".join([
         *warning(result),
         counts_line(result), "", *align_columns(rows), "", *align_columns(classes), "",
         f"* at the threshold {default['threshold']:.4g} chosen on validation: "
-        f"TN {counts['tn']:,d}  "
-        f"FP {counts['fp']:,d}  FN {counts['fn']:,d}  TP {counts['tp']:,d}",
+        f"TN {counts['tn']:,d}  FP {counts['fp']:,d}  FN {counts['fn']:,d}  TP {counts['tp']:,d}",
         "Intervals are 95 %, from resampling records.", *warning(result)
     ])

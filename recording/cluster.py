@@ -32,7 +32,6 @@ import cloudpickle
 import joblib
 
 from pipeline import settings
-from pipeline.artefacts import digest_of
 from pipeline.errors import UserError
 
 AHEAD = 2             # tasks in flight a thread: the next is there when one ends, never a million
@@ -235,7 +234,8 @@ def send_project(client, task, files):
                 # without the time of the file: the same content is the same bytes
                 file.writestr(zipfile.ZipInfo(there.relative_to(settings.ROOT).as_posix()),
                               path.read_bytes())
-        archive = archive.rename(Path(folder, f"ecg-{digest_of(archive)}.zip"))
+        content = hashlib.sha256(archive.read_bytes()).hexdigest()
+        archive = archive.rename(Path(folder, f"ecg-{content}.zip"))
 
         # idempotent: a zip that another client's tasks are reading is not written again
         upload = UploadFile(archive, load=False)

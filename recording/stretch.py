@@ -15,15 +15,10 @@ class Stretch:
     """One stretch with its margin, at the network's rate."""
 
     start_s: float             # of the first sample, in the recording
-    judged_s: float            # where the verdicts begin, after the margin
     raw: np.ndarray            # (n,) resampled, NaN filled
     filtered: np.ndarray       # (n,)
     found: np.ndarray          # (k,) beats in samples of `raw`, by which noise is judged
     unreadable: np.ndarray     # of each VERDICT_S without the margin: index into quality.REASONS
-
-    def is_readable(self, time_s):
-        """(k,) bool for times in the recording (k,), none of them in the margin."""
-        return self.unreadable[((time_s - self.judged_s) / quality.VERDICT_S).astype(int)] == 0
 
 
 def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_beats):
@@ -53,4 +48,4 @@ def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_b
 
     skip = round((start_s - first / own_hz) / quality.VERDICT_S)
     count = int(np.ceil((stop_s - start_s) / quality.VERDICT_S))
-    return Stretch(first / own_hz, start_s, raw, filtered, found, verdict[skip:skip + count])
+    return Stretch(first / own_hz, raw, filtered, found, verdict[skip:skip + count])

@@ -30,7 +30,7 @@ from pipeline import errors, settings
 from pipeline.artefacts import UNREADABLE, write_json, write_npz
 from pipeline.errors import UserError
 from preprocess import inside, rr_intervals_s
-from recording import cluster, places, reader
+from recording import cluster, places, quality, reader
 from recording.stretch import read_stretch
 
 FORMAT = "ecg-shard-1"
@@ -94,7 +94,8 @@ def piece_columns(recording, lead, start_s, beats):
     peaks = samples(stretch.start_s)
     keep = (time_s >= start_s) & (time_s < stop_s)
     keep &= inside(peaks, len(stretch.filtered), config.WINDOW_SIZE)
-    keep[keep] = stretch.is_readable(time_s[keep])
+    window = ((time_s[keep] - start_s) / quality.VERDICT_S).astype(int)
+    keep[keep] = stretch.unreadable[window] == 0
 
     # intervals are those of all annotated beats: a neighbour that is left out counts
     kept = {name: column[keep] for name, column in beats.items() if name != "time_s"}

@@ -208,15 +208,11 @@ def run_full(database, protocol, segments, x_validation, epochs, stopped_run):
                 "n_train": beats.n, "quality": quality(model, segments, protocol, device)})
 
 
-RUNS = {"recipe": run_recipe, "full": run_full}
-
-
 # --- the script -----------------------------------------------------------------------------------
 
 def parse_args(argv=None):
     parser = runtime.machine_parser(__doc__)
     parser.add_argument("--protocol", choices=config.PROTOCOLS, help="default: all")
-    parser.add_argument("--only", choices=RUNS, help="one of the two; default: both")
     parser.add_argument("--epochs", type=int, default=EPOCHS,
                         help="of the recipe, at most [%(default)s]")
     parser.add_argument("--force", action="store_true",
@@ -237,9 +233,9 @@ def main(argv=None):
     for protocol in [args.protocol] if args.protocol else config.PROTOCOLS:
         normal = segments.normal_validation(protocol)
         x_validation = torch.from_numpy(segments.x[normal]).to(device)
-        for name in [args.only] if args.only else RUNS:
-            print(f"{name}, {protocol} protocol", flush=True)
-            RUNS[name](database, protocol, segments, x_validation, args.epochs, stopped_run)
+        for run in (run_recipe, run_full):
+            print(f"{run.__name__}, {protocol} protocol", flush=True)
+            run(database, protocol, segments, x_validation, args.epochs, stopped_run)
     print(f"next: {database.command('-m studies.benchmark')}")
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-import config
 import models
 import train_mitbih
 from conftest import ON_SIMULATED, QUICK, Project, archive_of
