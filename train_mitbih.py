@@ -239,7 +239,7 @@ def write_history(path, history):
 # --- is it up to date -----------------------------------------------------------------------------
 
 def stored_weights(paths, stamp, resume):
-    """(model, history) of a checkpoint that these segments and settings would give, or None.
+    """(model, stored) of a checkpoint that these segments and settings would give, or None.
 
     None too where a stopped run is asked for and there is one.
     """
@@ -249,7 +249,7 @@ def stored_weights(paths, stamp, resume):
         model, stored = load_checkpoint(paths["checkpoint"], "")
     except UserError:
         return None
-    return None if stale(stored, stamp) else (model, stored["history"])
+    return None if stale(stored, stamp) else (model, stored)
 
 
 def scores_up_to_date(found, paths, also=()):
@@ -257,11 +257,11 @@ def scores_up_to_date(found, paths, also=()):
 
     also: names of settings beside SCORE_SETTINGS that the scores depend on.
     """
-    _, stored = load_checkpoint(paths["checkpoint"], "")
+    _, stored = found
     today = settings.snapshot((*settings.SCORE_SETTINGS, *also))
     same = not settings.differences(stored["score_settings"], today)
     if runtime.is_first() and same:
-        write_history(paths["history"], found[1])
+        write_history(paths["history"], stored["history"])
         print(f"{paths['checkpoint']}: up to date, trained with these settings on these segments "
               "(--force trains again)")
     elif not same:
@@ -340,7 +340,7 @@ def main(argv=None):
 
     # --- train
     if found:
-        model, history = found
+        model, history = found[0], found[1]["history"]
     else:
         print(f"{stamp['database']}, {args.protocol} protocol")
         beats = BeatsInMemory(segments, segments.part(args.protocol, "train"), device)

@@ -55,7 +55,7 @@ def main(argv=None):
     if found and train_mitbih.scores_up_to_date(found, paths, FITTED_WITH):
         return
     if found:
-        model, history = found
+        model, history = found[0], found[1]["history"]
     else:
         print(title)
         resume = train_mitbih.stopped_run(paths["resume"], stamp, command) if args.resume else None

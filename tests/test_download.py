@@ -287,7 +287,7 @@ def test_ctrl_c_ends_a_stalled_download_at_once():
             wait_for(lambda: len(server.active) == 2 and "101.hea" in server.log)
             time.sleep(0.1)
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 130
+            assert process.wait(2) == 130
             assert process.stderr.read() == b"stopped; finished files are kept\n"
     assert_verified(["100.atr", "100.dat", "101.atr", "101.dat"])
 
