@@ -216,7 +216,7 @@ def check_batches(epoch_size, steps, history, stamp):
             f"{epoch_size} segments are no whole batch to share out (config.py: BATCH_SIZE = "
             f"{config.BATCH_SIZE}). Train in one process, or with a smaller BATCH_SIZE.")
     processes.check_agreement(
-        {"epochs done": len(history), "segments": stamp["segments_id"][:12], "batches": steps},
+        {"epochs done": len(history), "segments": stamp["segments_id"], "batches": steps},
         "Every process needs the same data and, to go on, the same checkpoints folder: share it.")
 
 
