@@ -24,11 +24,20 @@ SEEDS = (0, 1, 2, 3, 4)       # `make reproduce` trains all of them; tables give
 LATENT_DIM = 32
 TAPER_SIGMA_S = 80 / 360      # the network sees the segment times a Gaussian of this width on the
                               # R peak: its own beat, not its neighbours; None: as published
+LOWPASS_HZ = 45.0             # nothing is drawn above: the pass band leaves nothing there; None: as
+                              # published
 RECORD_LOSS = 0.01            # weight of telling from the latents which record a normal beat is
                               # from; 0: reconstruction alone, as published
+CORRUPTED_SHARE = 0.5         # of the beats it sees are corrupted, all that it must draw are clean:
+                              # pipeline/corruption.py; 0: as published. Of the corrupted ones
+NOISE_SHARE = 0.7             # so many get modelled noise
+NOISE_SNR_DB = (0.0, 30.0)    # of so much
+SHIFT_S = 4 / 360             # each has its R peak off by up to so much, as detectors miss it
+BAND_SHARE = 0.5              # so many lose a part of the band at one edge, as many at the other
+MODULATION = 0.3              # each has its amplitude changed by breathing, by up to so much
 BATCH_SIZE = 128
 EPOCH_SEGMENTS = 20000        # normal beats repeat themselves: an epoch is at most so many
-MAX_EPOCHS = 6                # one cosine cycle of the learning rate over all of them
+MAX_EPOCHS = 10               # one cosine cycle of the learning rate over all of them
 PATIENCE = 3                  # epochs without a better validation loss before stopping
 LEARNING_RATE = 2e-3          # peak; warm-up over the first WARMUP_FRACTION of all steps
 WARMUP_FRACTION = 0.15
@@ -42,18 +51,19 @@ SCORES = {                    # computed in each protocol; scoring/detector.py d
                 "self_causal", "combined", "combined_causal")}
 DEFAULT_SCORE = "combined"    # of both SCORES: the score of the headline and of the pictures
 WEIGHTS = {                   # of the standardised parts of `combined`: studies.select_score
-    "beat": {"nearest": 1.0, "rhythm": 0.2, "qrs_error": 0.1},
-    "patient": {"self_reference": 1.0, "rhythm": 0.5, "nearest_centred": 0.5}}
+    "beat": {"nearest": 1.0, "rhythm": 0.1, "qrs_error": 0.1},
+    "patient": {"self_reference": 1.0, "rhythm": 0.2}}
 QRS_SIGMA_S = 40 / 360        # width of the Gaussian on the R peak in the score `qrs_error`
 KNN_NEIGHBOURS = 3            # nearest normal training beats a distance is the mean of
 DENSITY_NEIGHBOURS = 10       # and those of a training beat that say how dense it is there
 DENSITY_POWER = 0.5           # 0: plain distance, 1: wholly relative to that density
+TIMING_WEIGHT = 2.0           # of log RR in a distance, beside latents of deviation 1
 LOCAL_BEATS = 201             # neighbouring RR intervals that a beat's own is compared with:
 USUAL_PERCENTILE = 90         # with this percentile of them; 50 is the median
 PAUSE_WEIGHT = 0.25           # of the pause after a beat, beside its prematurity
 SPREAD_FLOOR = 0.05           # of log RR: added to the record's own spread of prematurity
 SELF_IRREGULARITY = 0.1       # beats of a record up to this `rhythm`: its own reference
-SELF_NEIGHBOURS = 0.1         # share of the reference that must be near for a beat to be usual
+SELF_NEIGHBOURS = 0.05        # share of the reference that must be near for a beat to be usual
 SELF_CAUSAL_S = 300           # `self_causal`: the reference comes from the first five minutes
 TARGET_SPECIFICITY = 0.985    # asked of the threshold on normal validation beats
 ROBUST_Z_SPECIFICITY = 0.98   # of detect.py's line, mean over the validation patients

@@ -120,10 +120,11 @@ def read_beats(path, remedy):
     return samples[keep], symbols[keep]
 
 
-def read_record(path, leads, samples, symbols, remedy):
+def read_record(path, leads, samples, symbols, remedy, change=lambda filtered: filtered):
     """One WFDB record and its beats to the columns of segments.npz, one row a beat.
 
     Records at another rate are resampled to FS_HZ; `sample` is then in samples of that rate.
+    change: what a study does to the filtered signal (n,).
     """
     signal_mv, fs_hz, lead = read_lead(path, leads, remedy)
     check_signal(path, signal_mv, fs_hz, lead)
@@ -142,7 +143,7 @@ def read_record(path, leads, samples, symbols, remedy):
 
     # the whole signal at once: a filter over a segment would ring at both its ends
     filtered = bandpass(signal_mv, config.FS_HZ, config.BAND_HZ, config.FILTER_ORDER)
-    return beat_columns(filtered, samples[keep], path.name, samples[keep], symbols[keep],
+    return beat_columns(change(filtered), samples[keep], path.name, samples[keep], symbols[keep],
                         rr_before_s[keep], rr_after_s[keep])
 
 

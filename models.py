@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from scipy.signal import firwin
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import config
 from pipeline import settings
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
@@ -38,22 +41,26 @@ class ConvAutoencoder(nn.Module):
 
     All that makes the network stands in this class: a checkpoint keeps a digest of it.
     The input is multiplied by a Gaussian of taper_samples on its middle, the R peak (None: not
-    at all), and it is this tapered beat that the network draws.
+    at all), and it is this tapered beat that the network draws. The drawing passes a fixed low-pass
+    filter at `lowpass` cycles a sample (None: none): transposed convolutions of stride 2 leave
+    fuzz at half the sampling rate and its fractions (Odena et al. 2016, Distill 1:e3).
     window_size must be a multiple of 16: each of the four layers halves the length.
     Raises ValueError otherwise.
     """
 
     layout = staticmethod(as_image)   # in which the layers hand a signal on
+    taps = 63                         # of the low-pass, a windowed sinc: it falls within 20 Hz
 
-    def __init__(self, window_size, latent_dim, taper_samples=None):
+    def __init__(self, window_size, latent_dim, taper_samples=None, lowpass=None):
         super().__init__()
         if window_size % 16:
             raise ValueError(f"window_size {window_size}: expected a multiple of 16")
         self.model_args = {"window_size": window_size, "latent_dim": latent_dim,
-                           "taper_samples": taper_samples}
-        taper = torch.as_tensor(gaussian(window_size, taper_samples), dtype=torch.float32)
-        # follows .to(device), no weight of the network
-        self.register_buffer("taper", taper, persistent=False)
+                           "taper_samples": taper_samples, "lowpass": lowpass}
+        # these follow .to(device) and are no weights of the network
+        self.register_buffer("taper", as_float(gaussian(window_size, taper_samples)), False)
+        kernel = firwin(self.taps, lowpass, fs=1) if lowpass else np.ones(1)
+        self.register_buffer("kernel", as_float(kernel).view(1, 1, -1), False)
         self.length = window_size // 16
 
         # --- down: each layer halves the length
@@ -93,7 +100,8 @@ class ConvAutoencoder(nn.Module):
     def decode(self, z):
         """z (n, latent_dim) -> recon (n, 1, window_size)"""
         h = self.from_latent(z).view(-1, 128, self.length)  # (n, 128, 45)
-        return self.decoder(self.layout(h)).flatten(1).unsqueeze(1)
+        fuzzy = self.decoder(self.layout(h)).flatten(1).unsqueeze(1)
+        return F.conv1d(fuzzy, self.kernel, padding="same")
 
     def forward(self, x):
         """x (n, 1, window_size) -> recon of the same shape: of x times the taper"""
@@ -103,13 +111,27 @@ class ConvAutoencoder(nn.Module):
 NETWORKS = {"ConvAutoencoder": ConvAutoencoder}
 
 
-def new_network(name, window_size, latent_dim, taper_samples):
-    """An untrained network of NETWORKS; UserError for a name that is not there."""
+def new_network():
+    """An untrained network as config.py asks for; UserError for a name that is not there."""
+    name = config.NETWORK
     if name not in NETWORKS:
         raise UserError(
             f"config.py: NETWORK = {name!r}; expected one of {', '.join(NETWORKS)}. "
             "Edit NETWORK, or add the network to NETWORKS in models.py: docs/extending.md.")
-    return NETWORKS[name](window_size, latent_dim, taper_samples)
+    return NETWORKS[name](**network_sizes())
+
+
+def network_sizes():
+    """The arguments of a network's class, from config.py."""
+    taper_s, lowpass_hz = config.TAPER_SIGMA_S, config.LOWPASS_HZ
+    return {"window_size": config.WINDOW_SIZE, "latent_dim": config.LATENT_DIM,
+            "taper_samples": taper_s and taper_s * config.FS_HZ,
+            "lowpass": lowpass_hz and lowpass_hz / config.FS_HZ}
+
+
+def as_float(values):
+    """An array as a tensor of float32."""
+    return torch.as_tensor(values, dtype=torch.float32)
 
 
 def n_parameters(model):
@@ -149,6 +171,15 @@ def reconstruct(model, x, batch_size, device):
         recon[part] = model.decode(latent).squeeze(1).cpu()
         z[part] = latent.cpu()
     return recon, z
+
+
+@torch.inference_mode()
+def latents(model, x, batch_size, device):
+    """x (n, w) float32 array -> z (n, latent_dim) float32 array: half the work of `reconstruct`."""
+    model = fused(model)
+    parts = [model.encode(torch.from_numpy(x[start:start + batch_size]).unsqueeze(1).to(device))
+             for start in range(0, len(x), batch_size)]
+    return torch.cat(parts).cpu().numpy()
 
 
 # --- identity -------------------------------------------------------------------------------------

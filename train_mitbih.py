@@ -26,6 +26,7 @@ from models import (load_checkpoint, n_parameters, new_network, save_checkpoint,
                     weights_digest)
 from pipeline import errors, processes, runtime, settings
 from pipeline.artefacts import whole_file
+from pipeline.corruption import Corruption
 from pipeline.errors import UserError
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds", "segments_per_s",
@@ -74,49 +75,54 @@ def epoch_order(seed, epoch, n, size):
 
 # --- losses ---------------------------------------------------------------------------------------
 
-def batch_loss(model, head, x, record):
+def batch_loss(model, head, seen, clean, record):
     """What a step makes smaller: reconstruction error, and how badly latents tell records apart."""
-    error, z = reconstruction_loss(model, x)
+    error, z = reconstruction_loss(model, seen, clean)
     return error + config.RECORD_LOSS * F.cross_entropy(head(z.float()), record)
 
 
-def reconstruction_loss(model, x):
-    """(mean squared error, latents): the tapered x (n, w) against what the network draws."""
-    with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
-        z = model.encode(x.unsqueeze(1))
+def reconstruction_loss(model, seen, clean):
+    """(mean squared error, latents): what the network draws of the beats seen (n, w) against the
+    clean ones (n, w), tapered."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=seen.device.type == "cuda"):
+        z = model.encode(seen.unsqueeze(1))
         recon = model.decode(z).squeeze(1)
-    return F.mse_loss(recon.float(), x * model.taper), z
+    return F.mse_loss(recon.float(), clean * model.taper), z
 
 
 @torch.inference_mode()
 def validation_loss(model, x, device):
-    """The reconstruction error over x (n, w), in evaluation mode; each process takes its share."""
+    """The reconstruction error over clean x (n, w), in evaluation mode; each process takes its
+    share."""
     model.eval()
     total = 0.0
 
     for part in processes.share(x).split(VALIDATION_BATCH):
         if len(part):
-            total += reconstruction_loss(model, part.to(device))[0].item() * len(part)
+            part = part.to(device)
+            total += reconstruction_loss(model, part, part)[0].item() * len(part)
     return processes.total(total, device) / len(x)
 
 
 # --- training -------------------------------------------------------------------------------------
 
-def train(beats, x_validation, seed, device, paths, stamp, resume=None):
+def train(beats, x_validation, seed, device, paths, stamp, resume=None, loss_of_batch=batch_loss,
+          corruption=Corruption):
     """(model with the best weights, history) of a run over all epochs.
 
     beats: BeatsInMemory, or the Stream of scaling/shards.py. x_validation (k, w): normal beats that
     choose the epoch. paths: {"resume", "history"} of the files written after every epoch, which
-    hold `stamp`. resume: (model, stored) of a stopped run to go on with.
+    hold `stamp`. resume: (model, stored) of a stopped run to go on with. loss_of_batch and
+    corruption: others, which a study compares with these.
     Raises UserError, with epoch and learning rate, when a loss is not finite.
     """
     # --- network, optimiser, schedule
     torch.manual_seed(seed)  # the same initial weights on every machine
-    taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
-    model = new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, taper).to(device)
+    model = new_network().to(device)
     # thrown away after training
     head = torch.nn.Linear(config.LATENT_DIM, len(beats.names)).to(device)
-    loss_of = processes.averaged(batch_loss, model, head)
+    loss_of = processes.averaged(loss_of_batch, model, head)
+    corrupt = corruption(seed, device)
 
     # normal beats repeat themselves: 20,000 of them a pass are as good as all (docs/results.md)
     epoch_size = min(config.EPOCH_SEGMENTS, beats.n)
@@ -157,9 +163,11 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None):
                        disable=None if runtime.is_first() else True)
 
             train_loss = 0.0
-            for x, record in itertools.islice(batches, steps):
+            for step, (x, record) in enumerate(itertools.islice(batches, steps)):
+                clean = x.to(device)
+                seen = corrupt(clean, epoch * steps + step)
                 optimizer.zero_grad()
-                loss = loss_of(x.to(device), record.to(device))
+                loss = loss_of(seen, clean, record.to(device))
 
                 # the mean over the processes: all of them stop, or none
                 value = processes.total(loss.item(), device) / processes.count()

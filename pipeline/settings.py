@@ -14,14 +14,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each artefact depends on: a change of one of these makes it stale.
 SEGMENT_SETTINGS = ("AAMI", "FS_HZ", "WINDOW_SIZE", "BAND_HZ", "FILTER_ORDER", "SPLIT_SEED",
                     "TRAIN_FRACTION", "VALIDATION_FRACTION")
-TRAINING_SETTINGS = ("NETWORK", "LATENT_DIM", "TAPER_SIGMA_S", "RECORD_LOSS", "BATCH_SIZE",
-                     "EPOCH_SEGMENTS", "MAX_EPOCHS", "PATIENCE", "LEARNING_RATE", "WARMUP_FRACTION",
-                     "WEIGHT_DECAY")
+TRAINING_SETTINGS = ("NETWORK", "LATENT_DIM", "TAPER_SIGMA_S", "LOWPASS_HZ", "RECORD_LOSS",
+                     "CORRUPTED_SHARE", "NOISE_SHARE", "NOISE_SNR_DB", "SHIFT_S", "BAND_SHARE",
+                     "MODULATION", "BATCH_SIZE", "EPOCH_SEGMENTS", "MAX_EPOCHS", "PATIENCE",
+                     "LEARNING_RATE", "WARMUP_FRACTION", "WEIGHT_DECAY")
 ARCHIVE_SETTINGS = ("ARCHIVE_BUFFER", "ARCHIVE_VALIDATION")
 SCORE_SETTINGS = ("SCORES", "DEFAULT_SCORE", "WEIGHTS", "QRS_SIGMA_S", "KNN_NEIGHBOURS",
-                  "DENSITY_NEIGHBOURS", "DENSITY_POWER", "LOCAL_BEATS", "USUAL_PERCENTILE",
-                  "PAUSE_WEIGHT", "SPREAD_FLOOR", "SELF_IRREGULARITY", "SELF_NEIGHBOURS",
-                  "SELF_CAUSAL_S", "TARGET_SPECIFICITY")
+                  "DENSITY_NEIGHBOURS", "DENSITY_POWER", "TIMING_WEIGHT", "LOCAL_BEATS",
+                  "USUAL_PERCENTILE", "PAUSE_WEIGHT", "SPREAD_FLOOR", "SELF_IRREGULARITY",
+                  "SELF_NEIGHBOURS", "SELF_CAUSAL_S", "TARGET_SPECIFICITY")
 EVALUATION_SETTINGS = ("BOOTSTRAP_RESAMPLES", "BOOTSTRAP_SEED")
 
 # Lowest and highest value of every number in config.py; whole numbers where both are.
@@ -29,21 +30,26 @@ RANGES = {
     "FS_HZ": (100, 2000), "WINDOW_SIZE": (16, 65536), "FILTER_ORDER": (1, 8),
     "FLAT_MAX_S": (0.1, 1800.0), "SPLIT_SEED": (0, 2**32 - 1), "TRAIN_FRACTION": (0.01, 0.98),
     "VALIDATION_FRACTION": (0.01, 0.98), "SEED": (0, 2**32 - 1), "LATENT_DIM": (2, 4096),
-    "RECORD_LOSS": (0.0, 1000.0), "BATCH_SIZE": (2, 65536), "EPOCH_SEGMENTS": (2, 10**9),
-    "MAX_EPOCHS": (1, 10000), "PATIENCE": (1, 10000), "LEARNING_RATE": (1e-8, 1.0),
-    "WARMUP_FRACTION": (0.01, 0.9), "WEIGHT_DECAY": (0.0, 1.0), "QRS_SIGMA_S": (0.005, 10.0),
-    "KNN_NEIGHBOURS": (1, 1000), "DENSITY_NEIGHBOURS": (1, 1000), "DENSITY_POWER": (0.0, 1.0),
-    "LOCAL_BEATS": (3, 1001), "USUAL_PERCENTILE": (0.0, 100.0), "PAUSE_WEIGHT": (0.0, 10.0),
-    "SPREAD_FLOOR": (0.001, 10.0), "SELF_IRREGULARITY": (0.0, 1e6), "SELF_NEIGHBOURS": (0.0, 0.99),
-    "SELF_CAUSAL_S": (10.0, 86400.0), "TARGET_SPECIFICITY": (0.5, 0.9999),
-    "ROBUST_Z_SPECIFICITY": (0.5, 0.9999), "BOOTSTRAP_RESAMPLES": (100, 100000),
-    "BOOTSTRAP_SEED": (0, 2**32 - 1), "SHARD_BEATS": (1, 10**6), "ARCHIVE_BUFFER": (1024, 10**8),
-    "ARCHIVE_VALIDATION": (1000, 10**8), "ARCHIVE_REFERENCES": (1000, 10**8), "THREADS": (0, 1024),
-    "RANK_TIMEOUT_S": (1.0, 3600.0), "DOWNLOAD_CONNECTIONS": (1, 8),
-    "DOWNLOAD_TIMEOUT_S": (0.1, 3600.0), "DOWNLOAD_RETRIES": (0, 100)
+    "RECORD_LOSS": (0.0, 1000.0), "CORRUPTED_SHARE": (0.0, 1.0), "NOISE_SHARE": (0.0, 1.0),
+    "SHIFT_S": (0.0, 0.1), "BAND_SHARE": (0.0, 1.0), "MODULATION": (0.0, 0.9),
+    "BATCH_SIZE": (2, 65536),
+    "EPOCH_SEGMENTS": (2, 10**9), "MAX_EPOCHS": (1, 10000), "PATIENCE": (1, 10000),
+    "LEARNING_RATE": (1e-8, 1.0), "WARMUP_FRACTION": (0.01, 0.9), "WEIGHT_DECAY": (0.0, 1.0),
+    "QRS_SIGMA_S": (0.005, 10.0), "KNN_NEIGHBOURS": (1, 1000), "DENSITY_NEIGHBOURS": (1, 1000),
+    "DENSITY_POWER": (0.0, 1.0), "TIMING_WEIGHT": (0.0, 100.0), "LOCAL_BEATS": (3, 1001),
+    "USUAL_PERCENTILE": (0.0, 100.0),
+    "PAUSE_WEIGHT": (0.0, 10.0), "SPREAD_FLOOR": (0.001, 10.0), "SELF_IRREGULARITY": (0.0, 1e6),
+    "SELF_NEIGHBOURS": (0.0, 0.99), "SELF_CAUSAL_S": (10.0, 86400.0),
+    "TARGET_SPECIFICITY": (0.5, 0.9999), "ROBUST_Z_SPECIFICITY": (0.5, 0.9999),
+    "BOOTSTRAP_RESAMPLES": (100, 100000), "BOOTSTRAP_SEED": (0, 2**32 - 1),
+    "SHARD_BEATS": (1, 10**6), "ARCHIVE_BUFFER": (1024, 10**8), "ARCHIVE_VALIDATION": (1000, 10**8),
+    "ARCHIVE_REFERENCES": (1000, 10**8), "THREADS": (0, 1024), "RANK_TIMEOUT_S": (1.0, 3600.0),
+    "DOWNLOAD_CONNECTIONS": (1, 8), "DOWNLOAD_TIMEOUT_S": (0.1, 3600.0),
+    "DOWNLOAD_RETRIES": (0, 100)
 }
-OTHERS = ("BAND_HZ", "SEEDS", "NETWORK", "TAPER_SIGMA_S", "SCORES", "DEFAULT_SCORE", "WEIGHTS",
-          "DATABASE", "PROTOCOL", "PROTOCOLS", "AAMI", "NORMAL_CLASS", "PUBLISHED", "DATABASES")
+OTHERS = ("BAND_HZ", "SEEDS", "NETWORK", "TAPER_SIGMA_S", "LOWPASS_HZ", "NOISE_SNR_DB", "SCORES",
+          "DEFAULT_SCORE", "WEIGHTS", "DATABASE", "PROTOCOL", "PROTOCOLS", "AAMI", "NORMAL_CLASS",
+          "PUBLISHED", "DATABASES")
 PARTS = ("train", "validation", "test")
 AAMI_OF = {symbol: aami for aami, symbols in config.AAMI.items() for symbol in symbols}
 
@@ -226,6 +232,14 @@ def check_together():
     taper = config.TAPER_SIGMA_S
     expect("TAPER_SIGMA_S", taper is None or is_number(taper, 0.005, 10),
            "a number from 0.005 to 10, or None")
+
+    lowpass = config.LOWPASS_HZ
+    expect("LOWPASS_HZ", lowpass is None or is_number(lowpass, 1, 0.49 * config.FS_HZ),
+           "a frequency below half of FS_HZ, or None")
+    snr = config.NOISE_SNR_DB
+    expect("NOISE_SNR_DB", isinstance(snr, tuple) and len(snr) == 2
+           and all(is_number(db, -60, 100) for db in snr) and snr[0] <= snr[1],
+           "two rising numbers from -60 to 100")
 
     # their names are checked where scores are known: scoring/scores.py
     for name in ("SCORES", "WEIGHTS"):

@@ -21,7 +21,7 @@ BATCH = 512      # segments a forward pass: larger ones leave the cache and are 
 class BeatFeatures:
     """The scored beats as the scores see them, record by record.
 
-    `set_rhythm` adds times (n, 2) and irregular (n,), these two also from the past alone
+    `set_rhythm` adds times (n, 2), weighted, and irregular (n,), these two also from the past alone
     (`past_times`, `past_irregular`), and `learning` (n,) bool: in the first minutes, SELF_CAUSAL_S.
     """
 
@@ -70,12 +70,12 @@ class BeatFeatures:
                 irregular[here] = irregularity(times[here], settings["PAUSE_WEIGHT"],
                                                settings["SPREAD_FLOOR"], learning)
 
-            setattr(self, prefix + "times", times[rows])
+            setattr(self, prefix + "times", settings["TIMING_WEIGHT"] * times[rows])
             setattr(self, prefix + "irregular", irregular[rows])
 
     def vectors(self, z_scale, causal=False, rows=slice(None)):
         """(n, latent_dim + 2) float32: shape in units of the training beats' spread, timing in
-        log RR."""
+        weighted log RR."""
         times = self.past_times if causal else self.times
         return np.concatenate([self.z[rows] / z_scale, times[rows]], axis=1)
 

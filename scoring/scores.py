@@ -6,8 +6,8 @@ latent_knn       distance in latent space to the nearest normal training beats
 rhythm           prematurity and pause against the record's own rhythm; no shape
 nearest          distance in latents and timing together, relative to how far apart the normal
                  training beats are there
-nearest_centred  `nearest` less its median over the record's regular beats: unlike any normal beat
-self_reference   the same distance to the record's own most regular beats: unlabelled
+self_reference   distance in latents and timing to the record's own regular beats, unlabelled, less
+                 how far those are from each other
 self_causal      `self_reference` from the past alone: the first minutes, the last beats' rhythm
 same_patient     distance to normal training beats of the same record (beat protocol only)
 combined         the default: a weighted sum of standardised scores (studies.select_score)
@@ -153,16 +153,6 @@ def nearest(features, fitted, causal):
     return result
 
 
-def nearest_centred(features, fitted, causal):
-    """Another lead or database moves all beats of a record away: its own median is taken off."""
-    values = nearest(features, fitted, causal)
-
-    # the median of the regular beats: that of all would be an abnormal beat's in record 232
-    for here, reference in self_references(features, fitted, causal):
-        values[here] -= np.median(values[here[reference]])
-    return values
-
-
 def self_reference(features, fitted, causal):
     result = np.empty(len(features.z))
 
@@ -172,6 +162,9 @@ def self_reference(features, fitted, causal):
             queries = features.vectors(fitted["z_scale"], causal, here[part])
             result[here[part]] = distance_to_share(known, queries,
                                                    fitted["settings"]["SELF_NEIGHBOURS"])
+
+        # noise moves all beats of a record apart: how many times farther than the regular ones are
+        result[here] -= np.median(result[here[reference]])
     return result
 
 
@@ -216,8 +209,6 @@ SCORES = {
     "latent_knn": Score("latent distance to normal beats", latent_knn),
     "rhythm": Score("prematurity and pause", rhythm),
     "nearest": Score("latent and timing, to normal beats", nearest),
-    "nearest_centred": Score(
-        "latent and timing, to normal beats, less the record's median", nearest_centred),
     "self_reference": Score("the record's own regular beats, unlabelled", self_reference),
     "self_causal": Score("the same, first 5 minutes as reference", self_reference, causal=True),
     "same_patient": Score("own normal training beats", same_patient),

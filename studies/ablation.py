@@ -23,7 +23,7 @@ from torch import nn
 import config
 from dataset import load_segments
 from evaluate import load_detector, origin_of, stored_result
-from models import new_network
+from models import network_sizes, new_network
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import load_json, load_npz, write_json
 from pipeline.errors import UserError
@@ -36,16 +36,17 @@ from studies.other_settings import load_or_train, other_settings
 
 FIGURES = ("auroc", "auprc", "auroc_record_mean")   # of scoring/metrics.py, with their intervals
 # networks that are trained here, and the settings they are trained with
-TRAINED = {"published": {"TAPER_SIGMA_S": None, "RECORD_LOSS": 0.0},
-           "tapered": {"RECORD_LOSS": 0.0},
+CLEAN = {"CORRUPTED_SHARE": 0.0}
+TRAINED = {"published": {"TAPER_SIGMA_S": None, "LOWPASS_HZ": None, "RECORD_LOSS": 0.0, **CLEAN},
+           "clean": CLEAN,
            "abnormal": {}}
 # (what is added, network, score, score settings): each row keeps what the rows above added.
 # A setting changed here must be one that the scores read and the fit does not.
 FIRST_STEPS = (("published: reconstruction error of the segment", "published", "mse", {}),
                ("error weighted to the QRS", "published", "qrs_error", {}),
                ("distance in latent space instead of an error", "published", "latent_knn", {}),
-               ("+ network sees a tapered beat", "tapered", "latent_knn", {}),
-               ("+ latents tell records apart in training", "full", "latent_knn", {}),
+               ("+ tapered beat, records told apart", "clean", "latent_knn", {}),
+               ("+ what it sees is corrupted in training", "full", "latent_knn", {}),
                ("+ timing beside the latents", "full", "nearest", {"DENSITY_POWER": 0.0}))
 LADDER = {
     "beat": (*FIRST_STEPS,
@@ -69,10 +70,10 @@ CHECKS = (("network untrained", "untrained"),
 class PrincipalComponents(nn.Module):
     """The tapered beat on its leading principal components, behind the network's interface."""
 
-    def __init__(self, window_size, latent_dim, taper_samples):
+    def __init__(self, window_size, latent_dim, taper_samples, lowpass):
         super().__init__()
         self.model_args = {"window_size": window_size, "latent_dim": latent_dim,
-                           "taper_samples": taper_samples}
+                           "taper_samples": taper_samples, "lowpass": lowpass}
         taper = torch.from_numpy(gaussian(window_size, taper_samples)).float()
         self.register_buffer("taper", taper)
         self.mean = nn.Parameter(torch.zeros(window_size))
@@ -100,30 +101,32 @@ def network(kind, database, protocol, segments, device):
     """(model, rows of the beats it was trained on) of a variant that is not shipped."""
     train = segments.part(protocol, "train")
     validation = segments.normal_validation(protocol)
-    taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
-    sizes = config.WINDOW_SIZE, config.LATENT_DIM, taper
-
     if kind == "untrained":
         # as the trained one began: what differs is the training
         torch.manual_seed(config.SEED)
-        return new_network(config.NETWORK, *sizes).to(device).eval(), train
+        return new_network().to(device).eval(), train
 
     if kind == "pca":
-        return PrincipalComponents(*sizes).fit(segments.x[train]).to(device), train
+        return PrincipalComponents(**network_sizes()).fit(segments.x[train]).to(device), train
 
     if kind == "abnormal":
-        record = segments.rows["record"]
-        abnormal = segments.rows["y"] == 1
-
-        # of the records that training may use; none of the test split
-        unused = segments.part(protocol, "unused")
-        train = unused[abnormal[unused] & np.isin(record[unused], record[train])]
-        validation = segments.part(protocol, "validation")
-        validation = validation[abnormal[validation]]
+        train, validation = abnormal_beats(segments, protocol)
 
     with other_settings(**TRAINED[kind]):
         return load_or_train(database.out / "checkpoints" / f"ablation-{protocol}-{kind}.pt",
                              segments, train, validation, device), train
+
+
+def abnormal_beats(segments, protocol):
+    """(train, validation): row numbers of abnormal beats of the records that training may use."""
+    record = segments.rows["record"]
+    abnormal = segments.rows["y"] == 1
+
+    # none of the test split
+    unused = segments.part(protocol, "unused")
+    known = np.isin(record[unused], record[segments.part(protocol, "train")])
+    validation = segments.part(protocol, "validation")
+    return unused[abnormal[unused] & known], validation[abnormal[validation]]
 
 
 def detector_of(kind, database, protocol, segments, device):

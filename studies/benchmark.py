@@ -28,9 +28,10 @@ import config
 import dataset
 import train_mitbih
 from evaluate import load_detector
-from models import ConvAutoencoder, load_checkpoint, reconstruct
+from models import ConvAutoencoder, load_checkpoint, new_network, reconstruct
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
+from pipeline.corruption import Corruption
 from preprocess import bandpass
 from scoring import detector
 from scoring.features import BATCH, BeatFeatures
@@ -82,15 +83,18 @@ def plain_of(model):
 
 def our_step(n_records):
     """A function (x, record) that takes one training step, from batch to updated weights."""
-    model = benchmark_training.new_model()
+    model = new_network()
     head = nn.Linear(config.LATENT_DIM, n_records)
     # at the library's learning rate: it changes no time
     optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], fused=True)
 
+    corrupt = Corruption(config.SEED, torch.device("cpu"))
+
     def step(x, record):
-        # both losses, the records' as well: what a step of train_mitbih.py does
+        # corruption and both losses, the records' as well: what a step of train_mitbih.py does
+        seen = corrupt(x, 0)
         optimizer.zero_grad()
-        train_mitbih.batch_loss(model, head, x, record).backward()
+        train_mitbih.batch_loss(model, head, seen, x, record).backward()
         optimizer.step()
     return step
 
@@ -108,16 +112,17 @@ def our_training(threads, x, record):
 
 
 def plain_training(threads, x, size):
-    """The same steps of the plain form, as PyTorch comes, without the loss on the records."""
+    """The same steps of the plain form, as PyTorch comes, reconstruction alone."""
     # not runtime.use_threads, which also has the C library keep memory: that is ours
     torch.set_num_threads(threads)
-    plain = plain_of(benchmark_training.new_model())
+    plain = plain_of(new_network())
     optimizer = torch.optim.AdamW(plain.parameters())
 
     def work():
         for batch in torch.from_numpy(x).split(size):
             optimizer.zero_grad()
-            train_mitbih.reconstruction_loss(plain, batch)[0].backward()
+            loss, _ = train_mitbih.reconstruction_loss(plain, batch, batch)
+            loss.backward()
             optimizer.step()
     return work
 

@@ -46,13 +46,6 @@ FULL_EPOCHS = 20             # 11 (beat) and 6 times (patient) the shipped netwo
 
 # --- the recipe -----------------------------------------------------------------------------------
 
-def new_model():
-    """An untrained network of config.py."""
-    # None: the whole segment, as published
-    taper = config.TAPER_SIGMA_S and config.TAPER_SIGMA_S * config.FS_HZ
-    return new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, taper)
-
-
 def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
     """(model, history, {"best": weights, "equal": weights}) of at most so many epochs.
 
@@ -61,7 +54,7 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
     """
     # --- network, optimiser, schedule
     torch.manual_seed(config.SEED)
-    model = new_model().to(x.device)
+    model = new_network().to(x.device)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=FACTOR,
                                                           patience=PLATEAU)
@@ -95,7 +88,7 @@ def train_recipe(x, x_validation, target, path, stamp, epochs, resume=None):
 
         for rows in tqdm(batches, desc=f"epoch {len(history)}", disable=None):
             optimizer.zero_grad()
-            loss, _ = train_mitbih.reconstruction_loss(model, x[rows])
+            loss, _ = train_mitbih.reconstruction_loss(model, x[rows], x[rows])
             loss.backward()
             optimizer.step()
             total += loss.item() * len(rows)

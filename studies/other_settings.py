@@ -27,14 +27,15 @@ def other_settings(**values):
         vars(config).update(before)
 
 
-def load_or_train(path, segments, rows, validation, device):
+def load_or_train(path, segments, rows, validation, device, seed=config.SEED, **others):
     """The network of the checkpoint `path`; trained and kept there where it was made otherwise.
 
-    rows: row numbers of its training beats; validation: of the beats that choose the epoch.
+    rows: row numbers of its training beats; validation: of the beats that choose the epoch;
+    others: more for train_mitbih.train, which the name of the file must tell.
     """
     # with other rows, as when the folds change, a network may know the beats it is to be tried on
     used = {"rows": hashlib.sha256(rows.tobytes() + validation.tobytes()).hexdigest()}
-    stamp = stamp_of(segments, path.stem, config.SEED) | used
+    stamp = stamp_of(segments, path.stem, seed) | used
     try:
         model, stored = load_checkpoint(path, "", stamp)
         if not stale(stored, stamp) and not settings.differences(stored, used):
@@ -45,7 +46,8 @@ def load_or_train(path, segments, rows, validation, device):
     paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
     beats = train_mitbih.BeatsInMemory(segments, rows, device)
     x_validation = torch.from_numpy(segments.x[validation]).to(device)
-    model, _ = train_mitbih.train(beats, x_validation, config.SEED, device, paths, stamp)
+    model, _ = train_mitbih.train(beats, x_validation, seed, device, paths, stamp,
+                                  **others)
     save_checkpoint(path, model, **stamp)
 
     # a finished run leaves its network alone

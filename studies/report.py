@@ -3,7 +3,7 @@
 reads   results/                  python evaluate.py and the studies
 writes  docs/results.md           all tables; their text is in studies/templates
         docs/scaling.md           time against size, training from shards
-        README.md                 five rows between its two marker lines
+        README.md                 two tables, each between its two marker lines
         evaluation_plots/benchmark.png, scaling.png
 
 `python -m studies.report` prints the tables, `--write` writes them. No number is typed by hand.
@@ -24,8 +24,8 @@ from pipeline.errors import UserError
 from pipeline.figures import save
 from studies import benchmark_report
 
-BEGIN = "<!-- results: python -m studies.report --write -->"
-END = "<!-- end of results -->"
+BEGIN = "<!-- {}: python -m studies.report --write -->"
+END = "<!-- end of {} -->"
 BEST_WEIGHTS = 10    # of the candidates tried on validation data
 COMPONENTS = "32 principal components"    # a sanity check of studies.ablation begins with it
 
@@ -166,6 +166,14 @@ def speed_values(database):
             "trainings": benchmark_report.trainings(speed["rows"], database), "seed": config.SEED}
 
 
+def paired_rows(rows):
+    """[((data, noise, class), its rows)] in the order of the rows."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["data"], row["noise"], row["class"]), []).append(row)
+    return found.items()
+
+
 def results_document(database):
     """docs/results.md."""
     folder = database.out / "results"
@@ -180,8 +188,14 @@ def results_document(database):
     if (folder / "noise_stress.json").exists():
         noise = saved(database, "noise_stress.json", "noise_stress")
 
+    # nor these: they are of noise and of other recordings too
+    optional = {name: saved(database, f"{study}.json", study)
+                if (folder / f"{study}.json").exists() else None
+                for name, study in (("worth", "network_worth"), ("recipes", "recipes"))}
+
     selection = saved(database, "selection.json", "select_score")
-    return render("results.md", protocols=protocols_of(database),
+    return render("results.md", **optional, paired_rows=paired_rows,
+                  protocols=protocols_of(database),
                   ablation=saved(database, "ablation.json", "ablation"),
                   operating_points=selection["operating_points"],
                   recordings=recordings, noise=noise,
@@ -198,19 +212,24 @@ def scaling_document(database):
                   need=benchmark_report.needs_of(size, stages))
 
 
-def readme_block(database):
-    """What stands in README.md between BEGIN and END, these two lines included."""
+def readme_blocks(database):
+    """{name: what stands in README.md between BEGIN and END of it, these two lines included}."""
     # the template names the protocols
     by_name = {protocol.name: protocol for protocol in protocols_of(database)}
-    return f"{BEGIN}\n{render('readme.md', **by_name)}{END}"
+    tables = {"results": render("readme.md", **by_name),
+              "worth": render("worth.md", worth=saved(database, "network_worth.json",
+                                                      "network_worth"))}
+    return {name: f"{BEGIN.format(name)}\n{table}{END.format(name)}"
+            for name, table in tables.items()}
 
 
-def insert_block(text, block):
-    """README text with the block in place of what stands between the markers."""
+def insert_block(text, name, block):
+    """README text with the block in place of what stands between the markers of `name`."""
+    begin, end = BEGIN.format(name), END.format(name)
     # a function: in a replacement as text, a backslash would be read as a group
-    text, n = re.subn(f"{BEGIN}.*?{END}", lambda found: block, text, flags=re.DOTALL)
+    text, n = re.subn(f"{begin}.*?{end}", lambda found: block, text, flags=re.DOTALL)
     if n != 1:
-        raise UserError(f"README.md: expected one line {BEGIN!r} and one {END!r} after it. "
+        raise UserError(f"README.md: expected one line {begin!r} and one {end!r} after it. "
                         "Put them back.")
     return text
 
@@ -231,12 +250,15 @@ def main(argv=None):
 
     documents = {"docs/results.md": results_document(database),
                  "docs/scaling.md": scaling_document(database)}
-    block = readme_block(database)
+    blocks = readme_blocks(database)
     if not args.write:
-        return print(block, *documents.values(), sep="\n\n")
+        return print(*blocks.values(), *documents.values(), sep="\n\n")
 
     # made before anything is written: a missing marker leaves all as it was
-    documents["README.md"] = insert_block((settings.ROOT / "README.md").read_text(), block)
+    readme = (settings.ROOT / "README.md").read_text()
+    for name, block in blocks.items():
+        readme = insert_block(readme, name, block)
+    documents["README.md"] = readme
 
     for name, text in documents.items():
         with whole_file(settings.ROOT / name) as part:

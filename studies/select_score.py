@@ -6,14 +6,14 @@ writes  results/selection.json      every candidate tried and what it reached on
         checkpoints/fold*.pt        three networks for the patient protocol, not shipped
 
 Beat protocol: the validation beats, mean over the trained seeds. Patient protocol: the patients of
-DS1 (training and validation) in three folds, each scored by a network that saw only the other
-two; no record of DS2 is touched. Merit: the mean of pooled ROC-AUC, mean ROC-AUC over records and
-PR-AUC; for patients the mean of it and of the same with thinned records: normal beats of those that
-have abnormal ones dropped until three of four are abnormal, since a detector must not take the
-majority for normal. One setting is varied at a time and kept unless another gains half a point
-(0.005); then the weights together on a grid, of which the best is taken; then the specificity asked
-of the threshold: the one at which the least of the margins over the published accuracy,
-sensitivity, specificity and F1 is largest.
+DS1 (training and validation) in three folds, each scored by a network that saw only the other two;
+no record of DS2 is touched. Merit: the mean of pooled ROC-AUC, mean ROC-AUC over records and PR-
+AUC; for patients the mean of it, of the same with thinned records (normal beats of those that have
+abnormal ones dropped until three of four are abnormal, since a detector must not take the majority
+for normal) and of the same in noise, since silence is rare. One setting is varied at a time and
+kept unless another gains half a point (0.005); then the weights together on a grid, of which the
+best is taken; then the specificity asked of the threshold: the one at which the least of the
+margins over the published accuracy, sensitivity, specificity and F1 is largest.
 """
 
 import itertools
@@ -21,25 +21,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 import config
-from dataset import load_segments
+from dataset import Segments, load_segments
 from evaluate import load_detector
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
+from pipeline.corruption import Corruption
 from pipeline.tables import readable
 from scoring import detector, metrics
-from scoring.features import BeatFeatures, rows_by_record
-from studies.other_settings import load_or_train
+from scoring.features import BeatFeatures, rows_by_record, slices
+from studies.other_settings import load_or_train, other_settings
 
 FOLDS = 3            # of the patients of DS1: seven or so in each
-STEPS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # tried for the weight of every part beside the first
+# tried for the weight of every part beside the first
+STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 PARTS = {"beat": ("nearest", "rhythm", "qrs_error"),
-         "patient": ("self_reference", "rhythm", "nearest_centred")}
+         "patient": ("self_reference", "rhythm")}
 TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0),
                   "KNN_NEIGHBOURS": (1, 3, 10)},
-         "patient": {"LOCAL_BEATS": (21, 51, 101, 201, 401),
+         "patient": {"TIMING_WEIGHT": (0.5, 1.0, 1.5, 2.0, 3.0),
+                     "LOCAL_BEATS": (21, 51, 101, 201, 401),
                      "USUAL_PERCENTILE": (50, 80, 85, 90, 95),
                      "PAUSE_WEIGHT": (0.0, 0.25, 0.5, 1.0),
                      "SPREAD_FLOOR": (0.02, 0.05, 0.1, 0.2),
@@ -51,8 +55,10 @@ RATES = ("specificity", "sensitivity", "accuracy", "f1")
 HEADINGS = {"setting": "setting", "value": "value", "asked": "asked (%)",
             **{f"weights.{name}": name for parts in PARTS.values() for name in parts},
             "used": "in config.py", "auroc": "ROC-AUC (%)", "auroc_record_mean": "by record (%)",
-            "auprc": "PR-AUC (%)", "thinned": "thinned (%)", "merit": "merit (%)",
+            "auprc": "PR-AUC (%)", "thinned": "thinned (%)", "noisy": "noisy (%)",
+            "merit": "merit (%)",
             **{name: f"{name} (%)" for name in (*RATES, "margin")}}
+NOISY_DB = 12.0       # of modelled noise over every beat of a noisy copy
 THINNED_NORMAL = 3    # abnormal beats for every normal one left in a thinned record
 THINNED_LEAST = 30    # abnormal beats that a record must have to be thinned
 
@@ -89,7 +95,8 @@ def beat_samples(database, segments, device):
 
 
 def patient_samples(database, segments, device):
-    """[[Sample, the same thinned]]: a third of the patients of DS1, by a network of the others."""
+    """[[Sample, the same thinned, the same in noise]]: a third of the patients of DS1, by a
+    network of the others."""
     patients = sorted(database.train + database.validation)
     record = segments.rows["record"]
     normal = segments.rows["y"] == 0
@@ -106,8 +113,19 @@ def patient_samples(database, segments, device):
         fitted = detector.fit(model, segments, train, rows, config.WEIGHTS["patient"],
                               settings.snapshot(settings.SCORE_SETTINGS), config.FS_HZ, device)
         whole = sample_of(model, fitted, segments, rows, device)
-        samples.append([whole, thin(whole)])
+        noisy = sample_of(model, fitted, with_noise(segments, rows), rows, device)
+        samples.append([whole, thin(whole), noisy])
     return samples
+
+
+def with_noise(segments, rows):
+    """The Segments with these rows corrupted as in training, noise of NOISY_DB over each."""
+    x = segments.x.copy()
+    with other_settings(CORRUPTED_SHARE=1.0, NOISE_SHARE=1.0, NOISE_SNR_DB=(NOISY_DB, NOISY_DB)):
+        corrupt = Corruption(config.SEED, torch.device("cpu"))
+        for step, batch in enumerate(slices(len(rows), config.BATCH_SIZE)):
+            x[rows[batch]] = corrupt(torch.from_numpy(x[rows[batch]]), step)
+    return Segments(x, segments.rows, segments.meta)
 
 
 def thin(sample):
@@ -183,13 +201,15 @@ def merit(table, weights):
 
 
 def merit_of(protocol, tables, weights):
-    """Figures of a weighted sum: mean over seeds, or all folds together and the same thinned."""
+    """Figures of a weighted sum: mean over seeds, or all folds together, whole, thinned, noisy."""
     if protocol == "beat":
         return pd.DataFrame([merit(table, weights) for table, in tables]).mean().to_dict()
 
     # each patient is in one fold: together they are one set of scored beats
-    whole, thinned = (merit(pd.concat(folds), weights) for folds in zip(*tables))
-    return whole | {"thinned": thinned["merit"], "merit": (whole["merit"] + thinned["merit"]) / 2}
+    whole, *others = (merit(pd.concat(folds), weights) for folds in zip(*tables))
+    thinned, noisy = (other["merit"] for other in others)
+    return whole | {"thinned": thinned, "noisy": noisy,
+                    "merit": float(np.mean([whole["merit"], thinned, noisy]))}
 
 
 def try_settings(protocol, samples):

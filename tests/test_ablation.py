@@ -44,7 +44,8 @@ def test_principal_components_equal_scikit_learn():
     x = np.random.default_rng(0).normal(size=(200, 160)).cumsum(axis=1).astype(np.float32)
     seen = x * np.exp(-0.5 * ((np.arange(160) - 80) / 30) ** 2)
     pca = PCA(8, random_state=0).fit(seen)
-    recon, z = models.reconstruct(ablation.PrincipalComponents(160, 8, 30).fit(x), x, 64, "cpu")
+    components = ablation.PrincipalComponents(160, 8, 30, None).fit(x)
+    recon, z = models.reconstruct(components, x, 64, "cpu")
     # the sign of a component means nothing
     np.testing.assert_allclose(abs(z), abs(pca.transform(seen)), rtol=1e-3, atol=1e-2)
     expected = pca.inverse_transform(pca.transform(seen))
@@ -55,19 +56,19 @@ def test_networks_of_the_variants_are_trained_as_their_names_say(small, segments
     trained = []
 
     def train(beats, x_validation, *rest):
-        trained.append((len(x_validation), config.TAPER_SIGMA_S, config.RECORD_LOSS))
+        trained.append((len(x_validation), config.TAPER_SIGMA_S, config.CORRUPTED_SHARE))
         return models.ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM), []
 
     def network(kind):
         return ablation.network(kind, small, "patient", segments, CPU)[1]
 
     monkeypatch.setattr(train_mitbih, "train", train)
-    shipped = config.TAPER_SIGMA_S, config.RECORD_LOSS
+    shipped = config.TAPER_SIGMA_S, config.CORRUPTED_SHARE
     y, record = segments.rows["y"], segments.rows["record"]
     segments.rows["split_patient"][record == "s02"] = "unused"  # as records in no part
     normal = segments.part("patient", "train")
     labels = y[segments.part("patient", "validation")]
-    for kind, expected in (("published", (None, 0)), ("tapered", (shipped[0], 0)),
+    for kind, expected in (("published", (None, 0)), ("clean", (shipped[0], 0)),
                            ("abnormal", shipped)):
         label = int(kind == "abnormal")
         rows = network(kind)
@@ -77,10 +78,10 @@ def test_networks_of_the_variants_are_trained_as_their_names_say(small, segments
         np.testing.assert_array_equal(rows, normal)
 
     # kept as a checkpoint, for these beats alone
-    network("tapered")
+    network("clean")
     assert len(trained) == 3
     segments.rows["split_patient"][segments.part("patient", "train")[0]] = "unused"
-    network("tapered")
+    network("clean")
     assert len(trained) == 4
 
 
@@ -133,7 +134,7 @@ def test_table_of_a_finished_run(evaluated, monkeypatch):
     scores = load_json(evaluated.results_dir("beat", 0) / "metrics.json", "")["scores"]
     for row in (own, together):  # together: of one network
         assert row["auroc"] == pytest.approx(scores["combined"]["auroc"], abs=1e-6)
-    assert abs(shuffled["auroc"]["value"] - 0.5) < 0.2 and components["auroc"]["value"] > 0.7
+    assert abs(shuffled["auroc"]["value"] - 0.5) < 0.25 and components["auroc"]["value"] > 0.7
     assert found["simulated"] and found["settings"]["WEIGHTS"] == config.WEIGHTS
 
     picture = evaluated.out / "evaluation_plots" / "ablation.png"

@@ -52,7 +52,7 @@ def test_every_beat_is_seen_once_an_epoch(recipe, monkeypatch):
     seen = []
     real = train_mitbih.reconstruction_loss
     monkeypatch.setattr(train_mitbih, "reconstruction_loss",
-                        lambda model, x: seen.append(x) or real(model, x))
+                        lambda model, x, clean: seen.append(x) or real(model, x, clean))
     recipe(1, losses=[1.0])
     assert [len(x) for x in seen] == [256, 4]
     assert len(torch.cat(seen).unique(dim=0)) == 260

@@ -73,7 +73,8 @@ def given():
     norm.weight.data = torch.tensor([0.5, 1.0, 2.0])
     return {"norm": norm.state_dict(), "h": h.contiguous(memory_format=torch.channels_last),
             "g": torch.randn(8, 3, 1, 5),
-            "batch": (torch.randn(16, 720).double(), torch.arange(16) % 4)}
+            "batch": (torch.randn(16, 720).double(), torch.randn(16, 720).double(),
+                      torch.arange(16) % 4)}
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from scoring.scores import SCORES, TINY
 
 FS = 360
 SETTINGS = {"QRS_SIGMA_S": 0.1, "KNN_NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
+            "TIMING_WEIGHT": 2.0,
             "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
             "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2, "SELF_CAUSAL_S": 20}
-WEIGHTS = {"nearest": 1.0, "self_reference": 0.5, "rhythm": 0.3, "qrs_error": 0.2,
-           "nearest_centred": 0.1}
+WEIGHTS = {"nearest": 1.0, "self_reference": 0.5, "rhythm": 0.3, "qrs_error": 0.2}
 BEATS = 80
 ROWS = np.arange(3 * BEATS)
 

@@ -13,7 +13,7 @@ from scoring import features
 from scoring.features import fill_missing_rr, irregularity, local_percentile, timing
 
 SETTINGS = {"QRS_SIGMA_S": 0.1, "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25,
-            "SPREAD_FLOOR": 0.1, "SELF_CAUSAL_S": 20}
+            "SPREAD_FLOOR": 0.1, "SELF_CAUSAL_S": 20, "TIMING_WEIGHT": 1}
 FS = 360
 
 

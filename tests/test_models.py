@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -150,3 +151,28 @@ def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         models.save_checkpoint(path, model, note="new")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_drawing_holds_nothing_above_the_lowpass():
+    """Random weights draw fuzz; the filter ends it, and lets pass what is below."""
+    torch.manual_seed(0)
+    plain = models.ConvAutoencoder(720, 32, 80.0).eval()
+    filtered = models.ConvAutoencoder(720, 32, 80.0, lowpass=45 / 360).eval()
+    filtered.load_state_dict(plain.state_dict())
+    z = torch.randn(50, 32)
+    with torch.inference_mode():
+        drawn = [model.decode(z).squeeze(1).numpy() for model in (plain, filtered)]
+    power = [np.abs(np.fft.rfft(x)) ** 2 for x in drawn]
+    hz = np.fft.rfftfreq(720, 1 / 360)
+    kept = [power[1][:, here].sum() / power[0][:, here].sum()
+            for here in (hz > 55, (hz > 1) & (hz < 35))]
+    assert kept[0] < 1e-3 and kept[1] == pytest.approx(1, abs=0.02)
+    assert models.n_parameters(filtered) == 583_361
+
+
+def test_latents_are_those_of_the_reconstruction():
+    torch.manual_seed(0)
+    model = models.ConvAutoencoder(720, 32, 80.0).eval()
+    x = np.random.default_rng(0).normal(size=(70, 720)).astype(np.float32)
+    _, z = models.reconstruct(model, x, 32, "cpu")
+    np.testing.assert_allclose(models.latents(model, x, 32, "cpu"), z, atol=1e-5)

@@ -77,7 +77,7 @@ def test_the_readme_names_every_script_and_targets_that_exist():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_settings_scores_and_files_exist(page):
-    scores = {name for names in config.SCORES.values() for name in names} | {"nearest_centred"}
+    scores = {name for names in config.SCORES.values() for name in names}
     for name in re.findall(r"`([A-Z_]{4,})(?: = [^`]*)?`", PAGES[page].replace("`LICENSE`", "")):
         assert hasattr(config, name), name
     rooms = "pipeline|scoring|recording|scaling|studies"
@@ -91,23 +91,13 @@ def test_settings_scores_and_files_exist(page):
 # --- figures --------------------------------------------------------------------------------------
 
 def test_figures_of_the_readme_are_those_of_the_results():
-    """Beside the five rows that studies.report prints."""
-    ablation = load_json(MITDB.out / "results/ablation.json", "")["protocols"]
-    columns = []
+    """Beside the two tables that studies.report prints."""
     for protocol in config.PROTOCOLS:
         folder = MITDB.results_dir(protocol, config.SEED)
-        scores = evaluate.load_metrics(folder, "")["scores"]
-        checks = {check["title"]: check["auroc"] for check in ablation[protocol]["checks"]}
-        values = (scores["combined"]["auroc"], checks["network untrained"],
-                  checks["32 principal components in place of the network"],
-                  scores["rhythm"]["auroc"])
-        columns.append([percent(figure["value"]) for figure in values])
         history = np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
         assert f"{history['validation_loss'].min():.4f}" in README
-    titles = ("the trained network", "the same network, untrained", "32 principal components",
-              "nothing but rhythm: no shape at all")
-    for row in zip(titles, *columns):
-        assert f"| {' | '.join(row)} |" in README
+        default = evaluate.load_metrics(folder, "")["scores"][config.DEFAULT_SCORE]
+        assert percent(default["auroc"]["value"]) in README
 
     patient = [run["scores"]["combined"] for run in evaluate.load_seeds(MITDB, "patient").values()]
     specificity = np.median([run["specificity"]["value"] for run in patient])
@@ -131,8 +121,7 @@ def test_figures_of_the_method_are_those_of_the_settings():
     for protocol in config.PROTOCOLS:
         parts = [f"{weight:g} `{name}`" for name, weight in config.WEIGHTS[protocol].items()]
         assert f"| {protocol} | {' + '.join(parts)} |" in method
-    network = models.new_network(config.NETWORK, config.WINDOW_SIZE, config.LATENT_DIM, None)
-    assert f"{models.n_parameters(network):,d} parameters" in method
+    assert f"{models.n_parameters(models.new_network()):,d} parameters" in method
 
 
 # --- what is shipped ------------------------------------------------------------------------------

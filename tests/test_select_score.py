@@ -43,23 +43,24 @@ def test_merit_equals_scikit_learn():
 
 def test_seeds_are_averaged_and_folds_pooled():
     weights = {"p": 2, "q": 0.5}
-    a, b, c, d = (table(200, seed, "pq") for seed in range(4))
+    a, b, c, d, e, f = (table(200, seed, "pq") for seed in range(6))
     merit = [select_score.merit(beats, weights)["merit"]
-             for beats in (a, b, pd.concat([a, b]), pd.concat([c, d]))]
+             for beats in (a, b, *(pd.concat(pair) for pair in ([a, b], [c, d], [e, f])))]
     seeds = select_score.merit_of("beat", [[a], [b]], weights)
     assert seeds["merit"] == pytest.approx((merit[0] + merit[1]) / 2)
-    folds = select_score.merit_of("patient", [[a, c], [b, d]], weights)
-    assert folds["thinned"] == merit[3]
-    assert folds["merit"] == pytest.approx((merit[2] + merit[3]) / 2)
+    folds = select_score.merit_of("patient", [[a, c, e], [b, d, f]], weights)
+    assert folds["thinned"] == merit[3] and folds["noisy"] == merit[4]
+    assert folds["merit"] == pytest.approx(np.mean(merit[2:]))
 
 
-def test_weights_that_change_nothing_stay_zero():
+def test_weights_that_change_nothing_stay_zero(monkeypatch):
     """Best first, and the smaller weights where the merit is the same."""
-    first, best, useless = select_score.PARTS["patient"]
+    first, best, useless = "self_reference", "rhythm", "nearest"
+    monkeypatch.setitem(select_score.PARTS, "patient", (first, best, useless))
     beats = table(400, 0, [first])
     beats[best] = 3.0 * beats.y
     beats[useless] = 0.0
-    rows = select_score.try_weights("patient", [[beats, beats]])
+    rows = select_score.try_weights("patient", [[beats, beats, beats]])
     assert len(rows) == len(select_score.STEPS) ** 2
     assert rows[0]["weights"] == {first: 1.0, best: max(select_score.STEPS), useless: 0.0}
     merits = [round(row["merit"], 4) for row in rows]
@@ -107,7 +108,11 @@ def test_folds_hold_each_patient_of_ds1_once_and_nobody_of_ds2(small, segments, 
     monkeypatch.setattr(train_mitbih, "train", train)
     patients = []
     samples = select_score.patient_samples(small, segments, CPU)
-    for (whole, _), (seen, n_validation) in zip(samples, trained, strict=True):
+    for (whole, _, noisy), (seen, n_validation) in zip(samples, trained, strict=True):
+        # the same beats and rhythm, other segments
+        np.testing.assert_array_equal(noisy.rows, whole.rows)
+        np.testing.assert_array_equal(noisy.features.irregular, whole.features.irregular)
+        assert not np.isclose(noisy.features.mse, whole.features.mse).all()
         held_out = set(whole.features.record)
         patients += held_out
         assert seen and not seen & held_out and seen == set(whole.fitted["reference_records"])

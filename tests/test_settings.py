@@ -15,6 +15,7 @@ NONSENSE = [  # beside what test_every_number_has_a_range_that_holds_it tries
     ("BAND_HZ", (0.5, 200.0)), ("BAND_HZ", (0, 40.0)), ("VALIDATION_FRACTION", 0.3), ("SEED", 1.5),
     ("SEEDS", (1, 2)),
     ("SEEDS", (0, 0)), ("LEARNING_RATE", float("nan")), ("TAPER_SIGMA_S", 0),
+    ("LOWPASS_HZ", 200.0), ("LOWPASS_HZ", 0), ("NOISE_SNR_DB", (30.0, 0.0)), ("NOISE_SNR_DB", 12),
     ("WEIGHTS", {"beat": {"nearest": 1}}),
     ("WEIGHTS", {"beat": {"nearest": 1}, "patient": {"rhythm": 0}}),
     ("WEIGHTS", {"beat": {"nearest": -1}, "patient": {"rhythm": 1}}), ("DEFAULT_SCORE", "best"),

@@ -14,13 +14,14 @@ import models
 import train_mitbih
 from conftest import ON_SIMULATED
 from pipeline.artefacts import write_npz
+from pipeline.corruption import Corruption
 from pipeline.errors import UserError
 from preprocess import gaussian
 from scoring import detector, fit
 
 
 # parts that compare a beat with the unlabelled beats of its record
-OWN_BEATS = ("self_reference", "nearest_centred")
+OWN_BEATS = ("self_reference",)
 
 
 def checkpoint(database, protocol="beat", seed=config.SEED):
@@ -114,11 +115,31 @@ def test_an_epoch_trains_on_so_many_segments_and_no_more(small, segments, monkey
     monkeypatch.setattr(config, "EPOCH_SEGMENTS", 130)
     monkeypatch.setattr(config, "MAX_EPOCHS", 1)
     seen = []
-    real = train_mitbih.batch_loss
-    monkeypatch.setattr(train_mitbih, "batch_loss",
-                        lambda m, h, x, r: seen.append(len(x)) or real(m, h, x, r))
+    monkeypatch.setattr(Corruption, "__call__", lambda self, x, step: seen.append(len(x)) or x)
     train_mitbih.main(ON_SIMULATED)
     assert seen == [config.BATCH_SIZE] * (130 // config.BATCH_SIZE)
+
+
+def test_the_network_sees_corrupted_beats_and_must_draw_clean_ones(small, segments, tmp_path):
+    seen, clean = [], []
+
+    def loss(model, head, *batch):
+        seen.append(batch[0].clone())
+        clean.append(batch[1].clone())
+        return train_mitbih.batch_loss(model, head, *batch)
+
+    rows = segments.part("beat", "train")
+    beats = train_mitbih.BeatsInMemory(segments, rows, torch.device("cpu"))
+    paths = train_mitbih.paths_of(tmp_path / "x.pt", tmp_path)
+    stamp = models.stamp_of(segments, "beat", 0)
+    train_mitbih.train(beats, beats.x[:20], 0, torch.device("cpu"), paths, stamp,
+                       loss_of_batch=loss)
+
+    seen, clean = torch.cat(seen), torch.cat(clean)
+    known = {row.tobytes() for row in segments.x[rows]}
+    assert all(row.tobytes() in known for row in clean.numpy())
+    share = (seen != clean).any(1).float().mean()
+    assert share == pytest.approx(config.CORRUPTED_SHARE, abs=0.05)
 
 
 def test_weight_of_the_record_loss_changes_the_weights(small, segments, monkeypatch):
