@@ -41,13 +41,14 @@ def rendered(run):
 
         with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(figures.STYLE):
             canvas = FigureCanvasAgg(visualize.draw(name, run))
-            canvas.draw()  # settles the layout
+            canvas.draw()  # as it is saved; the layout may still move by a pixel in the next one
+            pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
             # ticks beyond the axes have texts as well, but are never drawn
             patch.setattr(Text, "draw", note_and_draw)
             canvas.draw()
             boxes = [(text.get_text(), text.get_window_extent()) for text in shown
                      if text.get_visible() and text.get_text().strip()]
-        return canvas.figure, np.asarray(canvas.buffer_rgba())[..., :3].astype(int), boxes
+        return canvas.figure, pixels, boxes
     return render
 
 
