@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
 
 import config
 import dataset
@@ -134,7 +135,15 @@ def test_table_of_a_finished_run(evaluated, monkeypatch):
     scores = load_json(evaluated.results_dir("beat", 0) / "metrics.json", "")["scores"]
     for row in (own, together):  # together: of one network
         assert row["auroc"] == pytest.approx(scores["combined"]["auroc"], abs=1e-6)
-    assert abs(shuffled["auroc"]["value"] - 0.5) < 0.25 and components["auroc"]["value"] > 0.7
+    assert components["auroc"]["value"] > 0.7
+
+    # the very labels, shuffled; chance within three of its standard errors (Hanley & McNeil 1982)
+    table = load_npz(evaluated.results_dir("beat", 0) / "scores.npz", "")
+    y = np.random.default_rng(0).permutation(table["label"])
+    chance = roc_auc_score(y, table["score_combined"])
+    error = np.sqrt((len(y) + 1) / (12 * y.sum() * (1 - y).sum()))
+    assert shuffled["auroc"]["value"] == pytest.approx(chance, abs=1e-4)
+    assert abs(chance - 0.5) < min(3 * error, 0.25)
     assert found["simulated"] and found["settings"]["WEIGHTS"] == config.WEIGHTS
 
     picture = evaluated.out / "evaluation_plots" / "ablation.png"
