@@ -156,8 +156,9 @@ def test_a_killed_worker_costs_its_own_task_alone(dask_cluster, client, tmp_path
         if len(results) == 6:
             os.kill(min(client.run(os.getpid).values()), signal.SIGKILL)
     assert sorted(results) == [(item, 2 * item, None) for item in range(24)]
-    # the one it was at, and perhaps one whose result had not been fetched
-    assert len(starts(log)) in (25, 26)
+    # the one it was at, if it was killed in the middle of one, and perhaps one whose result had not
+    # been fetched: never all of them anew
+    assert 24 <= len(starts(log)) <= 26
 
 
 def test_poisoned_records_are_listed_and_their_neighbours_are_done(dask_cluster, tmp_path):
