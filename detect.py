@@ -84,7 +84,7 @@ def score_name(stored, causal):
     if not causal:
         return name
 
-    # the same values, or the same weighted sum, of the past
+    # the same values, or the same combination, of the past
     for other, score in SCORES.items():
         if score.causal and score.values is SCORES[name].values:
             return other

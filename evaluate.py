@@ -194,9 +194,9 @@ def load_metrics(folder, command):
     return stored
 
 
-def load_seeds(database, protocol):
-    """{seed: metrics} of every evaluated seed that was made like SEED's run: only equal runs
-    are pooled."""
+def load_seeds(database, protocol, like=None):
+    """{seed: metrics} of every evaluated seed that was made like the metrics `like` (None: those
+    of SEED): only equal runs are pooled."""
     runs = {}
     for seed in (config.SEED, *config.SEEDS):
         folder = database.results_dir(protocol, seed)
@@ -206,9 +206,10 @@ def load_seeds(database, protocol):
         return {}
 
     # weights differ from seed to seed; all else must not, or a median would be over two detectors
-    like = {k: v for k, v in next(iter(runs.values()))["origin"].items() if k != "weights"}
+    like = like or next(iter(runs.values()))
+    origin = {k: v for k, v in like["origin"].items() if k != "weights"}
     return {seed: runs[seed] for seed in config.SEEDS if seed in runs and runs[seed]["seed"] == seed
-            and not settings.differences(runs[seed]["origin"], like)}
+            and not settings.differences(runs[seed]["origin"], origin)}
 
 
 def stored_result(folder, origin):
@@ -276,7 +277,7 @@ def main(argv=None):
         write_json(folder / "metrics.json", result)
         print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")
 
-    print(tables.of_result(result, load_seeds(database, args.protocol)))
+    print(tables.of_result(result, load_seeds(database, args.protocol, result)))
     if args.seed == config.SEED:
         print(f"next: {database.command('visualize.py', '--protocol', args.protocol)}")
 

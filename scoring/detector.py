@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from scoring.features import BeatFeatures
+from scoring.features import BeatFeatures, rows_by_record
 from scoring.scores import SCORES, density_scale, self_references
 
 # lines whose specificity and sensitivity are kept
@@ -17,10 +17,10 @@ ROBUST_ZS = np.round(np.arange(0, 12.01, 0.05), 2)
 ROBUST_Z_FLOOR = 0.5   # of a standardised score: keeps a very even record from a line of its own
 
 
-# --- weighted sums --------------------------------------------------------------------------------
+# --- combinations ---------------------------------------------------------------------------------
 
-def parts_of_sum(name, weights):
-    """[(score, causal, weight)] that a weighted sum of SCORES consists of."""
+def parts_of(name, weights):
+    """[(score, causal, weight)] that a combination of SCORES consists of."""
     # a score may put one part in another's place: the same patient's beats for everybody's
     score = SCORES[name]
     instead = score.instead or {}
@@ -35,10 +35,18 @@ def standard_key(part, causal):
 
 
 def part_values(part, features, fitted, causal):
-    """(n,) values of a score as they enter a weighted sum, before they are standardised."""
+    """(n,) values of a score as they enter a combination, before they are standardised."""
     score = SCORES[part]
-    # errors are skewed: of a sum of plain ones the largest would be all
-    return score.in_sum(score.values(features, fitted, causal))
+    return score.as_part(score.values(features, fitted, causal))
+
+
+def alternatives(parts):
+    """(n,) log of the sum of the exponentials of weighted, standardised parts, each (n,).
+
+    Nearly the largest of them: a beat is abnormal because it is early or because its shape is
+    foreign. In a sum each of the two dilutes the other (docs/method.md).
+    """
+    return np.logaddexp.reduce(list(parts))
 
 
 # --- fit and score --------------------------------------------------------------------------------
@@ -53,8 +61,8 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
     """
     features = BeatFeatures.of(model, segments, train, settings, fs_hz, device, keep_recon=False)
 
-    # latents and log RR in one distance: the latents' spread over normal beats becomes 1
-    z_scale = float(max(features.z.std(), 1e-6))
+    # latents and log RR in one distance: the latents' spread within a record becomes 1
+    z_scale = spread_within_records(features)
     # half precision: 60,000 references are 4 MB of a checkpoint instead of 8
     references = torch.from_numpy(features.vectors(z_scale)).half()
     density = density_scale(references.float().numpy(), settings["DENSITY_NEIGHBOURS"])
@@ -68,17 +76,28 @@ def fit(model, segments, train, validation, weights, settings, fs_hz, device):
     features = BeatFeatures.of(model, segments, validation, settings, fs_hz, device)
     normal = segments.rows["y"][validation] == 0
 
-    # parts of a sum must be of one size: mean 0 and deviation 1 over normal validation beats
+    # alternatives must be of one size: mean 0 and deviation 1 over normal validation beats
     fitted["standard"] = {}
     for name, score in SCORES.items():
         if score.values:
             continue
-        for part, causal, _ in parts_of_sum(name, weights):
+        for part, causal, _ in parts_of(name, weights):
             key = standard_key(part, causal)
             if key not in fitted["standard"]:
                 values = part_values(part, features, fitted, causal)[normal]
                 fitted["standard"][key] = (float(values.mean()), float(max(values.std(), 1e-6)))
     return fitted
+
+
+def spread_within_records(features):
+    """Deviation of latents from the median of their record, over all of them.
+
+    How far patients are from each other does not count: a beat is compared with its own record's.
+    """
+    away = np.empty_like(features.z)
+    for here in rows_by_record(features.record).values():
+        away[here] = features.z[here] - np.median(features.z[here], axis=0)
+    return float(max(away.std(), 1e-6))
 
 
 def score(model, fitted, segments, rows, names, fs_hz, device):
@@ -103,11 +122,12 @@ def scores_of(features, fitted, names):
         if score.values:
             values = values_of(score.values, score.causal)
         else:
-            values = 0.0
-            for part, causal, weight in parts_of_sum(name, fitted["weights"]):
+            parts = []
+            for part, causal, weight in parts_of(name, fitted["weights"]):
                 mean, deviation = fitted["standard"][standard_key(part, causal)]
-                raw = SCORES[part].in_sum(values_of(SCORES[part].values, causal))
-                values = values + weight * (raw - mean) / deviation
+                raw = SCORES[part].as_part(values_of(SCORES[part].values, causal))
+                parts.append(weight * (raw - mean) / deviation)
+            values = alternatives(parts)
         result[name] = np.asarray(values, np.float64)
     return result
 

@@ -1,9 +1,10 @@
 """What the network and the rhythm say of each beat: the numbers that all scores are made of.
 
 Of the rhythm the sign matters: a premature beat and its compensatory pause are abnormal, a late
-beat is not. And the usual interval is a high percentile of the neighbouring ones, not their
-median: where premature beats are the majority, the median is theirs. It is better on ordinary
-records too (studies.select_score). No label is read: only when beats are.
+beat is not. The usual interval is a high percentile of the neighbouring ones, not their median:
+where premature beats are the majority, the median is theirs. A premature beat's interval and the
+pause after it, which together are two usual ones, count as their mean: else the pauses are what is
+usual where one beat in ten is premature. No label is read: only when beats are.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from models import reconstruct
 from preprocess import gaussian
 
 BATCH = 512      # segments a forward pass: larger ones leave the cache and are slower on a CPU
+SAME_RR_S = 0.001    # the RR after a beat and the RR before the next one are one interval
 
 
 @dataclass
@@ -64,7 +66,8 @@ class BeatFeatures:
             # timing is of all beats of a record, whichever of them are scored
             for here in rows_by_record(table["record"]).values():
                 times[here] = timing(table["rr_before_s"][here], table["rr_after_s"][here],
-                                     settings["LOCAL_BEATS"], settings["USUAL_PERCENTILE"], causal)
+                                     settings["LOCAL_BEATS"], settings["USUAL_PERCENTILE"],
+                                     settings["PAUSE_RATIO"], causal)
                 # from the past alone the spread is known of the first minutes
                 learning = early[here] if causal else slice(None)
                 irregular[here] = irregularity(times[here], settings["PAUSE_WEIGHT"],
@@ -74,8 +77,8 @@ class BeatFeatures:
             setattr(self, prefix + "irregular", irregular[rows])
 
     def vectors(self, z_scale, causal=False, rows=slice(None)):
-        """(n, latent_dim + 2) float32: shape in units of the training beats' spread, timing in
-        weighted log RR."""
+        """(n, latent_dim + 2) float32: shape in units of the spread within a training record,
+        timing in weighted log RR."""
         times = self.past_times if causal else self.times
         return np.concatenate([self.z[rows] / z_scale, times[rows]], axis=1)
 
@@ -150,13 +153,30 @@ def local_percentile(values, beats, percentile, causal):
     return np.append(first, centred[half:n - beats + half + 1])
 
 
-def timing(rr_before_s, rr_after_s, beats, percentile, causal=False):
+def without_pauses(before_s, after_s, pause_ratio):
+    """RR intervals before_s (n,) with a short one and the pause after it replaced by their mean.
+
+    A pause is `pause_ratio` times the interval before it. A compensatory one makes up for what the
+    premature beat came early, so their mean is the usual interval, in bigeminy too.
+    """
+    premature = after_s > pause_ratio * before_s
+    mean = (before_s + after_s) / 2
+    result = np.where(premature, mean, before_s)
+
+    # the beat after the pause; where beats are left out between the two, it is another interval
+    follows = np.isclose(before_s[1:], after_s[:-1], atol=SAME_RR_S)
+    ends_pause = 1 + np.flatnonzero(premature[:-1] & follows & ~premature[1:])
+    result[ends_pause] = mean[ends_pause - 1]
+    return result
+
+
+def timing(rr_before_s, rr_after_s, beats, percentile, pause_ratio, causal=False):
     """(n, 2) float32: prematurity log(usual RR / RR before), pause log(RR after / RR before)."""
     before = fill_missing_rr(rr_before_s, causal)
     after = fill_missing_rr(rr_after_s, causal)
 
     # logarithms: half and double the usual interval are as far from it
-    usual = local_percentile(before, beats, percentile, causal)
+    usual = local_percentile(without_pauses(before, after, pause_ratio), beats, percentile, causal)
     return np.stack([np.log(usual / before), np.log(after / before)], axis=1).astype(np.float32)
 
 

@@ -6,11 +6,12 @@ latent_knn       distance in latent space to the nearest normal training beats
 rhythm           prematurity and pause against the record's own rhythm; no shape
 nearest          distance in latents and timing together, relative to how far apart the normal
                  training beats are there
-self_reference   distance in latents and timing to the record's own regular beats, unlabelled, less
-                 how far those are from each other
+self_shape       distance in latents to the record's own regular beats, unlabelled, less how far
+                 those are from each other; no timing
+self_reference   the same in latents and timing
 self_causal      `self_reference` from the past alone: the first minutes, the last beats' rhythm
 same_patient     distance to normal training beats of the same record (beat protocol only)
-combined         the default: a weighted sum of standardised scores (studies.select_score)
+combined         the default: the largest, softly, of weighted scores (studies.select_score)
 combined_causal  `combined` from the past alone: a bedside monitor, one beat behind
 combined_same_patient  `combined` with `same_patient` for `nearest` (beat protocol only)
 
@@ -153,13 +154,23 @@ def nearest(features, fitted, causal):
     return result
 
 
+def self_shape(features, fitted, causal):
+    return distance_to_own(features, fitted, causal, features.z.shape[1])
+
+
 def self_reference(features, fitted, causal):
+    return distance_to_own(features, fitted, causal, None)
+
+
+def distance_to_own(features, fitted, causal, columns):
+    """(n,) distance in the first `columns` of the vectors (None: all) to the record's own reference,
+    less its median over the reference itself."""
     result = np.empty(len(features.z))
 
     for here, reference in self_references(features, fitted, causal):
-        known = features.vectors(fitted["z_scale"], causal, here[reference])
+        known = features.vectors(fitted["z_scale"], causal, here[reference])[:, :columns]
         for part in slices(len(here), SEARCH):
-            queries = features.vectors(fitted["z_scale"], causal, here[part])
+            queries = features.vectors(fitted["z_scale"], causal, here[part])[:, :columns]
             result[here[part]] = distance_to_share(known, queries,
                                                    fitted["settings"]["SELF_NEIGHBOURS"])
 
@@ -185,17 +196,17 @@ def same_patient(features, fitted, causal):
 
 @dataclass(frozen=True)
 class Score:
-    """`values` (features, fitted, causal) -> (n,); a score without it is a weighted sum of others.
+    """`values` (features, fitted, causal) -> (n,); a score without it combines others.
 
-    causal: from the past alone. instead: {part of WEIGHTS: what stands for it} of a weighted sum.
-    in_sum: how the values enter a weighted sum; errors are skewed, so their logarithm does.
+    causal: from the past alone. instead: {part of WEIGHTS: what stands for it} of a combination.
+    as_part: how the values enter a combination; errors are skewed, so their logarithm does.
     """
 
     title: str
     values: Callable | None = None
     causal: bool = False
     instead: dict | None = None
-    in_sum: Callable = np.asarray
+    as_part: Callable = np.asarray
 
 
 def log(values):
@@ -204,11 +215,12 @@ def log(values):
 
 
 SCORES = {
-    "mse": Score("plain MSE (published score)", mse, in_sum=log),
-    "qrs_error": Score("error weighted to the QRS", qrs_error, in_sum=log),
+    "mse": Score("plain MSE (published score)", mse, as_part=log),
+    "qrs_error": Score("error weighted to the QRS", qrs_error, as_part=log),
     "latent_knn": Score("latent distance to normal beats", latent_knn),
     "rhythm": Score("prematurity and pause", rhythm),
     "nearest": Score("latent and timing, to normal beats", nearest),
+    "self_shape": Score("the record's own regular beats, shape alone", self_shape),
     "self_reference": Score("the record's own regular beats, unlabelled", self_reference),
     "self_causal": Score("the same, first 5 minutes as reference", self_reference, causal=True),
     "same_patient": Score("own normal training beats", same_patient),

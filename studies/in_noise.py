@@ -89,28 +89,48 @@ def mix(signal_mv, tracks, snr_db, seed):
     return signal_mv + gain * noise
 
 
-def segments_of(paths, leads, tracks=None, snr_db=None):
-    """dataset.Segments, without splits, of WFDB records with .atr files; snr_db None: clean."""
+def segments_of(paths, leads, tracks=None, snr_db=None, second=False):
+    """dataset.Segments, without splits, of WFDB records with .atr files; snr_db None: clean.
+
+    second: of the same beats on each record's other lead, with noise from other places.
+    """
     remedy = "Leave the record out."
     tables = []
     for seed, path in enumerate(paths):
+        wanted = leads
+        if second:
+            wanted = other_leads(path, leads)
+            seed += len(paths)   # no record's first lead has this seed
+
         noisy = functools.partial(mix, tracks=tracks, snr_db=snr_db, seed=seed)
         beats = dataset.read_beats(path, remedy)
-        tables.append(dataset.read_record(path, leads, *beats, remedy, noisy))
+        tables.append(dataset.read_record(path, wanted, *beats, remedy, noisy))
 
     rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     return dataset.Segments(rows.pop("x"), rows, {})
 
 
-def conditions(database, records, other, noise, ratios, ratios_of_other):
+def other_leads(path, leads):
+    """Names of a WFDB record's leads but the first of `leads` that it has, whatever they are.
+
+    By name, not `leads` backwards: most records of MIT-BIH have V1 beside MLII, and no V5.
+    """
+    names = wfdb.rdheader(str(path)).sig_name
+    first = next((name for name in leads if name in names), None)
+    return [name for name in names if name != first]
+
+
+def conditions(database, records, other, noise, ratios, ratios_of_other, second=False):
     """({"data", "noise"}, Segments) one by one of these records and those of the folder `other`,
-    each clean and with the noise of the folder `noise` at their ratios in dB."""
+    each clean and with the noise of the folder `noise` at their ratios in dB; second: of their
+    other lead."""
     tracks = load_noise(noise)
     both = zip(groups(database, records, other).items(), (ratios, ratios_of_other))
     for (title, (paths, leads)), ratios_of_these in both:
         for snr_db in (None, *ratios_of_these):
             name = "clean" if snr_db is None else f"{snr_db} dB"
-            yield {"data": title, "noise": name}, segments_of(paths, leads, tracks, snr_db)
+            yield {"data": title, "noise": name}, segments_of(paths, leads, tracks, snr_db,
+                                                                  second)
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -131,20 +151,29 @@ def pooled_area(scores, rows):
     return metrics.auroc(*metrics.Ranking(scores, rows["y"]).counts())
 
 
-def measure(models, segments, what, device):
+def features_of(model, fitted, segments, device):
+    """BeatFeatures of all segments, of latents and timing alone: the default score of the patient
+    protocol has no part that needs the drawing."""
+    z = latents(model, segments.x, BATCH, device)
+    features = BeatFeatures(z, None, None, segments.rows["record"])
+    features.set_rhythm(segments.rows, np.arange(len(z)), fitted["settings"], config.FS_HZ)
+    return features
+
+
+def scores_of(model, fitted, segments, device):
+    """{score: (n,)} of SCORES of all segments."""
+    return detector.scores_of(features_of(model, fitted, segments, device), fitted, SCORES)
+
+
+def measure(models, segments, what, device, score=scores_of):
     """DataFrame of {network, seed, score, class, record, auroc} and the columns of `what`.
 
-    models: {(name, seed): (model, fitted)}. Of latents and timing alone: the default score of the
-    patient protocol has no part that needs the drawing.
+    models: {(name, seed): (model, fitted)}. score: another way to score them than scores_of.
     """
-    everything = np.arange(len(segments.x))
     rows = []
     for (name, seed), (model, fitted) in models.items():
-        z = latents(model, segments.x, BATCH, device)
-        features = BeatFeatures(z, None, None, segments.rows["record"])
-        features.set_rhythm(segments.rows, everything, fitted["settings"], config.FS_HZ)
-        for score, values in detector.scores_of(features, fitted, SCORES).items():
-            rows += [{"network": name, "seed": seed, "score": score, "class": aami,
+        for score_name, values in score(model, fitted, segments, device).items():
+            rows += [{"network": name, "seed": seed, "score": score_name, "class": aami,
                       "record": record, "auroc": area, **what}
                      for (aami, record), area in
                      [*class_areas(values, segments.rows).items(),

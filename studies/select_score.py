@@ -36,15 +36,16 @@ from scoring.features import BeatFeatures, rows_by_record, slices
 from studies.other_settings import load_or_train, other_settings
 
 FOLDS = 3            # of the patients of DS1: seven or so in each
-# tried for the weight of every part beside the first
-STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+# tried for the weight of every part, not all 0: as alternatives each counts for itself
+STEPS = (0.0, 0.3, 0.5, 0.7, 1.0, 1.5)
 PARTS = {"beat": ("nearest", "rhythm", "qrs_error"),
-         "patient": ("self_reference", "rhythm")}
+         "patient": ("self_shape", "self_reference", "rhythm")}
 TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0),
-                  "KNN_NEIGHBOURS": (1, 3, 10)},
-         "patient": {"TIMING_WEIGHT": (0.5, 1.0, 1.5, 2.0, 3.0),
+                  "KNN_NEIGHBOURS": (1, 3, 5, 10)},
+         "patient": {"TIMING_WEIGHT": (3.0, 5.0, 7.0, 10.0, 15.0, 20.0),
                      "LOCAL_BEATS": (21, 51, 101, 201, 401),
-                     "USUAL_PERCENTILE": (50, 80, 85, 90, 95),
+                     "USUAL_PERCENTILE": (50, 80, 90, 95, 98),
+                     "PAUSE_RATIO": (1.1, 1.2, 1.3, 1.5, 100.0),
                      "PAUSE_WEIGHT": (0.0, 0.25, 0.5, 1.0),
                      "SPREAD_FLOOR": (0.02, 0.05, 0.1, 0.2),
                      "SELF_IRREGULARITY": (0.0, 0.1, 0.25, 0.5, 1.0, 1000.0),
@@ -182,17 +183,17 @@ def parts_of(samples, changed, names):
     return result
 
 
-def weighted(table, weights):
-    """(k,) weighted sum of the parts of a table."""
-    return sum(weight * table[name] for name, weight in weights.items()).to_numpy()
+def combination(table, weights):
+    """(k,) the parts of a table combined as the detector does; weight 0 leaves one out."""
+    return detector.alternatives(weight * table[name] for name, weight in weights.items() if weight)
 
 
 def merit(table, weights):
-    """{"auroc", "auroc_record_mean", "auprc", "merit"} of the weighted sum of parts.
+    """{"auroc", "auroc_record_mean", "auprc", "merit"} of the combination of parts.
 
     Where no record has enough beats of both classes, the pooled figure stands for their mean.
     """
-    figures = metrics.areas(weighted(table, weights), table.y.to_numpy(), table.record.to_numpy())
+    figures = metrics.areas(combination(table, weights), table.y.to_numpy(), table.record.to_numpy())
 
     # a mean with NaN in it could not be ranked
     if np.isnan(figures["auroc_record_mean"]):
@@ -201,7 +202,7 @@ def merit(table, weights):
 
 
 def merit_of(protocol, tables, weights):
-    """Figures of a weighted sum: mean over seeds, or all folds together, whole, thinned, noisy."""
+    """Figures of a combination: mean over seeds, or all folds together, whole, thinned, noisy."""
     if protocol == "beat":
         return pd.DataFrame([merit(table, weights) for table, in tables]).mean().to_dict()
 
@@ -228,10 +229,10 @@ def try_weights(protocol, tables):
     """[{"weights", figures}] of the whole grid, best first; of equals the smaller weights."""
     rows = []
 
-    # the first weight is always 1: only their ratios decide which beat is above which
-    for steps in itertools.product(STEPS, repeat=len(PARTS[protocol]) - 1):
-        weights = dict(zip(PARTS[protocol], (1.0, *steps)))
-        rows.append({"weights": weights, **merit_of(protocol, tables, weights)})
+    for steps in itertools.product(STEPS, repeat=len(PARTS[protocol])):
+        weights = dict(zip(PARTS[protocol], steps))
+        if any(steps):
+            rows.append({"weights": weights, **merit_of(protocol, tables, weights)})
 
     # equal to four digits is equal: then the part that adds nothing is left out
     return sorted(rows, key=lambda row: (-round(row["merit"], 4), sum(row["weights"].values())))
@@ -244,7 +245,7 @@ def operating_points(tables):
     for asked in SPECIFICITIES:
         found = []
         for table, in tables:
-            scores = weighted(table, config.WEIGHTS["beat"])
+            scores = combination(table, config.WEIGHTS["beat"])
             # by the rule of the checkpoint's own threshold: from normal beats alone
             threshold = detector.threshold_at_specificity(scores[table.y == 0], asked)
             found.append(metrics.rates(**metrics.confusion(table.y, scores >= threshold)))
