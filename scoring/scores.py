@@ -163,8 +163,8 @@ def self_reference(features, fitted, causal):
 
 
 def distance_to_own(features, fitted, causal, columns):
-    """(n,) distance in the first `columns` of the vectors (None: all) to the record's own reference,
-    less its median over the reference itself."""
+    """(n,) distance in the first `columns` of the vectors (None: all) to the record's own
+    reference, less its median over the reference itself."""
     result = np.empty(len(features.z))
 
     for here, reference in self_references(features, fitted, causal):

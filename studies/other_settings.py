@@ -27,10 +27,12 @@ def other_settings(**values):
         vars(config).update(before)
 
 
-def load_or_train(path, segments, rows, validation, device, seed=config.SEED, **others):
+def load_or_train(path, segments, rows, validation, device, seed=config.SEED,
+                  beats_of=train_mitbih.BeatsInMemory, **others):
     """The network of the checkpoint `path`; trained and kept there where it was made otherwise.
 
     rows: row numbers of its training beats; validation: of the beats that choose the epoch;
+    beats_of: what makes batches of them;
     others: more for train_mitbih.train, which the name of the file must tell.
     """
     # with other rows, as when the folds change, a network may know the beats it is to be tried on
@@ -44,7 +46,7 @@ def load_or_train(path, segments, rows, validation, device, seed=config.SEED, **
         pass  # missing or damaged: it is made again
 
     paths = {"resume": path.with_suffix(".resume.pt"), "history": path.with_suffix(".csv")}
-    beats = train_mitbih.BeatsInMemory(segments, rows, device)
+    beats = beats_of(segments, rows, device)
     x_validation = torch.from_numpy(segments.x[validation]).to(device)
     model, _ = train_mitbih.train(beats, x_validation, seed, device, paths, stamp,
                                   **others)

@@ -7,17 +7,17 @@ writes  results/recipes.json           a row a recipe, data and noise, as each i
         checkpoints/recipe-*.pt        the networks, not shipped
 
 Each network is trained on eleven patients of DS1, and tried on the ten others, among whom are
-abnormal beats of all classes: no record of DS2 is touched. One seed. Figures are means over records
-of the ROC-AUC of a class against normal beats (studies/in_noise.py); beside them stands the drawing
-of clean normal beats: its error, and its power above FUZZ_HZ over that of the beats. The shipped
-recipe's network is tried in other ways too, which need no training of their own.
+abnormal beats of all classes; their normal beats choose the epoch too. No record of DS2 is touched.
+One seed. Figures are means over records of the ROC-AUC of a class against normal beats
+(studies/in_noise.py); beside them stands the drawing of clean normal beats: its error, and its
+power above FUZZ_HZ over that of the beats. The shipped recipe's network is tried in other ways too,
+which need no training of their own.
 Next: python -m studies.report --write
 """
 
 import copy
 import functools
 import itertools
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -130,17 +130,6 @@ class PairsInMemory(train_mitbih.BeatsInMemory):
                 yield self.x[rows], self.record[rows]
 
 
-@contextmanager
-def beats_from(kind):
-    """Have networks trained on beats of this class, and on BeatsInMemory again at the end."""
-    before = train_mitbih.BeatsInMemory
-    train_mitbih.BeatsInMemory = kind
-    try:
-        yield
-    finally:
-        train_mitbih.BeatsInMemory = before
-
-
 def altered_apart(model, head, seen, clean, record):
     """Beats made abnormal pushed farther from their originals than corrupted ones are."""
     loss = train_mitbih.batch_loss(model, head, seen, clean, record)
@@ -171,14 +160,11 @@ def altered(x):
 
 
 def recipes(noise):
-    """{name: (title, settings, arguments of train_mitbih.train)}; noise: folder of nstdb.
-
-    Among the arguments, beats is another class than BeatsInMemory.
-    """
+    """{name: (title, settings, arguments of load_or_train)}; noise: folder of nstdb."""
     recorded = recorded_noise(in_noise.load_noise(noise, half=0))
     return {
         "next-beat": ("next beat told from others", {},
-                      {"loss_of_batch": next_beat, "beats": PairsInMemory}),
+                      {"loss_of_batch": next_beat, "beats_of": PairsInMemory}),
         SHIPPED: ("as shipped", {}, {}),
         "clean": ("clean beats alone, as before", TRAINED["clean"], {}),
         "all-corrupted": ("every beat corrupted", {"CORRUPTED_SHARE": 1.0}, {}),
@@ -298,8 +284,7 @@ def main(argv=None):
     for name, (title, changed, others) in tqdm(recipes(args.noise).items(), disable=None):
         if args.only and name not in args.only:
             continue
-        beats = others.pop("beats", train_mitbih.BeatsInMemory)
-        with other_settings(**changed), beats_from(beats):
+        with other_settings(**changed):
             checkpoint = database.out / "checkpoints" / f"recipe-{name}.pt"
             model = load_or_train(checkpoint, segments, train, validation, device, **others)
 

@@ -136,7 +136,11 @@ def protocols_of(database):
         folder = database.results_dir(name, config.SEED)
         result = load_metrics(folder, database.stage_command("evaluate.py", name, config.SEED))
 
-        candidates = [selection[name]["settings"], selection[name]["weights"][:BEST_WEIGHTS]]
+        tried = selection[name]["weights"]
+        for row in tried:
+            row["used"] = row["weights"] == config.WEIGHTS[name]
+        best = [row for k, row in enumerate(tried) if k < BEST_WEIGHTS or row["used"]]
+        candidates = [selection[name]["settings"], best]
         found.append(Protocol(name, result, load_seeds(database, name), candidates=candidates,
                               **ablation[name]))
     return found

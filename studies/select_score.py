@@ -10,9 +10,9 @@ DS1 (training and validation) in three folds, each scored by a network that saw 
 no record of DS2 is touched. Merit: the mean of pooled ROC-AUC, mean ROC-AUC over records and PR-
 AUC; for patients the mean of it, of the same with thinned records (normal beats of those that have
 abnormal ones dropped until three of four are abnormal, since a detector must not take the majority
-for normal) and of the same in noise, since silence is rare. One setting is varied at a time and
-kept unless another gains half a point (0.005); then the weights together on a grid, of which the
-best is taken; then the specificity asked of the threshold: the one at which the least of the
+for normal) and of the same in noise, since silence is rare. One setting is varied at a time, then
+the weights together on a grid: what config.py has is kept unless another gains half a point
+(LEAST_GAIN); then the specificity asked of the threshold: the one at which the least of the
 margins over the published accuracy, sensitivity, specificity and F1 is largest.
 """
 
@@ -60,6 +60,7 @@ HEADINGS = {"setting": "setting", "value": "value", "asked": "asked (%)",
             "merit": "merit (%)",
             **{name: f"{name} (%)" for name in (*RATES, "margin")}}
 NOISY_DB = 12.0       # of modelled noise over every beat of a noisy copy
+LEAST_GAIN = 0.005    # of the merit: a smaller one is no reason to change what config.py has
 THINNED_NORMAL = 3    # abnormal beats for every normal one left in a thinned record
 THINNED_LEAST = 30    # abnormal beats that a record must have to be thinned
 
@@ -193,7 +194,8 @@ def merit(table, weights):
 
     Where no record has enough beats of both classes, the pooled figure stands for their mean.
     """
-    figures = metrics.areas(combination(table, weights), table.y.to_numpy(), table.record.to_numpy())
+    scores = combination(table, weights)
+    figures = metrics.areas(scores, table.y.to_numpy(), table.record.to_numpy())
 
     # a mean with NaN in it could not be ranked
     if np.isnan(figures["auroc_record_mean"]):
@@ -256,6 +258,15 @@ def operating_points(tables):
     return points
 
 
+def to_use(rows, used):
+    """Today's weights, or the best of the rows where those are LEAST_GAIN worse or not tried."""
+    best = rows[0]
+    for row in rows:
+        if row["weights"] == used and best["merit"] - row["merit"] < LEAST_GAIN:
+            return used
+    return best["weights"]
+
+
 # --- the script -----------------------------------------------------------------------------------
 
 def print_best(what, found, used, setting):
@@ -282,8 +293,8 @@ def main(argv=None):
         result["protocols"][protocol] = {"settings": tried, "weights": weights}
         for rows in (tried, weights[:5]):
             print(readable(rows, HEADINGS).to_string(index=False), end="\n\n")
-        print_best(f"{protocol}: best weights", weights[0]["weights"], config.WEIGHTS[protocol],
-                   "WEIGHTS")
+        print_best(f"{protocol}: weights to use", to_use(weights, config.WEIGHTS[protocol]),
+                   config.WEIGHTS[protocol], "WEIGHTS")
 
         # the threshold is compared with published figures, which are of random beats
         if protocol == "beat":

@@ -1,4 +1,4 @@
-"""What is fitted on what, weighted sums, what a score may depend on, thresholds."""
+"""What is fitted on what, alternatives, what a score may depend on, thresholds."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx
+from scipy.special import logsumexp
 
 import models
 from dataset import Segments
@@ -17,10 +18,11 @@ from scoring.scores import SCORES, TINY
 
 FS = 360
 SETTINGS = {"QRS_SIGMA_S": 0.1, "KNN_NEIGHBOURS": 3, "DENSITY_NEIGHBOURS": 5, "DENSITY_POWER": 0.5,
-            "TIMING_WEIGHT": 2.0,
+            "TIMING_WEIGHT": 2.0, "PAUSE_RATIO": 1.2,
             "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1,
             "SELF_IRREGULARITY": 0.1, "SELF_NEIGHBOURS": 0.2, "SELF_CAUSAL_S": 20}
-WEIGHTS = {"nearest": 1.0, "self_reference": 0.5, "rhythm": 0.3, "qrs_error": 0.2}
+WEIGHTS = {"nearest": 1.0, "self_shape": 0.4, "self_reference": 0.5, "rhythm": 0.3,
+           "qrs_error": 0.2}
 BEATS = 80
 ROWS = np.arange(3 * BEATS)
 
@@ -62,12 +64,15 @@ def score(fitted, segments, names, rows=ROWS):
 
 # --- what is fitted -------------------------------------------------------------------------------
 
-def test_references_are_latents_in_units_of_their_spread_and_timing(segments, parts, fitted):
+def test_references_are_timing_and_latents_in_units_of_their_spread_within_records(
+        segments, parts, fitted):
     model, stored = fitted
     train, _ = parts
-    _, z = models.reconstruct(model, segments.x[train], 64, "cpu")
+    z = models.reconstruct(model, segments.x[train], 64, "cpu")[1].numpy()
     times = BeatFeatures.of(model, segments, train, SETTINGS, FS, "cpu").times
-    expected = np.hstack([z.numpy() / z.numpy().std(), times])
+    record = segments.rows["record"][train]
+    away = [z[record == name] - np.median(z[record == name], axis=0) for name in "ab"]
+    expected = np.hstack([z / np.concatenate(away).std(), times])
     assert_allclose(stored["references"].float(), expected, rtol=2e-3, atol=1e-3)
     names = np.take(stored["reference_records"], stored["reference_record"])
     assert_array_equal(names, segments.rows["record"][train])
@@ -83,21 +88,24 @@ def test_standard_is_of_normal_validation_beats_only(segments, parts, fitted):
     assert "mse" not in standard  # its weight is 0
 
 
-# --- weighted sums --------------------------------------------------------------------------------
+# --- alternatives ---------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, causal, first", [
     ("combined", False, "nearest"), ("combined_causal", True, "nearest"),
     ("combined_same_patient", False, "same_patient")])
-def test_combined_is_the_weighted_sum_of_standardised_parts(segments, fitted, name, causal, first):
+def test_combined_is_the_soft_maximum_of_standardised_parts(segments, fitted, name, causal, first):
     scores, found = score(fitted, segments, (name, "mse"))
-    expected = 0
-    for part, weight in (WEIGHTS | {"nearest": 0, first: 1}).items():
+    expected = []
+    weights = WEIGHTS if first == "nearest" else WEIGHTS | {first: 1}
+    for part, weight in weights.items():
+        if part == "nearest" != first:
+            continue
         values = SCORES[part].values(found, fitted[1], causal)
         if part == "qrs_error":
             values = np.log(values + TINY)
         mean, std = fitted[1]["standard"][part + " causal" if causal else part]
-        expected = expected + weight * (values - mean) / std
-    assert_allclose(scores[name], expected, rtol=1e-6, atol=1e-6)
+        expected.append(weight * (values - mean) / std)
+    assert_allclose(scores[name], logsumexp(expected, axis=0), rtol=1e-6, atol=1e-6)
 
 
 # --- what a score may depend on -------------------------------------------------------------------

@@ -10,10 +10,10 @@ from scipy.stats import median_abs_deviation
 import models
 from dataset import Segments
 from scoring import features
-from scoring.features import fill_missing_rr, irregularity, local_percentile, timing
+from scoring.features import fill_missing_rr, irregularity, local_percentile, timing, without_pauses
 
-SETTINGS = {"QRS_SIGMA_S": 0.1, "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_WEIGHT": 0.25,
-            "SPREAD_FLOOR": 0.1, "SELF_CAUSAL_S": 20, "TIMING_WEIGHT": 1}
+SETTINGS = {"QRS_SIGMA_S": 0.1, "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_RATIO": 3.1,
+            "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1, "SELF_CAUSAL_S": 20, "TIMING_WEIGHT": 1}
 FS = 360
 
 
@@ -42,10 +42,27 @@ def test_local_percentile_equals_a_plain_loop(beats, percentile, causal):
 def test_premature_beat_with_pause_is_positive_and_late_beat_negative(causal):
     rr = np.full(60, 0.8)
     rr[[30, 31, 45]] = 0.5, 1.1, 1.2
-    times = timing(*from_intervals(rr), 11, 50, causal)
+    times = timing(*from_intervals(rr), 11, 50, 1.2, causal)
     assert_allclose(times[[30, 45]], np.log([[8 / 5, 11 / 5], [8 / 12, 8 / 12]]), atol=1e-6)
     irregular = irregularity(times, 0.5, 0.05)
     assert irregular.argmax() == 30 and irregular[45] < irregular[31] < 0
+
+
+@pytest.mark.parametrize("pattern, usual", [
+    ([0.8] * 9 + [0.5, 1.1], 0.8),    # premature beats with their compensatory pauses
+    ([0.5, 1.1], 0.8),                # bigeminy
+    ([0.8, 0.8, 0.4, 0.4], 0.8),      # interpolated: no pause
+    ([0.9, 0.5, 0.95], 0.9)])         # the pause of a reset sinus node
+def test_a_pause_is_shared_with_the_beat_before_it(pattern, usual):
+    before, after = from_intervals(pattern * 60)
+    times = timing(before, after, 101, 95, 1.2)
+    assert_allclose(times[5:-5, 0], np.log(usual / before[5:-5]), atol=1e-6)
+
+
+def test_a_pause_is_not_shared_over_beats_that_are_left_out():
+    before = np.array([0.5, 1.4, 0.8, 0.5, 1.1])
+    after = np.array([1.1, 0.8, 0.8, 1.1, 0.8])
+    assert_allclose(without_pauses(before, after, 1.2), [0.8, 1.4, 0.8, 0.8, 0.8])
 
 
 def test_irregularity_is_in_units_of_the_spread_of_the_learning_beats():
@@ -61,7 +78,7 @@ def test_missing_intervals_become_the_median_or_one_second():
     gaps = [np.nan, 0.7, 0.9, 0.8, 0]
     assert_array_equal(fill_missing_rr(gaps, False), [0.8, 0.7, 0.9, 0.8, 0.8])
     assert_array_equal(fill_missing_rr(gaps, True), [0.7, 0.7, 0.9, 0.8, 0.7])
-    assert_array_equal(timing([np.nan], [np.nan], 21, 80), [[0, 0]])
+    assert_array_equal(timing([np.nan], [np.nan], 21, 80, 1.2), [[0, 0]])
 
 
 # --- beats ----------------------------------------------------------------------------------------
@@ -105,7 +122,7 @@ def test_timing_of_a_beat_comes_from_all_beats_of_its_record(beats):
     table = {name: values[1::2] for name, values in segments.rows.items()}  # of record b
     early = table["sample"] < 20 * FS
     for prefix, causal, learning in (("", False, slice(None)), ("past_", True, early)):
-        times = timing(table["rr_before_s"], table["rr_after_s"], 5, 80, causal)
+        times = timing(table["rr_before_s"], table["rr_after_s"], 5, 80, 3.1, causal)
         assert_array_equal(getattr(found, prefix + "times")[0], times[60])
         expected = irregularity(times, 0.25, 0.1, learning)[60]
         assert getattr(found, prefix + "irregular")[0] == approx(expected, rel=1e-6)

@@ -13,7 +13,6 @@ import train_mitbih
 from dataset import Segments
 from models import latents, new_network
 from pipeline import settings
-from pipeline.errors import UserError
 from scoring.scores import self_references
 from studies import in_noise, recipes
 
@@ -83,14 +82,6 @@ def test_the_next_beat_is_told_by_the_loss_of_contrastive_predictive_coding(netw
         size = np.exp(np.array(cosine) / recipes.TEMPERATURE)
         losses.append(-np.log(size[k] / size.sum()))
     assert float(found - known) == pytest.approx(recipes.OTHER_LOSS * np.mean(losses), rel=1e-4)
-
-
-def test_beats_are_the_usual_ones_again_after_an_error():
-    usual = train_mitbih.BeatsInMemory
-    with pytest.raises(UserError), recipes.beats_from(recipes.PairsInMemory):
-        assert train_mitbih.BeatsInMemory is recipes.PairsInMemory
-        raise UserError("stopped")
-    assert train_mitbih.BeatsInMemory is usual
 
 
 # --- adapted to each record -----------------------------------------------------------------------

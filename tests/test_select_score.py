@@ -32,7 +32,7 @@ def table(n, seed, names):
 def test_merit_equals_scikit_learn():
     few = table(50, 1, "pq").assign(record="few", y=np.arange(50) < metrics.MIN_BEATS - 1)
     beats = pd.concat([table(100, 0, "pq"), few])
-    scores = 2 * beats.p + 0.5 * beats.q
+    scores = np.logaddexp(2 * beats.p, 0.5 * beats.q)
     own = [roc_auc_score(beats.y[beats.record == name], scores[beats.record == name])
            for name in "ab"]  # the third has too few abnormal beats
     expected = {"auroc": roc_auc_score(beats.y, scores), "auroc_record_mean": np.mean(own),
@@ -61,10 +61,17 @@ def test_weights_that_change_nothing_stay_zero(monkeypatch):
     beats[best] = 3.0 * beats.y
     beats[useless] = 0.0
     rows = select_score.try_weights("patient", [[beats, beats, beats]])
-    assert len(rows) == len(select_score.STEPS) ** 2
-    assert rows[0]["weights"] == {first: 1.0, best: max(select_score.STEPS), useless: 0.0}
+    assert len(rows) == len(select_score.STEPS) ** 3 - 1
+    smallest = min(step for step in select_score.STEPS if step)
+    assert rows[0]["weights"] == {first: 0.0, best: smallest, useless: 0.0}
     merits = [round(row["merit"], 4) for row in rows]
     assert merits == sorted(merits, reverse=True) and rows[-1]["weights"][best] == 0
+
+
+def test_weights_are_kept_unless_others_gain_half_a_point():
+    rows = [{"weights": {"p": k}, "merit": merit} for k, merit in enumerate((0.9, 0.896, 0.894))]
+    for used, expected in ((0, 0), (1, 1), (2, 0), (3, 0)):
+        assert select_score.to_use(rows, {"p": used}) == {"p": expected}
 
 
 def test_operating_points_are_of_the_threshold_at_that_specificity(monkeypatch):
@@ -136,7 +143,7 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     """What is test in both protocols may be anything: the file is the same."""
     monkeypatch.setattr(config, "SEEDS", (0,))
     monkeypatch.setattr(select_score, "STEPS", (0.0, 0.3))
-    monkeypatch.setattr(select_score, "TRIED", {"beat": {"KNN_NEIGHBOURS": (1, 3)},
+    monkeypatch.setattr(select_score, "TRIED", {"beat": {"KNN_NEIGHBOURS": (1, 5)},
                                                 "patient": {"SELF_IRREGULARITY": (0.1, 1000.0)}})
     network = models.ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM).eval()
     monkeypatch.setattr(select_score, "load_or_train", lambda *a: network)
@@ -153,6 +160,6 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     assert len(unseen) > 20
     assert found[0] == found[1] and set(found[0]["protocols"]) == set(config.PROTOCOLS)
     rows = found[0]["protocols"]["beat"]["settings"]
-    assert [(row["value"], row["used"]) for row in rows] == [(1, False), (3, True)]
+    assert [(row["value"], row["used"]) for row in rows] == [(1, False), (5, True)]
     out = capsys.readouterr().out
-    assert "beat: best weights" in out and "ROC-AUC (%)" in out
+    assert "beat: weights to use" in out and "ROC-AUC (%)" in out
