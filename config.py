@@ -44,7 +44,7 @@ WARMUP_FRACTION = 0.15
 WEIGHT_DECAY = 1e-4
 
 # --- Scores and thresholds --- after a change: python train_mitbih.py (fits anew, does not train)
-SCORES = {                    # computed in each protocol; scoring/detector.py describes them
+SCORES = {                    # computed in each protocol; scoring/scores.py describes them
     "beat": ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "same_patient",
              "self_shape", "self_reference", "combined", "combined_same_patient"),
     "patient": ("mse", "qrs_error", "latent_knn", "rhythm", "nearest", "self_shape",

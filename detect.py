@@ -33,7 +33,7 @@ from recording.output import EXTENSION, ScoredBeats
 from scoring.detector import robust_z_at
 from scoring.scores import SCORES
 
-OUTPUT = 3           # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 4           # raise it with every change of what is found: earlier output is then stale
 LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
 DEMO_S = 1800
 # flags that decide what is found, arguments of score_recording
@@ -146,9 +146,17 @@ def load(args):
     """(model, stored) of the checkpoint."""
     described = settings.database(args.database, args.run)
 
+    command = described.stage_command("train_mitbih.py", "patient", config.SEED)
     # on a worker of a cluster it is the copy that was sent there
-    return load_checkpoint(cluster.local(checkpoint_of(args)),
-                           described.stage_command("train_mitbih.py", "patient", config.SEED))
+    model, stored = load_checkpoint(cluster.local(checkpoint_of(args)), command)
+
+    # fitted before a score setting was there: its scores would mean something else today
+    lacking = [name for name in settings.SCORE_SETTINGS if name not in stored["score_settings"]]
+    if lacking:
+        raise UserError(f"{checkpoint_of(args)}: its scores were fitted without "
+                        f"{', '.join(lacking)}, by an earlier version. "
+                        f"Fit them anew with: {command}")
+    return model, stored
 
 
 def origin_of(files, args, stored):

@@ -252,6 +252,17 @@ def test_missing_checkpoint_names_the_command(folder):
         run(folder / "s02.hea", "--checkpoint", "none.pt")
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(folder, shipped, tmp_path):
+    model, stored = shipped
+    own = ("format", "network", "network_code", "model_args", "state_dict")
+    fields = {name: value for name, value in stored.items() if name not in own}
+    fields["score_settings"] = {name: value for name, value in stored["score_settings"].items()
+                                if name != "PAUSE_RATIO"}
+    models.save_checkpoint(tmp_path / "old.pt", model, **fields)
+    with pytest.raises(UserError, match="old.pt: .* without PAUSE_RATIO.*python train_mitbih.py"):
+        run(folder / "s02.hea", "--checkpoint", tmp_path / "old.pt")
+
+
 def test_demo_is_a_simulated_recording(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(config.DATABASES, "simulated",
                         config.DATABASES["simulated"] | {"home": str(tmp_path)})

@@ -162,5 +162,8 @@ def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
     path.write_text(path.read_text().replace('"MAX_EPOCHS": 3', '"MAX_EPOCHS": 4'))
     runs = evaluate.load_seeds(evaluated, "beat")
     assert set(runs) == {0, 1} and runs[0]["origin"]["weights"] != runs[1]["origin"]["weights"]
+    # SEED's run is of other settings than the one that was just evaluated
+    other = evaluate.load_metrics(path.parent, "")
+    assert set(evaluate.load_seeds(evaluated, "beat", other)) == {2}
     values = [100 * run["scores"]["mse"]["auroc"]["value"] for run in runs.values()]
     assert tables.median_of(runs, "mse", "auroc") == f"{np.median(values):.2f}"

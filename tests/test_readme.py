@@ -14,6 +14,7 @@ from pipeline import settings
 from pipeline.artefacts import load_json
 from pipeline.settings import ROOT
 from pipeline.tables import interval, percent
+from studies import select_score
 
 MITDB = settings.database("mitdb")
 README = (ROOT / "README.md").read_text()
@@ -145,9 +146,9 @@ def test_nothing_of_the_saved_selection_gains_half_a_point(protocol):
     selection = load_json(MITDB.out / "results/selection.json", "")["protocols"][protocol]
     best, *_ = merits = [row["merit"] for row in selection["weights"]]
     used = [row["weights"] for row in selection["weights"]].index(config.WEIGHTS[protocol])
-    assert best - merits[used] < 0.005
+    assert best - merits[used] < select_score.LEAST_GAIN
     for row in selection["settings"]:
-        assert row["merit"] - merits[used] < 0.005, (row["setting"], row["value"])
+        assert row["merit"] - merits[used] < select_score.LEAST_GAIN, (row["setting"], row["value"])
 
 
 @pytest.mark.parametrize("key", config.PUBLISHED)
