@@ -51,17 +51,17 @@ SCORES = {                    # computed in each protocol; scoring/scores.py des
                 "self_reference", "self_causal", "combined", "combined_causal")}
 DEFAULT_SCORE = "combined"    # of both SCORES: the score of the headline and of the pictures
 WEIGHTS = {                   # of the standardised parts of `combined`: studies.select_score
-    "beat": {"nearest": 1.0, "rhythm": 0.5, "qrs_error": 0.5},
+    "beat": {"nearest": 0.7, "rhythm": 0.3, "qrs_error": 0.3},
     "patient": {"self_shape": 0.5, "self_reference": 0.5, "rhythm": 0.5}}
 QRS_SIGMA_S = 40 / 360        # width of the Gaussian on the R peak in the score `qrs_error`
-KNN_NEIGHBOURS = 5            # nearest normal training beats a distance is the mean of
+KNN_NEIGHBOURS = 10           # nearest normal training beats a distance is the mean of
 DENSITY_NEIGHBOURS = 10       # and those of a training beat that say how dense it is there
 DENSITY_POWER = 0.5           # 0: plain distance, 1: wholly relative to that density
 TIMING_WEIGHT = 15.0          # of log RR in a distance, beside latents that spread by 1 in a record
-LOCAL_BEATS = 101             # neighbouring RR intervals that a beat's own is compared with:
-USUAL_PERCENTILE = 95         # with this percentile of them; 50 is the median
+LOCAL_BEATS = 201             # neighbouring RR intervals that a beat's own is compared with:
+USUAL_PERCENTILE = 90         # with this percentile of them; 50 is the median
 PAUSE_RATIO = 1.2             # an RR interval so many times the one before it is a pause
-PAUSE_WEIGHT = 0.25           # of the pause after a beat, beside its prematurity
+PAUSE_WEIGHT = 0.1            # of the pause after a beat, beside its prematurity
 SPREAD_FLOOR = 0.05           # of log RR: added to the record's own spread of prematurity
 SELF_IRREGULARITY = 0.1       # beats of a record up to this `rhythm`: its own reference
 SELF_NEIGHBOURS = 0.05        # share of the reference that must be near for a beat to be usual

@@ -33,7 +33,7 @@ from recording.output import EXTENSION, ScoredBeats
 from scoring.detector import robust_z_at
 from scoring.scores import SCORES
 
-OUTPUT = 4           # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 5           # raise it with every change of what is found: earlier output is then stale
 LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
 DEMO_S = 1800
 # flags that decide what is found, arguments of score_recording

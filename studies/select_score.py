@@ -41,14 +41,14 @@ STEPS = (0.0, 0.3, 0.5, 0.7, 1.0, 1.5)
 PARTS = {"beat": ("nearest", "rhythm", "qrs_error"),
          "patient": ("self_shape", "self_reference", "rhythm")}
 TRIED = {"beat": {"DENSITY_POWER": (0.0, 0.3, 0.5, 0.7, 1.0),
-                  "KNN_NEIGHBOURS": (1, 3, 5, 10)},
-         "patient": {"TIMING_WEIGHT": (3.0, 5.0, 7.0, 10.0, 15.0, 20.0),
-                     "LOCAL_BEATS": (21, 51, 101, 201, 401),
-                     "USUAL_PERCENTILE": (50, 80, 90, 95, 98),
+                  "KNN_NEIGHBOURS": (1, 3, 5, 10, 20)},
+         "patient": {"TIMING_WEIGHT": (5.0, 8.0, 12.0, 15.0, 20.0),
+                     "LOCAL_BEATS": (51, 101, 201, 301, 401),
+                     "USUAL_PERCENTILE": (50, 75, 85, 90, 95),
                      "PAUSE_RATIO": (1.1, 1.2, 1.3, 1.5, 100.0),
-                     "PAUSE_WEIGHT": (0.0, 0.25, 0.5, 1.0),
+                     "PAUSE_WEIGHT": (0.0, 0.1, 0.25, 0.5, 1.0),
                      "SPREAD_FLOOR": (0.02, 0.05, 0.1, 0.2),
-                     "SELF_IRREGULARITY": (0.0, 0.1, 0.25, 0.5, 1.0, 1000.0),
+                     "SELF_IRREGULARITY": (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 1000.0),
                      "SELF_NEIGHBOURS": (0.02, 0.05, 0.1, 0.2, 0.3)}}
 SPECIFICITIES = (0.95, 0.955, 0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99)
 RATES = ("specificity", "sensitivity", "accuracy", "f1")

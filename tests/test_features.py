@@ -10,7 +10,8 @@ from scipy.stats import median_abs_deviation
 import models
 from dataset import Segments
 from scoring import features
-from scoring.features import fill_missing_rr, irregularity, local_percentile, timing, without_pauses
+from scoring.features import (fill_missing_rr, irregularity, local_percentile, tightest_quarter,
+                              timing, without_pauses)
 
 SETTINGS = {"QRS_SIGMA_S": 0.1, "LOCAL_BEATS": 5, "USUAL_PERCENTILE": 80, "PAUSE_RATIO": 3.1,
             "PAUSE_WEIGHT": 0.25, "SPREAD_FLOOR": 0.1, "SELF_CAUSAL_S": 20, "TIMING_WEIGHT": 1}
@@ -66,12 +67,42 @@ def test_a_pause_is_not_shared_over_beats_that_are_left_out():
 
 
 def test_irregularity_is_in_units_of_the_spread_of_the_learning_beats():
-    times = np.random.default_rng(2).normal(0.3, 0.1, (201, 2)).astype(np.float32)
-    times[101:] *= 50
+    times = np.random.default_rng(2).normal(0.3, 0.1, (20001, 2)).astype(np.float32)
+    times[10001:] *= 50
     raw = times[:, 0] + 0.7 * times[:, 1]
-    spread = median_abs_deviation(times[:101, 0])
-    for learning, expected in ((slice(101), raw / (0.2 + spread)), (slice(0), raw / 0.2)):
-        assert_allclose(irregularity(times, 0.7, 0.2, learning), expected, rtol=1e-5)
+    spread = median_abs_deviation(times[:10001, 0])  # the tightest quarter of a normal one tells it
+    for learning, expected in ((slice(10001), raw / (0.2 + spread)), (slice(0), raw / 0.2)):
+        assert_allclose(irregularity(times, 0.7, 0.2, learning), expected, rtol=0.1)
+
+
+@pytest.mark.parametrize("shares", [(1, 1), (1, 1, 1), (7, 2, 1), (2, 3)])
+def test_the_spread_is_that_within_a_group_not_between_groups(shares):
+    """Bigeminy; trigeminy with pauses; premature beats as the majority."""
+    rng = np.random.default_rng(4)
+    values = [rng.normal(0.4 * k, 0.02, 1000 * n) for k, n in enumerate(shares)]
+    assert tightest_quarter(np.concatenate(values)) < 0.05
+    assert tightest_quarter(values[0][:1]) == tightest_quarter(values[0][:0]) == 0
+
+
+@pytest.mark.parametrize("rr, premature", [
+    ([0.5, 1.1] * 150, slice(100, 200, 2)),
+    ([0.62, 0.62, 0.62, 1.1] * 75, slice(101, 200, 4))])
+def test_premature_beats_do_not_make_each_other_usual(rr, premature):
+    """In bigeminy, and as the majority (record 232): their own spread does not hide them."""
+    rr = rr * np.random.default_rng(5).normal(1, 0.01, len(rr))
+    found = irregularity(timing(*from_intervals(rr), 201, 90, 1.2), 0.25, 0.05)
+    assert found[premature].min() > 3
+
+
+def test_breathing_makes_premature_beats_less_certain():
+    """Sinus arrhythmia of 15 %: none of its beats is as irregular as a premature one among steady
+    beats."""
+    steady = np.full(600, 0.9)
+    steady[300:302] = 0.65, 1.1
+    breathing = 0.9 * np.exp(0.15 * np.sin(2 * np.pi * np.arange(600) / 5.3))
+    single, usual = (irregularity(timing(*from_intervals(rr), 201, 90, 1.2), 0.25, 0.05)
+                     for rr in (steady, breathing))
+    assert single.argmax() == 300 and single.max() > 2 * usual.max()
 
 
 def test_missing_intervals_become_the_median_or_one_second():

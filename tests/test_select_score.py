@@ -143,7 +143,7 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     """What is test in both protocols may be anything: the file is the same."""
     monkeypatch.setattr(config, "SEEDS", (0,))
     monkeypatch.setattr(select_score, "STEPS", (0.0, 0.3))
-    monkeypatch.setattr(select_score, "TRIED", {"beat": {"KNN_NEIGHBOURS": (1, 5)},
+    monkeypatch.setattr(select_score, "TRIED", {"beat": {"KNN_NEIGHBOURS": (1, config.KNN_NEIGHBOURS)},
                                                 "patient": {"SELF_IRREGULARITY": (0.1, 1000.0)}})
     network = models.ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM).eval()
     monkeypatch.setattr(select_score, "load_or_train", lambda *a: network)
@@ -160,6 +160,7 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     assert len(unseen) > 20
     assert found[0] == found[1] and set(found[0]["protocols"]) == set(config.PROTOCOLS)
     rows = found[0]["protocols"]["beat"]["settings"]
-    assert [(row["value"], row["used"]) for row in rows] == [(1, False), (5, True)]
+    assert [(row["value"], row["used"]) for row in rows] == [
+        (1, False), (config.KNN_NEIGHBOURS, True)]
     out = capsys.readouterr().out
     assert "beat: weights to use" in out and "ROC-AUC (%)" in out
