@@ -143,8 +143,9 @@ def test_selection_leaves_the_test_split_alone(evaluated, monkeypatch, capsys):
     """What is test in both protocols may be anything: the file is the same."""
     monkeypatch.setattr(config, "SEEDS", (0,))
     monkeypatch.setattr(select_score, "STEPS", (0.0, 0.3))
-    monkeypatch.setattr(select_score, "TRIED", {"beat": {"KNN_NEIGHBOURS": (1, config.KNN_NEIGHBOURS)},
-                                                "patient": {"SELF_IRREGULARITY": (0.1, 1000.0)}})
+    monkeypatch.setattr(select_score, "TRIED", {
+        "beat": {"KNN_NEIGHBOURS": (1, config.KNN_NEIGHBOURS)},
+        "patient": {"SELF_IRREGULARITY": (0.1, 1000.0)}})
     network = models.ConvAutoencoder(config.WINDOW_SIZE, config.LATENT_DIM).eval()
     monkeypatch.setattr(select_score, "load_or_train", lambda *a: network)
     segments = dataset.load_segments(evaluated)
