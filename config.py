@@ -67,7 +67,7 @@ SELF_IRREGULARITY = 0.1       # beats of a record up to this `rhythm`: its own r
 SELF_NEIGHBOURS = 0.05        # share of the reference that must be near for a beat to be usual
 SELF_CAUSAL_S = 300           # `self_causal`: the reference comes from the first five minutes
 TARGET_SPECIFICITY = 0.985    # asked of the threshold on normal validation beats
-ROBUST_Z_SPECIFICITY = 0.98   # of detect.py's line, mean over the validation patients
+EXCESS_SPECIFICITY = 0.985    # of detect.py's line, mean over the validation patients
 
 # --- Evaluation ------------------------------------------ after a change: python evaluate.py
 BOOTSTRAP_RESAMPLES = 1000    # of records, for the 95 % intervals

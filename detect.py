@@ -3,15 +3,15 @@
 reads   RECORDING ...            WFDB, EDF, BDF, CSV, TSV, NumPy files, folders, patterns, addresses
         checkpoints/patient.pt   shipped; python train_mitbih.py --protocol patient
 writes  beside each recording, or in --out:
-        NAME.ecgad               WFDB annotations: N, or Q where flagged; ~ unreadable
-        NAME.ecgad.csv           a row a beat: time, sample, RR, score, robust z-score, flag, lead
+        NAME.ecgad               WFDB annotations: N; S, V, F or Q where flagged; ~ unreadable
+        NAME.ecgad.csv           a row a beat: time, sample, RR, score, excess, flag, kind
         NAME.ecgad.png           the recording at a glance, and its most abnormal beats
         NAME.ecgad.html          with --html: a page to zoom and look at each flagged beat
         NAME.ecgad.json          summary, written last: it says that the others are there
 
 How the signal is prepared and scored is the checkpoint's to say, whatever config.py says today. The
-robust z-score of a beat is its score against those of the recording's own regular beats, in units
-of their spread; from a line on it is flagged. Research code, not a medical device.
+excess of a beat is its score less the median of the recording's own regular beats; from a line on
+it is flagged. Research code, not a medical device.
 """
 
 import functools
@@ -28,28 +28,27 @@ from pipeline import errors, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import cores, device_of, machine_parser, parse, use_threads
-from recording import cluster, output, places, quality, reader, scan
+from recording import cluster, output, places, quality, reader, scan, trust
 from recording.output import EXTENSION, ScoredBeats
-from scoring.detector import robust_z_at
+from scoring.detector import excess_at
 from scoring.scores import SCORES
 
-OUTPUT = 5           # raise it with every change of what is found: earlier output is then stale
-LEAST_BEATS = 30     # scored beats below which there is no rhythm to compare with
+OUTPUT = 6           # raise it with every change of what is found: earlier output is then stale
 DEMO_S = 1800
 # flags that decide what is found, arguments of score_recording
-ASKED = ("lead", "causal", "score_all", "robust_z", "alarms_per_hour", "sensitivity")
+ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivity")
 
 
 # --- one recording --------------------------------------------------------------------------------
 
 def score_recording(recording, model, stored, *, lead=None, given_s=None, causal=False,
-                    score_all=False, robust_z=None, alarms_per_hour=None, sensitivity=None,
+                    score_all=False, excess=None, alarms_per_hour=None, sensitivity=None,
                     device="cpu", progress=iter):
     """(summary dict, ScoredBeats) of an open Recording.
 
     model, stored: of models.load_checkpoint. lead: a name or number, else the best. given_s (k,):
     its R peaks in s where they are known. score_all: nothing is unreadable. The line to flag is one
-    of robust_z, alarms_per_hour and sensitivity, else config's ROBUST_Z_SPECIFICITY. progress:
+    of excess, alarms_per_hour and sensitivity, else config's EXCESS_SPECIFICITY. progress:
     wraps what is gone over, tqdm for example.
     """
     signal = stored["segment_settings"]
@@ -59,21 +58,28 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     lead, why = scan.choose_lead(recording, lead, signal)
     beats = scan.scan(recording, lead, model, signal, fitted["settings"], device, given_s,
                       score_all, progress)
-    scores, z = scan.score(beats, fitted, score_name(stored, causal), causal, signal["FS_HZ"])
+    scores, over, kind = scan.score(beats, fitted, score_name(stored, causal), causal,
+                                    signal["FS_HZ"])
 
-    # z-scores of this recording, a line that is good for any
-    line, rule = line_to_flag(z, beats.duration_s, stored["robust_z"], robust_z, alarms_per_hour,
+    # the excess over this recording's regular beats: a line that is good for any
+    line, rule = line_to_flag(over, beats.duration_s, stored["excess"], excess, alarms_per_hour,
                               sensitivity)
+
+    # unless a line was asked for, what is flagged is early or has a foreign QRS complex
+    flagged = over >= line
+    if excess is None and alarms_per_hour is None and sensitivity is None:
+        flagged &= kind != "Q"
+    kind[beats.scored & ~flagged] = "N"
 
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
                          recording.start, "mV" if recording.calibrated[lead] else "file's unit",
-                         beats, scores, z, z >= line, line)
+                         beats, scores, over, flagged, line, kind)
 
     # taken now, from the segments that the network saw: the recording is not read again
     scored.examples = output.most_abnormal(scored, model, signal["FS_HZ"], device)
 
     summary = summary_of(scored, recording) | {
-        "lead_chosen": why, "robust_z_rule": rule, "simulated_training": stored["simulated"],
+        "lead_chosen": why, "excess_rule": rule, "simulated_training": stored["simulated"],
         "r_peaks": "detected (sleepecg)" if given_s is None else "given"}
     return summary, scored
 
@@ -92,24 +98,26 @@ def score_name(stored, causal):
                     "Leave --causal out, or take a checkpoint whose DEFAULT_SCORE is combined.")
 
 
-def line_to_flag(z, duration_s, curve, robust_z=None, alarms_per_hour=None, sensitivity=None):
-    """(line, where it is from): z (n,) NaN where not scored, curve of the validation patients."""
-    if robust_z is not None:
-        return robust_z, "asked for"
+def line_to_flag(over, duration_s, curve, excess=None, alarms_per_hour=None, sensitivity=None):
+    """(line, where it is from): excess over (n,) NaN where not scored, curve of the validation
+    patients.
+    """
+    if excess is not None:
+        return excess, "asked for"
 
     if alarms_per_hour is not None:
         # just above the first beat too many
-        known = np.sort(z[np.isfinite(z)])[::-1]
+        known = np.sort(over[np.isfinite(over)])[::-1]
         allowed = int(alarms_per_hour * duration_s / 3600)
         line = np.nextafter(known[allowed], np.inf) if allowed < len(known) else -np.inf
         return float(line), f"at most {alarms_per_hour:g} flags an hour"
 
     if sensitivity is not None:
-        return (robust_z_at(curve, "sensitivity", sensitivity),
+        return (excess_at(curve, "sensitivity", sensitivity),
                 f"sensitivity {sensitivity:g} on validation patients")
 
-    specificity = config.ROBUST_Z_SPECIFICITY
-    return (robust_z_at(curve, "specificity", specificity),
+    specificity = config.EXCESS_SPECIFICITY
+    return (excess_at(curve, "specificity", specificity),
             f"specificity {specificity:g}, mean over validation patients")
 
 
@@ -126,11 +134,12 @@ def summary_of(scored, recording):
             "leads": list(recording.leads), "lead": scored.lead,
             "calibrated": bool(recording.calibrated[scored.lead_index]),
             "beats": len(beats.time_s), "scored": n_scored, "flagged": n_flagged,
-            "robust_z": scored.line,
+            "kinds": {letter: int((scored.kind == letter).sum()) for letter in "SVFQ"},
+            "excess": scored.line,
             "flagged_share": n_flagged / n_scored if n_scored else None,
             "flagged_per_hour": n_flagged / beats.duration_s * 3600,
             "unreadable_share": 1 - shares.pop(""), "unreadable": shares,
-            "too_few_beats": n_scored < LEAST_BEATS,
+            "warnings": trust.warnings(beats, scored.excess, scored.kind, scored.line),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
 
 
@@ -165,7 +174,7 @@ def origin_of(files, args, stored):
     asked = [getattr(args, name) for name in ("fs", "beats", *ASKED)]
     return hashlib.sha256(repr((
         OUTPUT, sorted(files.items()), asked, stored["weights"], stored["segment_settings"],
-        stored["score_settings"], config.ROBUST_Z_SPECIFICITY)).encode()).hexdigest()
+        stored["score_settings"], config.EXCESS_SPECIFICITY)).encode()).hexdigest()
 
 
 def output_stem(place, out):
@@ -242,12 +251,12 @@ def one_line(place, summary):
         return (f"{place}: no readable beat in {summary['duration_s'] / 60:.1f} min of "
                 f"{summary['lead']}")
 
-    few = ", FEW BEATS: no rhythm to compare with" if summary["too_few_beats"] else ""
+    doubts = "".join(f"\n  warning: {warning}" for warning in summary["warnings"])
     earlier = " (done before)" if "earlier" in summary else ""
     return (f"{place}: {summary['lead']}, {summary['duration_s'] / 3600:.2f} h, "
             f"{summary['scored']:,d} beats, {summary['flagged']:,d} flagged "
             f"({100 * summary['flagged_share']:.1f} %, {summary['flagged_per_hour']:.0f} an hour), "
-            f"{100 * summary['unreadable_share']:.1f} % unreadable{few}{earlier}")
+            f"{100 * summary['unreadable_share']:.1f} % unreadable{earlier}{doubts}")
 
 
 def write_demo():
@@ -275,7 +284,7 @@ def parse_args(argv=None):
 
     # the line to flag, one of three
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--robust-z", type=float, help="flag from this robust z-score on")
+    which.add_argument("--excess", type=float, help="flag from this excess on")
     which.add_argument("--alarms-per-hour", type=float,
                        help="flag the highest scores, at most so many an hour")
     which.add_argument("--sensitivity", type=float,

@@ -32,7 +32,7 @@ UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueErro
               AttributeError, ImportError, IndexError, TypeError, AssertionError, OverflowError)
 # what a finished checkpoint holds beside the network
 DETECTOR = ("segments_id", "segment_settings", "training_settings", "protocol", "seed", "history",
-            "weights", "score_settings", "fitted", "thresholds", "calibration", "robust_z",
+            "weights", "score_settings", "fitted", "thresholds", "calibration", "excess",
             "part_limits")
 
 

@@ -22,7 +22,6 @@ from recording.scan import DetectedBeats
 from scoring.features import BATCH
 
 EXTENSION = "ecgad"
-FLAG_SYMBOL = "Q"      # WFDB: unclassifiable beat; N where not flagged: it names no arrhythmia
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again
 EXAMPLES = 8           # most abnormal beats drawn
 APART_S = 10           # two of them are at least this far apart
@@ -33,7 +32,7 @@ USUAL_RR_S = (0.2, 5)  # intervals that a heart rate is taken from
 
 @dataclass
 class ScoredBeats:
-    """One recording's beats with scores, robust z-scores and flags (n,); NaN and False where not
+    """One recording's beats with scores, excess and flags (n,); NaN and False where not
     scored.
     """
 
@@ -45,9 +44,10 @@ class ScoredBeats:
     unit: str                  # of the signal
     beats: DetectedBeats
     scores: np.ndarray
-    robust_z: np.ndarray
-    flagged: np.ndarray        # robust_z at or above the line
+    excess: np.ndarray
+    flagged: np.ndarray        # excess at or above the line
     line: float
+    kind: np.ndarray           # (n,) N; S, V, F or Q where flagged (recording/kinds.py); "" else
     examples: list = field(default_factory=list)   # of most_abnormal
 
     @property
@@ -75,15 +75,15 @@ def clock(time_s):
 
 
 def most_abnormal(scored, model, fs_hz, device):
-    """[{"time_s", "robust_z", "offset_s" (w,), "signal" (w,), "recon" (w,)}] of the highest beats,
-    well apart.
+    """[{"time_s", "excess", "kind", "offset_s" (w,), "signal" (w,), "recon" (w,)}] of the highest
+    beats, well apart.
 
     offset_s: time from the R peak of each sample at the network's rate, fs_hz.
     """
     beats = scored.beats
     known = np.flatnonzero(beats.scored)   # a row of the segments each
     chosen = []
-    for row in np.argsort(-scored.robust_z[known], kind="stable"):
+    for row in np.argsort(-scored.excess[known], kind="stable"):
         away_s = np.abs(beats.time_s[known[chosen]] - beats.time_s[known[row]])
         if away_s.min(initial=APART_S) >= APART_S:
             chosen.append(row)
@@ -96,9 +96,9 @@ def most_abnormal(scored, model, fs_hz, device):
     offset_s = (np.arange(x.shape[1]) - x.shape[1] // 2) / fs_hz
     examples = []
     for beat, seen, drawn, (mean, scale) in zip(known[chosen], x, recon.numpy(), segments[:, -2:]):
-        examples.append({"time_s": beats.time_s[beat], "robust_z": scored.robust_z[beat],
-                         "offset_s": offset_s, "signal": seen * scale + mean,
-                         "recon": drawn * scale + mean})
+        examples.append({"time_s": beats.time_s[beat], "excess": scored.excess[beat],
+                         "kind": scored.kind[beat], "offset_s": offset_s,
+                         "signal": seen * scale + mean, "recon": drawn * scale + mean})
     return examples
 
 
@@ -111,8 +111,8 @@ def write_csv(path, scored):
     state = np.where(beats.whole, "scored", "cut")
     table = pd.DataFrame({
         "time_s": beats.time_s, "sample": scored.samples, "lead": scored.lead,
-        "rr_before_s": scored.rr_before_s, "score": scored.scores, "robust_z": scored.robust_z,
-        "flag": scored.flagged.astype(int),
+        "rr_before_s": scored.rr_before_s, "score": scored.scores, "excess": scored.excess,
+        "flag": scored.flagged.astype(int), "kind": scored.kind,
         "state": np.where(beats.readable, state, "unreadable")})
 
     with whole_file(path) as part:
@@ -124,8 +124,8 @@ def annotations_of(scored):
     time.
     """
     rows = np.flatnonzero(scored.beats.scored)
-    beats = zip(scored.samples[rows], np.where(scored.flagged[rows], FLAG_SYMBOL, "N"),
-                map("{:.2f}".format, scored.robust_z[rows]), itertools.repeat(0))
+    beats = zip(scored.samples[rows], scored.kind[rows],
+                map("{:.2f}".format, scored.excess[rows]), itertools.repeat(0))
 
     # from and to by turns
     edges = (scored.unreadable_s.ravel() * scored.fs_hz).round().astype(int)
@@ -161,7 +161,7 @@ def write_annotations(path, scored):
 # --- picture --------------------------------------------------------------------------------------
 
 def draw_overview(scored):
-    """Figure of the whole recording: robust z-scores, flagged share, heart rate; below, the most
+    """Figure of the whole recording: excess, flagged share, heart rate; below, the most
     abnormal beats.
     """
     beats = scored.beats
@@ -169,7 +169,7 @@ def draw_overview(scored):
     figure = Figure(figsize=(11, 9), dpi=150)
     figure.suptitle(f"{scored.name}  ·  lead {scored.lead}  ·  "
                     f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} at or above "
-                    f"robust z-score {scored.line:.2f}  ·  "
+                    f"excess {scored.line:.2f}  ·  "
                     f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9, y=0.99)
 
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
@@ -198,20 +198,20 @@ def draw_overview(scored):
 
 
 def draw_beats(ax, scored, unit_s):
-    """Robust z-score of each beat over time, and the line."""
+    """Excess of each beat over time, and the line."""
     time = scored.beats.time_s / unit_s
     flagged = scored.flagged
     usual = scored.beats.scored & ~flagged
-    ax.plot(time[usual], scored.robust_z[usual], ".", markersize=1.5, color=NORMAL,
+    ax.plot(time[usual], scored.excess[usual], ".", markersize=1.5, color=NORMAL,
             label="not flagged", rasterized=True)
-    ax.plot(time[flagged], scored.robust_z[flagged], "^", markersize=3, color=ABNORMAL,
+    ax.plot(time[flagged], scored.excess[flagged], "^", markersize=3, color=ABNORMAL,
             label="flagged")
     ax.axhline(scored.line, color="black", linestyle="--", linewidth=1,
                label="flagged from here on")
 
     # the lowest thousandth may lie outside: it is of no interest
-    low, high = np.nanquantile(scored.robust_z, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
-    ax.set(ylabel="robust z-score\n(spreads of regular beats)",
+    low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
+    ax.set(ylabel="excess over\nregular beats",
            ylim=(min(low, 0) - 0.5, max(high, scored.line) * 1.08))
 
 
@@ -259,8 +259,8 @@ def draw_examples(figure, scored):
         ax.plot(example["offset_s"], example["signal"], color=GREY, linewidth=0.8, label="signal")
         ax.plot(example["offset_s"], example["recon"], color=ABNORMAL, linewidth=1.1,
                 label="the network's drawing of the beat, tapered as it sees it")
-        ax.set_title(f"{clock(example['time_s'])[:-2]}, robust z-score {example['robust_z']:.1f}",
-                     fontsize=8)
+        ax.set_title(f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
+                     f"excess {example['excess']:.1f}", fontsize=8)
 
     for ax in grid[-1]:
         ax.set_xlabel("time from the R peak (s)")
@@ -268,7 +268,7 @@ def draw_examples(figure, scored):
         ax.set_ylabel(f"signal ({scored.unit})")
 
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="lower center", ncols=2)
-    figure.suptitle(f"The beats of highest robust z-score, at least {APART_S} s apart", fontsize=9)
+    figure.suptitle(f"The beats of highest excess, at least {APART_S} s apart", fontsize=9)
 
 
 # --- all of it ------------------------------------------------------------------------------------

@@ -57,14 +57,14 @@ function first_beat(sample) {
 
 // Points of the beats a to b in one state; of too many the lowest and highest of neighbours
 function score_dots(a, b, wanted) {
-  const {sample, robust_z, state} = beats.data, found = [], dots = {x: [], y: []}
+  const {sample, excess, state} = beats.data, found = [], dots = {x: [], y: []}
   for (let k = first_beat(a), end = first_beat(b); k < end; k++) if (state[k] === wanted) found.push(k)
   const group = found.length > 2 * COLUMNS ? Math.ceil(found.length / COLUMNS) : 1
   for (let k = 0; k < found.length; k += group) {
-    const near = found.slice(k, k + group).sort((i, j) => robust_z[i] - robust_z[j])
+    const near = found.slice(k, k + group).sort((i, j) => excess[i] - excess[j])
     for (const i of group > 1 ? [near[0], near[near.length - 1]] : near) {
       dots.x.push(ms(sample[i]))
-      dots.y.push(robust_z[i])
+      dots.y.push(excess[i])
     }
   }
   return dots
@@ -116,14 +116,14 @@ function show(row) {
     mark.x.push(seconds(ms(beats.data.sample[k])))
     mark.y.push(Number.isFinite(at_peak.y[0]) ? at_peak.y[0] : top)
     mark.top.push(top)
-    const score = Math.round(10 * beats.data.robust_z[k]) / 10 + 0  // no -0.0
+    const score = Math.round(10 * beats.data.excess[k]) / 10 + 0  // no -0.0
     mark.text.push(Number.isFinite(score) ? score.toFixed(1) : "")
   }
   for (const [k, source] of [strip_normal, strip_flagged, strip_unscored].entries()) source.data = marks[k]
   chosen.data = {x: [ms(at)]}
   document.getElementById("shown").textContent =
     `Beat ${rows.data.rank[row]} of ${rows.data.rank.length} listed, ${rows.data.time[row]} into the recording, ` +
-    `robust z-score ${rows.data.robust_z[row].toFixed(1)}.`
+    `excess ${rows.data.excess[row].toFixed(1)}.`
 }
 
 // Buttons in the page: data-zoom (factor), data-shift (share of what is shown), data-row (steps in the table)

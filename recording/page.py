@@ -57,13 +57,13 @@ def time_plot(name, x_range, y_label, height, **more):
 
 
 def score_plot(sources, x_range, scored):
-    """Robust z-scores of the beats, the line dashed."""
-    known = scored.robust_z[np.isfinite(scored.robust_z)]
+    """Excess of the beats, the line dashed."""
+    known = scored.excess[np.isfinite(scored.excess)]
     low, high = np.quantile(known, [0.001, 1]) if len(known) else (0, 1)
 
     # none where it is minus infinity: everything is flagged
     line = [scored.line] if np.isfinite(scored.line) else []
-    plot = time_plot("robust_z", x_range, "robust z-score", 240,
+    plot = time_plot("excess", x_range, "excess", 240,
                      y_range=Range1d(min(low, 0) - 0.5, max([high, *line]) * 1.15 + 0.5))
 
     plot.scatter("x", "y", source=sources["normal"], color=NORMAL, size=3)
@@ -111,7 +111,7 @@ def timeline(sources, x_range, scored):
 
 
 def strip(sources, unit):
-    """The chosen beat in its STRIP_S, the beats marked with their robust z-scores."""
+    """The chosen beat in its STRIP_S, the beats marked with their excess."""
     plot = new_plot("strip", Range1d(-STRIP_S / 2, STRIP_S / 2), f"signal ({unit})", 300,
                     y_range=Range1d(-1, 1), x_axis_label="time from the chosen beat (s)")
     plot.add_tools(SaveTool())
@@ -134,12 +134,12 @@ def flagged_table(scored, listed):
 
     # the sample is not shown: page.js finds the signal by it
     data = {"rank": np.arange(1, len(listed) + 1), "time": [clock(t) for t in time_s],
-            "robust_z": scored.robust_z[listed], "rate": 60 / scored.rr_before_s[listed],
+            "excess": scored.excess[listed], "rate": 60 / scored.rr_before_s[listed],
             "sample": scored.samples[listed].astype(float)}
 
     columns = [TableColumn(field="rank", title="#", width=45),
                TableColumn(field="time", title="into recording", width=95),
-               TableColumn(field="robust_z", title="robust z", width=65,
+               TableColumn(field="excess", title="excess", width=65,
                            formatter=NumberFormatter(format="0.0", nan_format="-")),
                TableColumn(field="rate", title="60/RR before", width=90,
                            formatter=NumberFormatter(format="0", nan_format="-"))]
@@ -184,7 +184,7 @@ def store_of(scored, content):
              "kept": {"start": content.kept[:, 0].astype(float),
                       "stop": content.kept[:, 1].astype(float)},
              "beats": {"sample": scored.samples[drawn].astype(float),
-                       "robust_z": scored.robust_z[drawn].astype(np.float32),
+                       "excess": scored.excess[drawn].astype(np.float32),
                        "state": states(scored)[drawn]}}
     return {name: ColumnDataSource(columns, name=name) for name, columns in store.items()}
 

@@ -57,9 +57,9 @@ def states(scored):
 
 
 def highest_flagged(scored, n_samples):
-    """Row numbers of the flagged beats in the page's table, highest robust z-score first."""
+    """Row numbers of the flagged beats in the page's table, highest excess first."""
     flagged = np.flatnonzero(scored.flagged)
-    order = flagged[np.argsort(-scored.robust_z[flagged], kind="stable")]
+    order = flagged[np.argsort(-scored.excess[flagged], kind="stable")]
 
     # of a long recording no more than there are strips for
     strips = LISTED if n_samples <= FULL_SAMPLES else int(FULL_SAMPLES // (STRIP_S * scored.fs_hz))
@@ -133,14 +133,14 @@ def thin_out(scored, kept):
     """(n,) bool, which beats the page holds: all, or the lowest and highest of neighbours, and
     those in `kept`.
     """
-    n = len(scored.robust_z)
+    n = len(scored.excess)
     if n <= DRAWN:
         return np.ones(n, bool)
     drawn = np.zeros(n, bool)
 
     # two of each group of neighbours
     size = -(-2 * n // DRAWN)
-    for values in (scored.robust_z, -scored.robust_z):
+    for values in (scored.excess, -scored.excess):
         groups = np.pad(np.nan_to_num(values, nan=-np.inf), (0, -n % size), constant_values=-np.inf)
         drawn[np.arange(0, n, size) + groups.reshape(-1, size).argmax(axis=1)] = True
 

@@ -10,33 +10,19 @@ import tempfile
 from dataclasses import dataclass
 
 import numpy as np
-import sleepecg
-from scipy.ndimage import median_filter
 
 from preprocess import cut_segments, inside, normalise
-from recording import quality
+from recording import kinds, quality, r_peaks
 from recording.reader import lead_index
 from recording.stretch import read_stretch
 from scoring import detector
 from scoring.features import BATCH, BeatFeatures, observe, slices
+from scoring.scores import self_references
 
 PIECE_S = 1800      # a multiple of VERDICT_S; the QRS detector learns anew in each: in pieces of
                     # 300 s it takes T waves of record 119 for beats
-SEAM_S = 0.06       # a beat on a seam is taken from both pieces ...
-REFRACTORY_S = 0.2  # ... and of two beats nearer than this the first is kept
-GIVEN_APART_S = 1e-4  # the same where R peaks are given: only a beat taken twice is dropped
-ALIGN_S = 0.07      # the R peak is the largest deviation this near to the detection: on DS1 2.3
-                    # samples (median over records 1.5) of scatter about the annotated peaks, 3.4
-                    # for the highest value, 2.8 for none
-SEARCH_S = 0.36     # a beat the detector passed over is looked for this far from its neighbours
-                    # (a T wave comes sooner: Pan and Tompkins 1985) ...
-SEARCH_SIZE = 0.5   # ... and has this share of their steepness: on DS1 97.5 % of V beats are then
-                    # found instead of 86.3 %, at a positive predictivity of all beats of 98.3
-                    # instead of 98.4 %
-SLOPE_S = 0.022     # steepness: rise over twice this time, which T waves lack and broad QRS
-                    # complexes do not ...
-STEEP_S = 0.1       # ... from lowest to highest, this near to the beat ...
-STEEP_BEATS = 41    # ... and the usual one is the median of so many beats'
+SEAM_S = 0.06       # a beat on a seam is taken from both pieces, of which the first is kept
+GIVEN_APART_S = 1e-4  # R peaks that are given: only a beat taken twice is dropped
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -95,69 +81,6 @@ def window_index(time_s, n_windows):
     return np.clip((time_s / quality.VERDICT_S).astype(int), 0, n_windows - 1)
 
 
-# --- R peaks --------------------------------------------------------------------------------------
-
-def detections(raw, fs_hz):
-    """QRS complexes (k,) in samples: modified Pan and Tompkins 1985 (sleepecg); none in a signal
-    without any.
-    """
-    if len(raw) < 2 * fs_hz or np.ptp(raw) == 0:
-        return np.empty(0, int)
-    return np.asarray(sleepecg.detect_heartbeats(raw, fs_hz), int)
-
-
-def steepness(slope, at, fs_hz):
-    """(k,) range of the slope near `at` (k,): of its steepest rise to its steepest fall."""
-    reach = np.arange(-round(STEEP_S * fs_hz), round(STEEP_S * fs_hz) + 1)
-    return np.ptp(slope[np.clip(at[:, None] + reach, 0, len(slope) - 1)], axis=1)
-
-
-def search_back(filtered, found, fs_hz):
-    """Detections (k,) and, where two are far apart, the largest deflection between them if it is
-    about as steep.
-
-    The detector squares slopes, and broad ventricular beats among steep normal ones escape it (208:
-    323 of 992).
-    """
-    if len(found) < 2:
-        return found
-
-    lag = round(SLOPE_S * fs_hz)
-    padded = np.pad(filtered, lag, mode="edge")
-    slope = padded[2 * lag:] - padded[:-2 * lag]
-    usual = median_filter(steepness(slope, found, fs_hz), STEEP_BEATS, mode="nearest")
-
-    reach = round(SEARCH_S * fs_hz)
-    gaps = np.flatnonzero(np.diff(found) > 2 * reach)
-    largest = np.empty(len(gaps), int)
-    for i, k in enumerate(gaps):
-        first = found[k] + reach
-        largest[i] = first + np.abs(filtered[first:found[k + 1] - reach + 1]).argmax()
-
-    least = SEARCH_SIZE * np.minimum(usual[gaps], usual[gaps + 1])
-    return np.sort(np.append(found, largest[steepness(slope, largest, fs_hz) >= least]))
-
-
-def align_to_extreme(filtered, found, reach):
-    """Each detection (k,) moved to the largest absolute value within `reach` samples."""
-    last = len(filtered) - 1
-    around = np.clip(found[:, None] + np.arange(-reach, reach + 1), 0, last)
-    moved = found - reach + np.abs(filtered[around]).argmax(axis=1)
-    return np.unique(moved.clip(0, last))
-
-
-def apart(time_s, refractory_s, last_s=-np.inf):
-    """(n,) bool: which beats come at least refractory_s after the one kept before; time_s (n,)
-    ascending.
-    """
-    kept = np.zeros(len(time_s), bool)
-    for k, t in enumerate(time_s):
-        if t - last_s >= refractory_s:
-            kept[k] = True
-            last_s = t
-    return kept
-
-
 # --- one recording --------------------------------------------------------------------------------
 
 def read_piece(recording, lead, start_s, signal):
@@ -166,7 +89,7 @@ def read_piece(recording, lead, start_s, signal):
     """
     fs_hz = signal["FS_HZ"]
     return read_stretch(recording, lead, start_s, start_s + PIECE_S, fs_hz, signal["BAND_HZ"],
-                        signal["FILTER_ORDER"], lambda raw, first_s: detections(raw, fs_hz))
+                        signal["FILTER_ORDER"], lambda raw, first_s: r_peaks.detect(raw, fs_hz))
 
 
 def choose_lead(recording, wanted, signal):
@@ -205,7 +128,7 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
     fs_hz = signal["FS_HZ"]
     window = signal["WINDOW_SIZE"]
     duration_s = recording.n_samples / recording.fs_hz
-    refractory_s = REFRACTORY_S if given_s is None else GIVEN_APART_S
+    refractory_s = r_peaks.REFRACTORY_S if given_s is None else GIVEN_APART_S
     segments = Spool(window + 2)
 
     columns = []
@@ -216,8 +139,7 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
             piece.unreadable[:] = 0
 
         if given_s is None:
-            peaks = search_back(piece.filtered, piece.found, fs_hz)
-            peaks = align_to_extreme(piece.filtered, peaks, round(ALIGN_S * fs_hz))
+            peaks = r_peaks.find_r_peaks(piece.filtered, piece.found, fs_hz)
         else:
             peaks = np.round((given_s - piece.start_s) * fs_hz).astype(int)
             peaks = peaks[(peaks >= 0) & (peaks < len(piece.filtered))]
@@ -226,7 +148,7 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
         # of the margins a seam's width: a beat on a seam may be found in either piece
         stop_s = min(start_s + PIECE_S, duration_s)
         here = (time_s >= start_s - SEAM_S) & (time_s < stop_s + SEAM_S)
-        here[here] = apart(time_s[here], refractory_s, last_s)
+        here[here] = r_peaks.apart(time_s[here], refractory_s, last_s)
         peaks = peaks[here]
         time_s = time_s[here]
         if len(time_s):
@@ -280,17 +202,27 @@ def rhythm_table(beats, fs_hz):
 
 
 def score(beats, fitted, name, causal, fs_hz):
-    """(scores, robust_z) (n,) float64 each, NaN where not scored, the recording as its own
-    reference.
+    """(scores, excess, kind) (n,) each, NaN and "" where not scored, the recording as its own
+    reference; kind: the letter of kinds.kinds that a beat has if it is flagged.
     """
     scored = beats.scored
     scores = np.full(len(scored), np.nan)
-    robust_z = scores.copy()
+    excess = scores.copy()
+    kind = np.full(len(scored), "", "<U1")
 
     if scored.any():
         table = rhythm_table(beats, fs_hz)
         features = BeatFeatures(beats.z, beats.mse, beats.qrs_error, table["record"])
         features.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
         scores[scored] = detector.scores_of(features, fitted, (name,))[name]
-        robust_z[scored] = detector.robust_z(scores[scored], features, fitted, causal)
-    return scores, robust_z
+        excess[scored] = detector.excess(scores[scored], features, fitted, causal)
+
+        (here, reference), = self_references(features, fitted, causal)
+        distance = kinds.qrs_distance(beats.segments, here[reference], fs_hz)
+        rhythm = features.past_irregular if causal else features.irregular
+        times = features.past_times if causal else features.times
+        rr_s = table["rr_before_s"]
+        usual_s = rr_s * np.exp(times[:, 0] / fitted["settings"]["TIMING_WEIGHT"])
+        in_time = kinds.after_interpolated(rr_s, usual_s, distance)
+        kind[scored] = kinds.kinds(np.where(in_time, 0, rhythm), distance)
+    return scores, excess, kind

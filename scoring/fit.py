@@ -39,12 +39,12 @@ def fit_scores(model, segments, protocol, device):
                    for asked in CALIBRATION}
 
     # abnormal validation beats are in it, for who asks for a sensitivity; the line of
-    # ROBUST_Z_SPECIFICITY, which is used unless one is asked for, looks at normal ones alone
-    curve = detector.robust_z_curve(detector.robust_z(default, features, fitted),
+    # EXCESS_SPECIFICITY, which is used unless one is asked for, looks at normal ones alone
+    curve = detector.excess_curve(detector.excess(default, features, fitted),
                                     segments.rows["y"][rows], segments.rows["record"][rows])
 
     # a part is unusual beyond what the same share of normal beats stays below as of the score
     deviations, _ = beat_parts.deviations(features, segments.x[rows], fitted, config.FS_HZ)
     limits = beat_parts.limits(deviations[normal], config.TARGET_SPECIFICITY)
     return {"fitted": fitted, "thresholds": thresholds, "calibration": calibration,
-            "robust_z": curve, "part_limits": limits.tolist(), "score_settings": score_settings}
+            "excess": curve, "part_limits": limits.tolist(), "score_settings": score_settings}

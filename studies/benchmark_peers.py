@@ -19,7 +19,7 @@ from wfdb.processing import XQRS, compare_annotations
 import config
 from dataset import read_beats, read_lead
 from evaluate import load_detector
-from recording import scan
+from recording import r_peaks
 from scoring import baselines, detector
 
 INSTALL = "pip install -r requirements/benchmark.txt"
@@ -145,7 +145,7 @@ def find_by_xqrs(signal, fs_hz):
     return xqrs.qrs_inds
 
 
-QRS = {"sleepecg (used)": scan.detections, "wfdb XQRS": find_by_xqrs}
+QRS = {"sleepecg (used)": r_peaks.detect, "wfdb XQRS": find_by_xqrs}
 
 
 def time_qrs_detectors(database, repeats):

@@ -42,8 +42,15 @@ HEADINGS = {"records": "records", "beats": "beats of the experts", "hours": "hou
             "qrs.ppv_gross": "R peaks: PPV (%)",
             "score.auroc": "score: ROC-AUC (%)",
             "score.auroc_record_mean": "score: ROC-AUC (%), mean over records",
-            "robust_z.auroc": "robust_z: ROC-AUC (%)",
-            "robust_z.auroc_record_mean": "robust_z: ROC-AUC (%), mean over records"}
+            "excess.auroc": "excess: ROC-AUC (%)",
+            "excess.auroc_record_mean": "excess: ROC-AUC (%), mean over records"}
+# a beat given so counts as false where the expert has one of these classes, or no beat: as bxb
+# does, F and Q given as V and Q given as S are forgiven (EC57)
+FALSE_WHERE = {"V": ("N", "S"), "S": ("N", "V", "F")}
+KIND_HEADINGS = {"kind": "kind", "n": "beats", "sensitivity_gross": "sensitivity (%)",
+                 "ppv_gross": "PPV (%)", "false_positive_rate": "false-positive rate (%)",
+                 "sensitivity_average": "sensitivity by record (%)",
+                 "ppv_average": "PPV by record (%)"}
 CLASS_HEADINGS = {"class": "class", "n": "beats", "missed": "missed", "not_scored": "not scored",
                   "gross": "flagged (%)", "average": "by record (%)", "records": "records"}
 
@@ -82,8 +89,9 @@ def compare(name, scored, time_s, symbol, counts=lambda time_s: time_s >= UNCOUN
     for column, values, missed in (("scored", beats.scored, False),
                                    ("flagged", scored.flagged, False),
                                    ("score", scored.scores, np.nan),
-                                   ("robust_z", scored.robust_z, np.nan)):
+                                   ("excess", scored.excess, np.nan)):
         rows[column] = np.append(values, missed)[pair]  # a missed beat's index is -1: the last
+    rows["kind"] = np.append(scored.kind, "")[pair]
 
     # --- found where no expert has a beat
     extra = np.setdiff1d(np.flatnonzero(counts(beats.time_s)), pair)
@@ -94,6 +102,8 @@ def compare(name, scored, time_s, symbol, counts=lambda time_s: time_s >= UNCOUN
 
     record = {"record": name, "lead": scored.lead, "extra": len(extra),
               "extra_flagged": int(scored.flagged[extra].sum()),
+              "extra_kinds": {kind: int((scored.kind[extra] == kind).sum())
+                              for kind in FALSE_WHERE},
               "hours": len(unreadable) * VERDICT_S / 3600, "unreadable_share": unreadable.mean()}
     return pd.DataFrame(rows)[counts(time_s)], record
 
@@ -119,6 +129,28 @@ def areas(rows, name):
     records = metrics.by_record(values, y, rows.record.to_numpy()).values()
     own = pd.Series([row["auroc"] for row in records], dtype=float)
     return {"auroc": pooled, "auroc_record_mean": own.mean(), "records": int(own.count())}
+
+
+def kind_figures(rows, records, kind):
+    """Sensitivity and PPV of the beats given as `kind`, gross and average over records, as bxb
+    counts them.
+    """
+    hits = rows[(rows.aami == kind) & (rows.kind == kind)].groupby("record").size()
+    wanted = rows[rows.aami == kind].groupby("record").size()
+    others = rows[rows.aami.isin(FALSE_WHERE[kind])]
+    false = others[others.kind == kind].groupby("record").size()
+
+    table = pd.DataFrame({"hits": hits, "wanted": wanted, "false": false},
+                         index=records.record).fillna(0)
+    table["false"] += [extra[kind] for extra in records.extra_kinds]
+    given = table.hits + table.false
+    total = table.sum()
+    return {"n": int(total.wanted),
+            "sensitivity_gross": total.hits / total.wanted if total.wanted else np.nan,
+            "ppv_gross": total.hits / given.sum() if given.sum() else np.nan,
+            "false_positive_rate": (others.kind == kind).mean(),
+            "sensitivity_average": (table.hits / table.wanted.where(table.wanted > 0)).mean(),
+            "ppv_average": (table.hits / given.where(given > 0)).mean()}
 
 
 def figures_of(found):
@@ -153,7 +185,8 @@ def figures_of(found):
                 "ppv_average": (hits / all_found).mean()},
         "unreadable_share": records.unreadable_share.mean(),
         "false_alarms_per_hour": false / hours if hours else None,
-        "score": areas(scored, "score"), "robust_z": areas(scored, "robust_z"), "classes": classes})
+        "score": areas(scored, "score"), "excess": areas(scored, "excess"), "classes": classes,
+        "kinds": {kind: kind_figures(rows, records, kind) for kind in FALSE_WHERE}})
 
 
 # --- the script -----------------------------------------------------------------------------------
@@ -200,6 +233,8 @@ def main(argv=None):
     result = figures_of(found)
     classes = [{"class": name, **row} for name, row in result["classes"].items()]
     print(readable(result, HEADINGS).T.to_string(header=False, na_rep="n/a"))
+    given = [{"kind": name, **row} for name, row in result["kinds"].items()]
+    print(readable(given, KIND_HEADINGS).to_string(index=False, na_rep="n/a"))
     print(readable(classes, CLASS_HEADINGS).to_string(index=False, na_rep="n/a"))
 
     name = "recordings-test"

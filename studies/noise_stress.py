@@ -37,7 +37,7 @@ SNR_DB = (24, 18, 12, 6, 0, -6)    # those of the original test
 STRETCH_S = 120                    # with noise, then as long without
 FIRST_RECORDS = ("118", "119")     # of the original test
 FIGURES = ("false_alarms_per_hour", "unreadable_share", "qrs", "classes", "beats", "hours")
-WITHOUT_RULE = ("false_alarms_per_hour", "classes", "robust_z")
+WITHOUT_RULE = ("false_alarms_per_hour", "classes", "excess")
 # of the picture: figure, label, factor
 PANELS = (("auroc", "ROC-AUC of readable beats (%)", 100),
           ("false_alarms_per_hour", "false alarms an hour", 1),
@@ -98,7 +98,7 @@ def score_record(path, noise_path, snr_db, model, stored, device):
 def row_of(noise, snr_db, found):
     """One row of the table: found is what score_record gave for each record."""
     by_rule, without = (expert_labels.figures_of(one) for one in zip(*found))
-    return {"noise": noise, "snr_db": snr_db, "auroc": by_rule["robust_z"]["auroc"],
+    return {"noise": noise, "snr_db": snr_db, "auroc": by_rule["excess"]["auroc"],
             **{key: by_rule[key] for key in FIGURES},
             "without_rule": {key: without[key] for key in WITHOUT_RULE}}
 

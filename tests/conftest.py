@@ -216,15 +216,16 @@ class Leads:
         return np.array(self.signals[lead][start:stop], float)
 
 
-def scored_beats(sample, robust_z, n_samples, fs_hz=100, line=3, name="r", lead="I", unit="mV"):
+def scored_beats(sample, excess, n_samples, fs_hz=100, line=3, name="r", lead="I", unit="mV"):
     """ScoredBeats of beats at these samples; NaN is not scored."""
-    robust_z = np.asarray(robust_z, float)
-    scored = np.isfinite(robust_z)
+    excess = np.asarray(excess, float)
+    scored = np.isfinite(excess)
     beats = SimpleNamespace(time_s=np.asarray(sample) / fs_hz, scored=scored, readable=scored,
                             duration_s=n_samples / fs_hz,
                             unreadable=np.zeros(int(n_samples / fs_hz / 10) + 1, np.int8))
-    return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, robust_z, robust_z,
-                       robust_z >= line, line)
+    return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, excess, excess,
+                       excess >= line, line,
+                       np.where(excess >= line, "V", np.where(scored, "N", "")))
 
 
 def leads_of(path, fs_hz=None, block=None):

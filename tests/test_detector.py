@@ -145,17 +145,17 @@ def test_labels_of_scored_beats_have_no_say(segments, fitted):
 
 # --- lines ----------------------------------------------------------------------------------------
 
-def test_robust_z_curve_is_of_means_over_records():
+def test_excess_curve_is_of_means_over_records():
     values = np.array([0.0, 1, 2, 3, 5, 6, 1, 9])
     y = np.array([0, 0, 0, 0, 1, 1, 0, 1])
-    curve = detector.robust_z_curve(values, y, np.array(list("aaaaaabb")))
-    at = curve["robust_z"].index(1.5)
+    curve = detector.excess_curve(values, y, np.array(list("aaaaaabb")))
+    at = curve["excess"].index(1.5)
     assert curve["specificity"][at] == approx((2 / 4 + 1) / 2) and curve["sensitivity"][at] == 1
-    assert detector.robust_z_at(curve, "specificity", 0.75) == approx(1.05)
-    assert detector.robust_z_at(curve, "sensitivity", 0.75) == approx(6.0)
-    unlabelled = detector.robust_z_curve(values, 0 * y, np.repeat("a", 8))
+    assert detector.excess_at(curve, "specificity", 0.75) == approx(1.05)
+    assert detector.excess_at(curve, "sensitivity", 0.75) == approx(6.0)
+    unlabelled = detector.excess_curve(values, 0 * y, np.repeat("a", 8))
     with pytest.raises(UserError, match="no beat to know the sensitivity from"):
-        detector.robust_z_at(unlabelled, "sensitivity", 0.9)
+        detector.excess_at(unlabelled, "sensitivity", 0.9)
 
 
 @pytest.mark.parametrize("n, specificity, flagged", [

@@ -17,12 +17,13 @@ from recording import quality
 from studies import expert_labels, noise_stress
 
 
-def compared(name, found_s, robust_z, expert_s, symbols):
+def compared(name, found_s, excess, expert_s, symbols):
     """expert_labels.compare of beats found in a recording of ten minutes, flagged from 4 on."""
-    z = np.array(robust_z, float)
+    z = np.array(excess, float)
     beats = SimpleNamespace(time_s=np.array(found_s), scored=np.isfinite(z),
                             unreadable=np.arange(60) == 59)
-    scored = SimpleNamespace(beats=beats, lead="II", scores=z, robust_z=z, flagged=z >= 4)
+    kind = np.where(z >= 7, "V", np.where(z >= 4, "S", "N"))
+    scored = SimpleNamespace(beats=beats, lead="II", scores=z, excess=z, flagged=z >= 4, kind=kind)
     return expert_labels.compare(name, scored, np.array(expert_s), np.array(list(symbols)))
 
 
@@ -40,6 +41,19 @@ def test_missed_unscored_and_extra_beats_are_counted():
         "F": (1, 0, 0, 1, 1, 1), "Q": (0, 0, 0, None, None, 0)}
 
 
+def test_beats_by_kind_are_counted_as_bxb_does():
+    """Given V: a V, an F (forgiven), an N, a beat of nobody. Given S: an S, a V. A V missed."""
+    given = compared("r", [301, 302, 303, 304, 305, 306, 307, 308], [9, 8, 7, 7, 5, 5, 0, 0],
+                     [301, 302, 303, 305, 306, 307, 308, 320], "VFNAVNNV")
+    kinds = expert_labels.figures_of([given])["kinds"]
+    v = {"n": 3, "sensitivity_gross": 1 / 3, "ppv_gross": 1 / 3, "false_positive_rate": 1 / 4}
+    s = {"n": 1, "sensitivity_gross": 1, "ppv_gross": 1 / 2, "false_positive_rate": 1 / 7}
+    for letter, expected in (("V", v), ("S", s)):
+        found = kinds[letter]
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+        assert found["ppv_average"] == pytest.approx(expected["ppv_gross"])
+
+
 def test_figures_are_pooled_and_means_over_records():
     z = np.random.default_rng(0).normal(4, 1, (2, 40))
     symbols = np.array([list("NNAV" * 10), list("NVVV" * 10)])
@@ -48,7 +62,7 @@ def test_figures_are_pooled_and_means_over_records():
                                        for name, own, labels in zip("ab", z, symbols)])
     y = symbols != "N"
     own = [roc_auc_score(*record) for record in zip(y, z)]
-    assert result["robust_z"] == pytest.approx({
+    assert result["excess"] == pytest.approx({
         "auroc": roc_auc_score(y.ravel(), z.ravel()), "auroc_record_mean": np.mean(own),
         "records": 2})
     flagged = [np.mean(own[labels == "V"] >= 4) for own, labels in zip(z, symbols)]

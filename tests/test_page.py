@@ -39,14 +39,14 @@ def made(tmp_path_factory):
     signal = wfdb.rdrecord(str(folder / "s02")).p_signal[:, 0]
     signal[60 * 360:75 * 360] = np.nan
     np.savetxt(folder / "r.csv", signal, fmt="%.4f", header="MLII (mV)", comments="")
-    run(folder / "r.csv", "--fs", 360, "--robust-z", 2.5, "--html")
+    run(folder / "r.csv", "--fs", 360, "--excess", 2.5, "--html")
     return folder
 
 
 def page_of(path, scored, recording, **more):
     """Write the page; more: what the summary says otherwise."""
     summary = detect.summary_of(scored, recording)
-    summary |= {"lead_chosen": "asked for", "robust_z_rule": "asked for"} | more
+    summary |= {"lead_chosen": "asked for", "excess_rule": "asked for"} | more
     page.write_page(path, scored, without_nan(summary), recording)
     return path.read_text()
 
@@ -88,7 +88,7 @@ def flagged_of(folder):
     """(rows of all beats, rows of the flagged ones, highest first) of a recording's table."""
     table = pd.read_csv(folder / "r.ecgad.csv")
     flagged = table[table["flag"] == 1]
-    return table, flagged.sort_values("robust_z", ascending=False, kind="stable")
+    return table, flagged.sort_values("excess", ascending=False, kind="stable")
 
 
 def test_page_holds_the_signal_the_beats_and_the_table_of_the_other_files(made):
@@ -108,7 +108,7 @@ def test_page_holds_the_signal_the_beats_and_the_table_of_the_other_files(made):
 
     listed = args["rows"].data
     assert len(flagged) > 3 and list(flagged["sample"]) == list(listed["sample"])
-    assert_allclose(listed["robust_z"], flagged["robust_z"], atol=1e-5)
+    assert_allclose(listed["excess"], flagged["excess"], atol=1e-5)
     assert_array_equal([args["unreadable"].data[x] for x in ("x0", "x1")], [[60e3], [80e3]])
     text = Tags(html).text
     share = json.loads((made / "r.ecgad.json").read_text())["unreadable_share"]
@@ -133,8 +133,8 @@ def test_page_fits_its_files(made, tmp_path, capsys):
     shutil.copytree(made, tmp_path / "in")
     path = tmp_path / "in" / "r.ecgad.html"
 
-    def again(robust_z, *flags):
-        run(tmp_path / "in" / "r.csv", "--fs", 360, "--robust-z", robust_z, *flags)
+    def again(excess, *flags):
+        run(tmp_path / "in" / "r.csv", "--fs", 360, "--excess", excess, *flags)
         return "done before" in capsys.readouterr().out
 
     path.unlink()
@@ -182,7 +182,7 @@ def test_recordings_with_little_in_them_have_a_page(odd):
     texts = {kind: " ".join(Tags(path.read_text()).text.split()) for kind, path in odd.items()}
     without = {kind for kind, text in texts.items() if "No beat is flagged" in text}
     assert without == {"sample", "missing", "none flagged"}
-    assert "robust z-score none (asked for)" in texts["all flagged"]
+    assert "excess none (asked for)" in texts["all flagged"]
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_browser_shows_a_beat_and_moves_all_plots_from_the_keyboard(browser, mad
     from selenium.webdriver.common.keys import Keys
     opened(browser, made / "r.ecgad.html")
     assert ask(browser, "return performance.getEntriesByType('resource').length") == 0
-    assert ask(browser, "return ['robust_z', 'rate', 'signal'].every("
+    assert ask(browser, "return ['excess', 'rate', 'signal'].every("
                         "(n) => model(n).x_range.id === model('shown').id)")
     press(browser, "Zoom in", Keys.ENTER)
     zoomed = until(browser, "return shown()[1] < 119999 && shown()")
@@ -253,7 +253,7 @@ def test_browser_shows_a_beat_and_moves_all_plots_from_the_keyboard(browser, mad
     until(browser, "return told().startsWith('Beat 2 of')")
     table, flagged = flagged_of(made)
     second = flagged.iloc[1]
-    assert f"robust z-score {second['robust_z']:.1f}" in ask(browser, "return told()")
+    assert f"excess {second['excess']:.1f}" in ask(browser, "return told()")
     at = second["sample"]
     samples = np.arange(max(0, at - 1800), at + 1801)
     drawn = ask(browser, "return line('strip')")
@@ -263,7 +263,7 @@ def test_browser_shows_a_beat_and_moves_all_plots_from_the_keyboard(browser, mad
     marks = ask(browser,
                 "return model('strip').renderers.slice(1).map((r) => r.data_source.data.text)")
     near = table[(table["sample"] - at).abs() <= 1800]
-    assert sorted(marks[2]) == sorted(near["robust_z"][near["flag"] == 1].map("{:.1f}".format))
+    assert sorted(marks[2]) == sorted(near["excess"][near["flag"] == 1].map("{:.1f}".format))
     assert len(marks[0]) == ((near["flag"] == 0) & (near["state"] == "scored")).sum()
     start, end = ask(browser, "return shown()")
     assert start <= at / 0.36 <= end and end - start == pytest.approx(30_000)
@@ -278,7 +278,7 @@ def test_browser_draws_a_long_recording_from_extremes_and_strips(browser, tmp_pa
     page_of(tmp_path / "r.html", scored, Leads([signal]))
     opened(browser, tmp_path / "r.html")
     text = browser.find_element("tag name", "main").text
-    assert "The 3 of highest robust z-score" in text and "at full rate in the 10 s about" in text
+    assert "The 3 of highest excess" in text and "at full rate in the 10 s about" in text
     drawn = np.array(ask(browser, "return line('signal').y"), float)
     assert_allclose([drawn.min(), drawn.max()], [signal.min(), signal.max()], atol=1e-3)
     at = int(ask(browser, "return Bokeh.documents[0].roots()[1].source.data.sample[0]"))

@@ -17,10 +17,10 @@ def test_long_recording_keeps_strips_at_full_rate_and_extremes_of_the_rest(monke
     signal = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
     signal[12_000:12_500] = np.nan
     recording = Leads([signal])
-    robust_z = np.append(np.arange(199) % 50 / 10, 9)
-    scored = scored_beats(np.arange(50, 20_000, 100), robust_z, 20_000)
+    excess = np.append(np.arange(199) % 50 / 10, 9)
+    scored = scored_beats(np.arange(50, 20_000, 100), excess, 20_000)
     content = page_data.content_of(scored, recording)
-    assert content.step == 23 and list(scored.robust_z[content.listed]) == [9, 4.9, 4.9]
+    assert content.step == 23 and list(scored.excess[content.listed]) == [9, 4.9, 4.9]
     starts, stops = zip(*recording.reads)
     assert starts == (0, *stops[:-1]) and stops[-1] == 20_000  # once, in order
     assert max(np.subtract(stops, starts)) <= 700
@@ -54,13 +54,13 @@ def test_memory_and_content_of_a_day_are_bounded():
 
 def test_of_very_many_beats_the_extreme_and_those_in_strips_are_kept(monkeypatch):
     monkeypatch.setattr(page_data, "DRAWN", 20)
-    robust_z = np.random.default_rng(0).normal(size=97)
-    robust_z[40:60] = np.nan
-    scored = scored_beats(np.arange(97) * 100, robust_z, 9700)
+    excess = np.random.default_rng(0).normal(size=97)
+    excess[40:60] = np.nan
+    scored = scored_beats(np.arange(97) * 100, excess, 9700)
     drawn = np.flatnonzero(page_data.thin_out(scored, np.array([[1950, 2201]])))
     wanted = {20, 21, 22}
     for first in (*range(0, 40, 10), *range(60, 97, 10)):
-        group = robust_z[first:first + 10]
+        group = excess[first:first + 10]
         wanted |= {first + group.argmax(), first + group.argmin()}
     assert wanted <= set(drawn) <= wanted | set(range(40, 60))
 

@@ -117,7 +117,7 @@ def test_figures_of_the_method_are_those_of_the_settings():
     for page in (method, README):
         assert f"{low:g} to {high:g} Hz" in page and f"{config.LATENT_DIM} latents" in page
         assert f"{100 * config.TARGET_SPECIFICITY:g} % of the normal validation beats" in page
-        share = f"{100 * config.ROBUST_Z_SPECIFICITY:g} % of the normal beats"
+        share = f"{100 * config.EXCESS_SPECIFICITY:g} % of the normal beats"
         assert f"{share} of the validation patients" in page
     for protocol in config.PROTOCOLS:
         parts = [f"{weight:g} `{name}`" for name, weight in config.WEIGHTS[protocol].items()]

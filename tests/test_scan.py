@@ -12,7 +12,7 @@ from scipy.signal import resample
 import models
 import preprocess
 from pipeline import settings, simulated_ecg
-from recording import quality, scan
+from recording import quality, r_peaks, scan
 from scoring import detector
 
 FS = 360
@@ -63,7 +63,7 @@ def test_beats_do_not_depend_on_where_pieces_begin(simulated, shipped, monkeypat
     parts, reads = scanned(simulated[0], shipped)
     assert [k / FS for k in reads[1]] == [0, 90] and len(reads) == 12
     assert abs(len(parts.time_s) - len(whole.time_s)) <= 1
-    assert (np.diff(parts.time_s) >= scan.REFRACTORY_S).all()
+    assert (np.diff(parts.time_s) >= r_peaks.REFRACTORY_S).all()
     at = [np.round(found.time_s[found.scored] * FS) for found in (parts, whole)]
     same = np.isin(at[0], at[1])
     assert same.mean() > 0.98
@@ -103,8 +103,8 @@ def test_missing_stretch_is_unreadable_unless_all_is_scored(simulated, shipped):
 def test_hardly_any_signal_is_no_beat_and_no_crash(signal, shipped):
     found, _ = scanned(signal, shipped)
     assert not found.scored.any() and len(found.z) == len(found.segments) == 0
-    scores, robust_z = scan.score(found, shipped[1]["fitted"], "combined", False, FS)
-    assert len(scores) == len(robust_z) == len(found.time_s) and np.isnan(scores).all()
+    scores, excess, _ = scan.score(found, shipped[1]["fitted"], "combined", False, FS)
+    assert len(scores) == len(excess) == len(found.time_s) and np.isnan(scores).all()
 
 
 def test_given_beats_get_the_scores_of_the_pipeline(simulated, shipped):
@@ -123,35 +123,12 @@ def test_given_beats_get_the_scores_of_the_pipeline(simulated, shipped):
     segments = SimpleNamespace(x=x, rows={"record": np.full(len(x), "r"), "sample": peaks[keep],
                                           "rr_before_s": before[keep], "rr_after_s": after[keep]})
     for name, causal in (("combined", False), ("combined_causal", True)):
-        scores, robust_z = scan.score(found, stored["fitted"], name, causal, FS)
+        scores, excess, _ = scan.score(found, stored["fitted"], name, causal, FS)
         expected, features = detector.score(model, stored["fitted"], segments, np.arange(len(x)),
                                             (name,), FS, "cpu")
         assert_allclose(scores[keep], expected[name], atol=2e-3)
-        wanted = detector.robust_z(expected[name], features, stored["fitted"], causal)
-        assert_allclose(robust_z[keep], wanted, atol=5e-3)
-
-
-# --- R peaks --------------------------------------------------------------------------------------
-
-def test_peak_is_the_largest_deviation_within_reach():
-    signal = np.zeros(100)
-    signal[[20, 28, 60]] = 1, -2, 5
-    assert_array_equal(scan.align_to_extreme(signal, np.array([22, 50]), 8), [28, 42])
-
-
-def test_beats_the_detector_passed_over_are_found_between_its_own(simulated):
-    """The annotated beats less every fifth: those come back, and no T wave or noise does."""
-    signal, peaks = simulated
-    filtered = preprocess.bandpass(signal, FS, BAND_HZ, 3)
-    lost = peaks[5:-1:5]
-    known = np.setdiff1d(peaks, lost)
-    found = scan.search_back(filtered, known, FS)
-    back = np.setdiff1d(found, known)
-    assert set(known) <= set(found) and (np.diff(found) > 0).all()
-    assert (np.abs(lost[:, None] - back).min(axis=1) < 0.05 * FS).mean() > 0.9
-    assert (np.abs(peaks[:, None] - back).min(axis=0) < 0.05 * FS).all()
-    assert len(scan.search_back(filtered, peaks, FS)) <= 1.005 * len(peaks)
-    assert len(scan.search_back(filtered, peaks[:1], FS)) == 1
+        wanted = detector.excess(expected[name], features, stored["fitted"], causal)
+        assert_allclose(excess[keep], wanted, atol=5e-3)
 
 
 # --- lead -----------------------------------------------------------------------------------------

@@ -1,0 +1,112 @@
+"""R peaks: where they lie, which are found beside the detector's own, and what is none."""
+
+import numpy as np
+import pytest
+import wfdb
+from numpy.testing import assert_array_equal
+
+import preprocess
+from pipeline import settings, simulated_ecg
+from recording import r_peaks
+from scoring.ec57 import UNCOUNTED_S
+from studies import expert_labels
+
+FS = 360
+BAND_HZ = (0.5, 40)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """(band-passed signal, R peaks) of six simulated minutes."""
+    path = tmp_path_factory.mktemp("simulated") / "s01"
+    simulated_ecg.write_database(path.parent, ("s01",), duration_s=360, seed=3)
+    notes = wfdb.rdann(str(path), "atr")
+    beat = np.isin(notes.symbol, list(settings.AAMI_OF))
+    signal = wfdb.rdrecord(str(path)).p_signal[:, 0]
+    return preprocess.bandpass(signal, FS, BAND_HZ, 3), notes.sample[beat]
+
+
+def waves(n, *shapes):
+    """Signal of n samples with Gaussian waves (times in samples, height, width in s)."""
+    t = np.arange(n)
+    signal = np.zeros(n)
+    for at, height, width_s in shapes:
+        for sample in at:
+            signal += height * np.exp(-0.5 * ((t - sample) / (width_s * FS)) ** 2)
+    return signal
+
+
+BEATS = np.arange(360, 360 * 40, 360)    # one a second
+
+
+def test_peak_is_the_largest_deviation_within_reach():
+    signal = np.zeros(100)
+    signal[[20, 28, 60]] = 1, -2, 5
+    assert_array_equal(r_peaks.align_to_extreme(signal, np.array([22, 50]), 8), [28, 42])
+
+
+def test_beats_the_detector_passed_over_are_found_between_its_own(simulated):
+    """The annotated beats less every fifth: those come back, and no T wave or noise does."""
+    filtered, peaks = simulated
+    lost = peaks[5:-1:5]
+    known = np.setdiff1d(peaks, lost)
+    found = r_peaks.search_back(filtered, known, FS)
+    back = np.setdiff1d(found, known)
+    assert set(known) <= set(found) and (np.diff(found) > 0).all()
+    assert (np.abs(lost[:, None] - back).min(axis=1) < 0.05 * FS).mean() > 0.9
+    assert (np.abs(peaks[:, None] - back).min(axis=0) < 0.05 * FS).all()
+    assert len(r_peaks.search_back(filtered, peaks, FS)) <= 1.005 * len(peaks)
+    assert len(r_peaks.search_back(filtered, peaks[:1], FS)) == 1
+
+
+def test_of_an_interpolated_beat_the_peak_is_found_not_its_higher_t_wave():
+    """As in 805: a negative QRS complex, and 0.2 s later a T wave half as high again."""
+    early = BEATS[[10, 25]] + 150
+    signal = waves(360 * 41, (BEATS, 1, 0.01), (early, -1.5, 0.03), (early + 72, 2.2, 0.05))
+    found = r_peaks.find_r_peaks(signal, BEATS, FS)
+    back = np.setdiff1d(found, BEATS)
+    assert len(back) == 2 and np.abs(back - early).max() < 0.05 * FS
+
+
+def test_a_steep_late_t_wave_of_every_beat_is_no_beat():
+    """As in 801. The same wave after two beats alone is one."""
+    late = 0.42 * FS
+    usual = waves(360 * 41, (BEATS, 1, 0.012), (BEATS + late, 0.8, 0.015))
+    assert_array_equal(r_peaks.find_r_peaks(usual, BEATS, FS), BEATS)
+
+    rare = waves(360 * 41, (BEATS, 1, 0.012), (BEATS[[10, 25]] + late, 0.8, 0.015))
+    assert len(r_peaks.find_r_peaks(rare, BEATS, FS)) == len(BEATS) + 2
+
+
+def test_the_trough_of_a_broad_beat_is_no_beat_and_a_steep_early_beat_is():
+    """As in 119, whose detector takes the trough 0.28 s after the peak of a ventricular beat."""
+    broad = BEATS[[10, 25]]
+    trough = broad + round(0.28 * FS)
+    signal = waves(360 * 41, (BEATS, 1, 0.01), (broad, 3, 0.03), (trough, -1.3, 0.07))
+    taken = np.sort(np.append(BEATS, trough))
+    assert_array_equal(r_peaks.find_r_peaks(signal, taken, FS), BEATS)
+
+    early = waves(360 * 41, (BEATS, 1, 0.01), (trough, 0.8, 0.01))
+    assert_array_equal(r_peaks.find_r_peaks(early, taken, FS), taken)
+
+
+@pytest.mark.parametrize("signal", [np.zeros(7200), np.full(7200, 5.0), np.zeros(10), np.ones(1),
+                                    1e9 * np.sign(np.sin(np.arange(7200) / 5)),
+                                    np.random.default_rng(0).normal(size=72_000)])
+def test_no_signal_stops_it(signal):
+    found = r_peaks.detect(signal, FS)
+    peaks = r_peaks.find_r_peaks(signal, found, FS)
+    assert (np.diff(peaks) > 0).all() and ((peaks >= 0) & (peaks < len(signal))).all()
+
+
+def test_beats_of_record_119_are_the_experts(mitdb):
+    """With 364 ventricular beats after the minutes that do not count: all, and no trough."""
+    record = wfdb.rdrecord(str(mitdb / "119"), channels=[0])
+    time_s, _ = expert_labels.expert_beats(mitdb / "119.hea", "atr", FS)
+    signal = record.p_signal[:, 0]
+    filtered = preprocess.bandpass(signal, FS, BAND_HZ, 3)
+    found_s = r_peaks.find_r_peaks(filtered, r_peaks.detect(signal, FS), FS) / FS
+
+    pair = expert_labels.match(time_s, found_s)
+    extra = np.setdiff1d(np.flatnonzero(found_s >= UNCOUNTED_S), pair)
+    assert (pair[time_s >= UNCOUNTED_S] >= 0).all() and len(extra) == 0
