@@ -3,11 +3,12 @@
 reads   RECORDING ...            WFDB, EDF, BDF, CSV, TSV, NumPy files, folders, patterns, addresses
         checkpoints/patient.pt   shipped; python train_mitbih.py --protocol patient
 writes  beside each recording, or in --out:
-        NAME.ecgad               WFDB annotations: N; S, V, F or Q where flagged; ~ unreadable
+        NAME.ecgad               WFDB annotations: N; S, V, F or Q where flagged; ~ unreadable;
+                                 + rhythm
         NAME.ecgad.csv           a row a beat: time, sample, RR, score, excess, flag, kind
         NAME.ecgad.png           the recording at a glance, and its most abnormal beats
         NAME.ecgad.html          with --html: a page to zoom and look at each flagged beat
-        NAME.ecgad.json          summary, written last: it says that the others are there
+        NAME.ecgad.json          summary, episodes; written last: it says that the others are there
 
 How the signal is prepared and scored is the checkpoint's to say, whatever config.py says today. The
 excess of a beat is its score less the median of the recording's own regular beats; from a line on
@@ -16,6 +17,7 @@ it is flagged. Research code, not a medical device.
 
 import functools
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +30,12 @@ from pipeline import errors, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import cores, device_of, machine_parser, parse, use_threads
-from recording import cluster, output, places, quality, reader, scan, trust
+from recording import cluster, episodes, output, places, quality, reader, scan, trust
 from recording.output import EXTENSION, ScoredBeats
 from scoring.detector import excess_at
 from scoring.scores import SCORES
 
-OUTPUT = 6           # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 7           # raise it with every change of what is found: earlier output is then stale
 DEMO_S = 1800
 # flags that decide what is found, arguments of score_recording
 ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivity")
@@ -71,9 +73,10 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
         flagged &= kind != "Q"
     kind[beats.scored & ~flagged] = "N"
 
+    found = episodes.episodes(beats.time_s, kind, scan.joined(beats))
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
                          recording.start, "mV" if recording.calibrated[lead] else "file's unit",
-                         beats, scores, over, flagged, line, kind)
+                         beats, scores, over, flagged, line, kind, found)
 
     # taken now, from the segments that the network saw: the recording is not read again
     scored.examples = output.most_abnormal(scored, model, signal["FS_HZ"], device)
@@ -139,6 +142,7 @@ def summary_of(scored, recording):
             "flagged_share": n_flagged / n_scored if n_scored else None,
             "flagged_per_hour": n_flagged / beats.duration_s * 3600,
             "unreadable_share": 1 - shares.pop(""), "unreadable": shares,
+            "episodes": scored.episodes,
             "warnings": trust.warnings(beats, scored.excess, scored.kind, scored.line),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
 
@@ -251,7 +255,9 @@ def one_line(place, summary):
         return (f"{place}: no readable beat in {summary['duration_s'] / 60:.1f} min of "
                 f"{summary['lead']}")
 
-    doubts = "".join(f"\n  warning: {warning}" for warning in summary["warnings"])
+    found = Counter(episode["kind"] for episode in summary["episodes"])
+    lines = [f"\n  {count} x {kind}" for kind, count in sorted(found.items())]
+    doubts = "".join(lines) + "".join(f"\n  warning: {warning}" for warning in summary["warnings"])
     earlier = " (done before)" if "earlier" in summary else ""
     return (f"{place}: {summary['lead']}, {summary['duration_s'] / 3600:.2f} h, "
             f"{summary['scored']:,d} beats, {summary['flagged']:,d} flagged "

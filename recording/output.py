@@ -17,12 +17,14 @@ from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 from pipeline.figures import ABNORMAL, GREY, NORMAL, save
 from recording import places
+from recording.episodes import RHYTHMS
 from recording.quality import VERDICT_S
 from recording.scan import DetectedBeats
 from scoring.features import BATCH
 
 EXTENSION = "ecgad"
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again
+RHYTHM_SYMBOL = "+"    # WFDB: change of rhythm
 EXAMPLES = 8           # most abnormal beats drawn
 APART_S = 10           # two of them are at least this far apart
 BINS = 400             # stretches of the time axis in the picture
@@ -48,6 +50,7 @@ class ScoredBeats:
     flagged: np.ndarray        # excess at or above the line
     line: float
     kind: np.ndarray           # (n,) N; S, V, F or Q where flagged (recording/kinds.py); "" else
+    episodes: list = field(default_factory=list)   # of episodes.episodes
     examples: list = field(default_factory=list)   # of most_abnormal
 
     @property
@@ -120,8 +123,8 @@ def write_csv(path, scored):
 
 
 def annotations_of(scored):
-    """(sample, symbol, aux, subtype) of every scored beat and change of signal quality, in order of
-    time.
+    """(sample, symbol, aux, subtype) of every scored beat, change of signal quality and episode
+    that WFDB has a rhythm for, in order of time.
     """
     rows = np.flatnonzero(scored.beats.scored)
     beats = zip(scored.samples[rows], scored.kind[rows],
@@ -132,7 +135,18 @@ def annotations_of(scored):
     noise = zip(edges, itertools.repeat(NOISE_SYMBOL), itertools.repeat(""),
                 itertools.cycle((-1, 0)))
 
-    return heapq.merge(beats, noise, key=lambda row: row[0])
+    return heapq.merge(beats, noise, rhythms_of(scored), key=lambda row: row[0])
+
+
+def rhythms_of(scored):
+    """[(sample, symbol, aux, subtype)] where a rhythm begins, and where none has a name again."""
+    rows = []
+    for episode in scored.episodes:
+        if episode["kind"] in RHYTHMS:
+            first, last = (round(episode[end] * scored.fs_hz) for end in ("start_s", "end_s"))
+            rows.append((first, RHYTHM_SYMBOL, RHYTHMS[episode["kind"]], 0))
+            rows.append((last, RHYTHM_SYMBOL, "(N", 0))
+    return sorted(rows, key=lambda row: row[0])
 
 
 def write_annotations(path, scored):

@@ -180,16 +180,19 @@ def see(model, segments, score_settings, fs_hz, device, progress):
 
 # --- scores ---------------------------------------------------------------------------------------
 
+def joined(beats):
+    """(n - 1,) bool: nothing is unreadable from a beat's window to that of the next."""
+    bad = np.append(0, np.cumsum(beats.unreadable > 0))
+    window = window_index(beats.time_s, len(beats.unreadable))
+    clear = bad[window[1:] + 1] == bad[window[:-1]]
+    return clear & beats.readable[:-1] & beats.readable[1:]
+
+
 def rhythm_table(beats, fs_hz):
     """Columns for BeatFeatures.set_rhythm of the scored beats: intervals across unreadable
     stretches are NaN.
     """
-    bad = np.append(0, np.cumsum(beats.unreadable > 0))
-    window = window_index(beats.time_s, len(beats.unreadable))
-    broken = bad[window[1:] + 1] > bad[window[:-1]]
-    broken |= ~beats.readable[:-1] | ~beats.readable[1:]
-
-    gaps = np.where(broken, np.nan, np.diff(beats.time_s))
+    gaps = np.where(joined(beats), np.diff(beats.time_s), np.nan)
 
     # beats that are not scored have intervals, but no row
     n = len(beats.time_s)

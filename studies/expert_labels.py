@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import wfdb
 from joblib import Parallel, delayed
 from tqdm import tqdm
 from wfdb.processing import compare_annotations
@@ -28,6 +29,8 @@ from pipeline.artefacts import without_nan, write_json
 from pipeline.errors import UserError
 from pipeline.tables import readable
 from recording import reader
+from recording.episodes import RHYTHMS
+from recording.output import RHYTHM_SYMBOL
 from recording.quality import VERDICT_S
 from scoring import metrics
 from scoring.ec57 import UNCOUNTED_S
@@ -38,6 +41,9 @@ MATCH_HZ = 1000    # beats are matched in ms
 HEADINGS = {"records": "records", "beats": "beats of the experts", "hours": "hours counted",
             "unreadable_share": "unreadable (% of the time)",
             "false_alarms_per_hour": "false alarms an hour",
+            "fibrillation.sensitivity": "atrial fibrillation by time: sensitivity (%)",
+            "fibrillation.ppv": "atrial fibrillation by time: PPV (%)",
+            "fibrillation.found_without": "found where there is none (% of the time)",
             "qrs.sensitivity_gross": "R peaks: sensitivity (%)",
             "qrs.ppv_gross": "R peaks: PPV (%)",
             "score.auroc": "score: ROC-AUC (%)",
@@ -51,6 +57,7 @@ KIND_HEADINGS = {"kind": "kind", "n": "beats", "sensitivity_gross": "sensitivity
                  "ppv_gross": "PPV (%)", "false_positive_rate": "false-positive rate (%)",
                  "sensitivity_average": "sensitivity by record (%)",
                  "ppv_average": "PPV by record (%)"}
+FIBRILLATION = "(AFIB"
 CLASS_HEADINGS = {"class": "class", "n": "beats", "missed": "missed", "not_scored": "not scored",
                   "gross": "flagged (%)", "average": "by record (%)", "records": "records"}
 
@@ -116,7 +123,32 @@ def score_record(path, model, stored, annotator, given, score_all, device):
         _, scored = detect.score_recording(recording, model, stored, score_all=score_all,
                                            given_s=time_s if given else None, device=device)
 
-    return compare(path.stem, scored, time_s, symbol)
+    rows, record = compare(path.stem, scored, time_s, symbol)
+    notes = wfdb.rdann(str(path.with_suffix("")), annotator)
+    return rows, record | fibrillation_seconds(notes, scored, recording.fs_hz)
+
+
+def fibrillation_seconds(notes, scored, fs_hz):
+    """Counted seconds of atrial fibrillation by the expert's rhythm annotations, found, and both.
+
+    Atrial flutter counts as neither.
+    """
+    length = int(scored.beats.duration_s)
+    rhythm = np.full(length, "", object)
+    for sample, symbol, aux in zip(notes.sample, notes.symbol, notes.aux_note):
+        if symbol == RHYTHM_SYMBOL:
+            rhythm[int(sample / fs_hz):] = aux.strip("\x00")
+
+    found = np.zeros(length, bool)
+    for episode in scored.episodes:
+        if RHYTHMS.get(episode["kind"]) == FIBRILLATION:
+            found[int(episode["start_s"]):int(episode["end_s"]) + 1] = True
+
+    counts = (np.arange(length) >= UNCOUNTED_S) & (rhythm != "(AFL")
+    truth = rhythm == FIBRILLATION
+    return {"fibrillation_s": int((truth & counts).sum()),
+            "found_s": int((found & counts).sum()),
+            "both_s": int((truth & found & counts).sum()), "counted_s": int(counts.sum())}
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -153,6 +185,17 @@ def kind_figures(rows, records, kind):
             "ppv_average": (table.hits / given.where(given > 0)).mean()}
 
 
+def fibrillation_figures(records):
+    """Atrial fibrillation by time: sensitivity, PPV, and share found in records that have none."""
+    without = records[records.fibrillation_s == 0]
+    total = records[["fibrillation_s", "found_s", "both_s"]].sum()
+    return {"records": int((records.fibrillation_s > 0).sum()),
+            "hours": total.fibrillation_s / 3600,
+            "sensitivity": total.both_s / total.fibrillation_s if total.fibrillation_s else np.nan,
+            "ppv": total.both_s / total.found_s if total.found_s else np.nan,
+            "found_without": without.found_s.sum() / max(without.counted_s.sum(), 1)}
+
+
 def figures_of(found):
     """Everything that is reported of [(rows, record)] of all records; None where nothing counts."""
     rows = pd.concat([rows for rows, _ in found])
@@ -186,7 +229,8 @@ def figures_of(found):
         "unreadable_share": records.unreadable_share.mean(),
         "false_alarms_per_hour": false / hours if hours else None,
         "score": areas(scored, "score"), "excess": areas(scored, "excess"), "classes": classes,
-        "kinds": {kind: kind_figures(rows, records, kind) for kind in FALSE_WHERE}})
+        "kinds": {kind: kind_figures(rows, records, kind) for kind in FALSE_WHERE},
+        "fibrillation": fibrillation_figures(records) if "found_s" in records else None})
 
 
 # --- the script -----------------------------------------------------------------------------------

@@ -71,6 +71,11 @@ def test_table_annotations_picture_and_summary_agree(brought):
 
     notes = wfdb.rdann(str(brought / "s02"), "ecgad")
     assert notes.fs == 360
+    # + is a change of rhythm
+    beat = np.array(notes.symbol) != "+"
+    notes.sample = notes.sample[beat]
+    notes.symbol = np.array(notes.symbol)[beat]
+    notes.aux_note = np.array(notes.aux_note)[beat]
     assert_array_equal(notes.sample, scored["sample"])
     assert_array_equal(notes.symbol, scored["kind"])
     assert_allclose(np.array(notes.aux_note, float), scored["excess"], atol=0.0051)

@@ -1,0 +1,160 @@
+"""Stretches that are abnormal as a whole: rules over beats, each with its source.
+
+run             three and more abnormal beats in a row (AHA/ACC/HRS 2017: ventricular arrhythmias)
+bigeminy        every other beat abnormal, three times and more; trigeminy: every third
+pause           2 s and more without a beat (ACC/AHA/HRS 2018: bradycardia); asystole: 5 s
+bradycardia     below 50 beats/min for half a minute (the same)
+tachycardia     above 100 beats/min for half a minute
+atrial fibrillation, suspected: half a minute (ESC 2020) of intervals that are irregular at every
+                distance, where those of bigeminy and trigeminy return after two and three beats
+"""
+
+import numpy as np
+from scipy.ndimage import median_filter, percentile_filter
+
+RUN_BEATS = 3
+CYCLES = 3
+PAUSE_S = 2.0
+ASYSTOLE_S = 5.0
+SLOW_PER_MIN = 50
+FAST_PER_MIN = 100
+LASTING_S = 30.0
+RATE_BEATS = 9            # a rate is of the median interval of so many beats
+IRREGULAR_BEATS = 61      # irregular by the median over so many beats, about a minute: ...
+IRREGULAR = 0.08          # ... of |log RR - log RR of 1, 2, 3 beats before|, the least of the
+                          # three: 203, in fibrillation, has 0.17 to 0.29, 115 with its sinus
+                          # arrhythmia 0.04 to 0.07. And the quarter of the intervals ...
+MIDDLE = (37.5, 62.5)     # ... in the middle is apart by ...
+APART = 0.04              # ... so much of log RR: one beat in five of 821 is premature, the others
+                          # come like a clock
+VENTRICULAR = ("V", "F")
+
+# WFDB rhythm annotations of those that have one
+RHYTHMS = {"ventricular run": "(VT", "supraventricular run": "(SVTA", "bigeminy": "(B",
+           "trigeminy": "(T", "bradycardia": "(SBR", "atrial fibrillation, suspected": "(AFIB"}
+
+
+def spells(mask):
+    """(k, 2) first and last index, that one too, of the runs of True in mask (n,)."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
+    return edges - [0, 1]
+
+
+def episodes(time_s, kind, joined):
+    """[{"kind", "start_s", "end_s", "beats", "rate_per_min", "why"}] in order of their start.
+
+    time_s (n,) of the beats; kind (n,) N, or S, V, F, Q where flagged, "" where not scored; joined
+    (n - 1,) bool: no unreadable stretch lies between a beat and the next.
+    """
+    if len(time_s) < 2:
+        return []
+    rr_s = np.diff(time_s)
+    found = [*runs(kind, joined), *cycles(kind, joined), *pauses(rr_s, joined)]
+
+    irregular = irregular_beats(rr_s, kind, joined)
+    for name, mask, why in (
+            ("atrial fibrillation, suspected", irregular,
+             "RR intervals are irregular at every distance"),
+            *rates(rr_s, joined)):
+        for first, last in spells(mask):
+            if time_s[last] - time_s[first] >= LASTING_S:
+                found.append((name, first, last, why))
+
+    # what comes in an irregular rhythm early is no run of its own
+    rows = []
+    for name, first, last, why in found:
+        if name == "supraventricular run" and irregular[first:last + 1].all():
+            continue
+        length_s = time_s[last] - time_s[first]
+        rows.append({"kind": name, "start_s": float(time_s[first]), "end_s": float(time_s[last]),
+                     "beats": int(last - first + 1),
+                     "rate_per_min": float(60 * (last - first) / length_s), "why": why})
+    return sorted(rows, key=lambda row: row["start_s"])
+
+
+def runs(kind, joined):
+    """(name, first, last, why) of three and more abnormal beats in a row."""
+    # Q is abnormal, but of what kind is not known
+    abnormal = np.isin(kind, ("S", *VENTRICULAR))
+
+    for first, last in spells(abnormal):
+        for low, high in pieces(first, last, joined):
+            beats = high - low + 1
+            if beats >= RUN_BEATS:
+                ventricular = np.isin(kind[low:high + 1], VENTRICULAR).sum()
+                name = "ventricular run" if 2 * ventricular >= beats else "supraventricular run"
+                yield name, low, high, f"{beats} abnormal beats in a row, {ventricular} of a " \
+                                       "foreign shape"
+
+
+def pieces(first, last, joined):
+    """(first, last) of the parts of a spell of beats between which all is readable."""
+    broken = first + np.flatnonzero(~joined[first:last])
+    return zip([first, *(broken + 1)], [*broken, last])
+
+
+def cycles(kind, joined):
+    """(name, first, last, why) where every other, or every third, beat is abnormal."""
+    abnormal = np.isin(kind, ("S", *VENTRICULAR))
+
+    for name, length in (("bigeminy", 2), ("trigeminy", 3)):
+        if len(kind) <= length:
+            continue
+
+        # a cycle: an abnormal beat, then normal ones, then the next abnormal one
+        cycle = abnormal[:-length] & abnormal[length:]
+        for k in range(1, length):
+            cycle &= kind[k:len(kind) - length + k] == "N"
+        for k in range(length):
+            cycle &= joined[k:len(joined) - length + 1 + k]
+
+        # beats of cycles that follow each other
+        covered = np.zeros(len(kind), bool)
+        for k in range(length):
+            covered[k:len(kind) - length + k] |= cycle
+        for first, last in spells(covered):
+            count = (last - first + 1) // length
+            if count >= CYCLES:
+                yield name, first, last, f"{count} times, one abnormal beat in {length}"
+
+
+def pauses(rr_s, joined):
+    """(name, first, last, why) of long intervals."""
+    for k in np.flatnonzero(joined & (rr_s >= PAUSE_S)):
+        name = "asystole" if rr_s[k] >= ASYSTOLE_S else "pause"
+        yield name, k, k + 1, f"{rr_s[k]:.1f} s without a beat"
+
+
+def rates(rr_s, joined):
+    """(name, (n,) bool of the beats, why) of slow and of fast rhythms."""
+    usual_s = median_filter(rr_s, RATE_BEATS, mode="nearest")
+    slow = joined & (usual_s > 60 / SLOW_PER_MIN)
+    fast = joined & (usual_s < 60 / FAST_PER_MIN)
+    return [("bradycardia", np.append(slow, False), f"below {SLOW_PER_MIN} beats/min"),
+            ("tachycardia", np.append(fast, False), f"above {FAST_PER_MIN} beats/min")]
+
+
+def irregular_beats(rr_s, kind, joined):
+    """(n,) bool: beats in whose surroundings the intervals differ from those 1, 2 and 3 before."""
+    # a ventricular beat is early and has a pause after it, whatever the rhythm
+    foreign = np.isin(kind, VENTRICULAR)
+    log_rr = np.log(rr_s)
+    log_rr[~joined | foreign[:-1] | foreign[1:]] = np.nan
+    known = np.flatnonzero(np.isfinite(log_rr))
+    if len(known) < IRREGULAR_BEATS:
+        return np.zeros(len(kind), bool)
+
+    values = log_rr[known]
+    least = np.full(len(values), np.inf)
+    for lag in (1, 2, 3):
+        away = np.abs(values[lag:] - values[:-lag])
+        away = np.append(np.full(lag, np.median(away)), away)
+        least = np.minimum(least, median_filter(away, IRREGULAR_BEATS, mode="nearest"))
+
+    low, high = (percentile_filter(values, share, IRREGULAR_BEATS, mode="nearest")
+                 for share in MIDDLE)
+
+    # left-out intervals belong to what is around them, but not across an unreadable stretch
+    nearest = np.clip(np.searchsorted(known, np.arange(len(rr_s))), 0, len(known) - 1)
+    irregular = ((least > IRREGULAR) & (high - low > APART))[nearest] & joined
+    return np.append(irregular, irregular[-1])

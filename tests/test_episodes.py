@@ -1,0 +1,104 @@
+"""Episodes: made-up rhythms of known truth."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import scored_beats
+
+from recording import output
+from recording.episodes import episodes
+from studies import expert_labels
+
+RNG = np.random.default_rng(0)
+
+
+def found(rr_s, kind=None, joined=None):
+    """[(kind, start_s, end_s)] of beats with these intervals; kind: letters, N otherwise."""
+    time_s = np.append(0, np.cumsum(rr_s))
+    kind = np.array(list(kind)) if kind else np.full(len(time_s), "N")
+    joined = np.ones(len(rr_s), bool) if joined is None else joined
+    return [(row["kind"], row["start_s"], row["end_s"]) for row in episodes(time_s, kind, joined)]
+
+
+def test_a_steady_rhythm_has_no_episode():
+    assert found(np.full(300, 0.8)) == []
+    assert found([]) == [] and found([0.8], "NN") == []
+
+
+def test_runs_are_of_three_and_more_beats_and_named_by_their_majority():
+    rr_s = np.full(19, 1.0)
+    assert found(rr_s, "NNVVNNVVVNNSSSNNSSVV"[:20]) == [
+        ("ventricular run", 6, 8), ("supraventricular run", 11, 13), ("ventricular run", 16, 19)]
+    # three with an unreadable stretch in it are none
+    joined = np.ones(19, bool)
+    joined[6] = False
+    assert found(rr_s, "NNVVNNVVVNNNNNNNNNNN", joined) == []
+
+
+def test_bigeminy_and_trigeminy_need_three_cycles():
+    rr_s = np.full(23, 1.0)
+    assert found(rr_s, "NNNVNVNVNNNNNNNNNNNNNNNN") == []
+    assert found(rr_s, "NNNVNVNVNVNNNNNNNNNNNNNN") == [("bigeminy", 3, 8)]
+    assert found(rr_s, "NNNVNNSNNVNNVNNNNNNNNNNN") == [("trigeminy", 3, 11)]
+
+
+def test_pauses_and_asystole():
+    rr_s = np.array([0.8, 2.1, 0.8, 1.9, 5.5, 0.8])
+    assert [row[0] for row in found(rr_s)] == ["pause", "asystole"]
+    assert found(rr_s, joined=rr_s < 1) == []
+    row = episodes(np.append(0, np.cumsum(rr_s)), np.full(7, "N"), np.ones(6, bool))[1]
+    assert row["beats"] == 2 and row["rate_per_min"] == pytest.approx(60 / 5.5)
+    assert row["why"] == "5.5 s without a beat"
+
+
+def test_slow_and_fast_rhythms_last_half_a_minute():
+    quick = np.full(80, 0.5)
+    rr_s = np.concatenate([np.full(60, 0.8), quick, np.full(60, 0.8), quick[:30]])
+    (name, start_s, end_s), = found(rr_s)
+    assert name == "tachycardia" and abs(start_s - 48) < 3 and abs(end_s - 88) < 3
+    assert found(np.full(40, 1.3))[0][0] == "bradycardia"
+
+
+@pytest.mark.parametrize("rhythm, expected", [
+    ("fibrillation", True), ("sinus arrhythmia", False), ("bigeminy", False),
+    ("trigeminy", False), ("premature beats", False), ("change of rate", False)])
+def test_irregular_at_every_distance_is_told_from_other_irregular_rhythms(rhythm, expected):
+    n = 600
+    jitter = np.exp(RNG.normal(0, 0.015, n))
+    rr_s = {"fibrillation": 0.7 * np.exp(RNG.normal(0, 0.2, n)),
+            "sinus arrhythmia": 0.9 * np.exp(0.12 * np.sin(np.arange(n))) * jitter,
+            "bigeminy": np.tile([0.5, 1.1], n // 2) * jitter,
+            "trigeminy": np.tile([0.8, 0.5, 1.1], n // 3) * jitter,
+            "premature beats": np.full(n, 0.8) * jitter,
+            "change of rate": np.linspace(1.2, 0.65, n) * jitter}[rhythm]
+    if rhythm == "premature beats":
+        early = RNG.choice(np.arange(0, n - 1, 2), n // 6, replace=False)
+        rr_s[early] *= 0.65
+        rr_s[early + 1] *= 1.35
+    rows = [row for row in found(rr_s) if row[0] == "atrial fibrillation, suspected"]
+    assert bool(rows) == expected
+    if expected:
+        assert sum(end_s - start_s for _, start_s, end_s in rows) > 0.9 * rr_s.sum()
+
+
+def test_wfdb_is_told_where_a_rhythm_begins_and_ends():
+    scored = scored_beats(np.arange(100, 2000, 100), np.zeros(19), 2000)
+    scored.episodes = [{"kind": "bigeminy", "start_s": 3.0, "end_s": 9.0},
+                       {"kind": "pause", "start_s": 4.0, "end_s": 6.5}]   # has no symbol
+    rows = list(output.annotations_of(scored))
+    assert [row[:3] for row in rows if row[1] == "+"] == [(300, "+", "(B"), (900, "+", "(N")]
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows) and len(rows) == 21
+
+
+def test_seconds_of_fibrillation_are_held_against_the_experts():
+    """Expert from 400 to 500 s, flutter from 600; found from 450 to 549 and in the flutter."""
+    notes = SimpleNamespace(sample=np.array([0, 40_000, 50_000, 60_000]), symbol=["+"] * 4,
+                            aux_note=["(N\0", "(AFIB\0", "(N", "(AFL"])
+    name = "atrial fibrillation, suspected"
+    scored = SimpleNamespace(beats=SimpleNamespace(duration_s=700.5), episodes=[
+        {"kind": name, "start_s": 450.2, "end_s": 549.7},
+        {"kind": name, "start_s": 610.0, "end_s": 650.0},
+        {"kind": "bigeminy", "start_s": 400.0, "end_s": 440.0}])
+    assert expert_labels.fibrillation_seconds(notes, scored, 100) == {
+        "fibrillation_s": 100, "found_s": 100, "both_s": 50, "counted_s": 300}
