@@ -35,7 +35,7 @@ from recording.output import EXTENSION, ScoredBeats
 from scoring.detector import excess_at
 from scoring.scores import SCORES
 
-OUTPUT = 7           # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 8           # raise it with every change of what is found: earlier output is then stale
 DEMO_S = 1800
 # flags that decide what is found, arguments of score_recording
 ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivity")
@@ -74,6 +74,9 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     kind[beats.scored & ~flagged] = "N"
 
     found = episodes.episodes(beats.time_s, kind, scan.joined(beats))
+    found += episodes.without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
+    found.sort(key=lambda episode: episode["start_s"])
+
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
                          recording.start, "mV" if recording.calibrated[lead] else "file's unit",
                          beats, scores, over, flagged, line, kind, found)

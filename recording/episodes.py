@@ -29,6 +29,8 @@ APART = 0.04              # ... so much of log RR: one beat in five of 821 is pr
                           # come like a clock
 VENTRICULAR = ("V", "F")
 
+NO_QRS = "fibrillation, flutter or a wide fast rhythm, suspected"
+
 # WFDB rhythm annotations of those that have one
 RHYTHMS = {"ventricular run": "(VT", "supraventricular run": "(SVTA", "bigeminy": "(B",
            "trigeminy": "(T", "bradycardia": "(SBR", "atrial fibrillation, suspected": "(AFIB"}
@@ -70,6 +72,16 @@ def episodes(time_s, kind, joined):
                      "beats": int(last - first + 1),
                      "rate_per_min": float(60 * (last - first) / length_s), "why": why})
     return sorted(rows, key=lambda row: row["start_s"])
+
+
+def without_qrs(windows, window_s, duration_s):
+    """Rows like those of `episodes`, of windows (n,) bool of window_s without QRS complexes."""
+    rows = []
+    for first, last in spells(windows):
+        rows.append({"kind": NO_QRS, "start_s": float(first * window_s),
+                     "end_s": float(min((last + 1) * window_s, duration_s)), "beats": None,
+                     "rate_per_min": None, "why": "an oscillation without QRS complexes"})
+    return rows
 
 
 def runs(kind, joined):

@@ -17,7 +17,7 @@ from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 from pipeline.figures import ABNORMAL, GREY, NORMAL, save
 from recording import places
-from recording.episodes import RHYTHMS
+from recording.episodes import NO_QRS, RHYTHMS
 from recording.quality import VERDICT_S
 from recording.scan import DetectedBeats
 from scoring.features import BATCH
@@ -142,8 +142,12 @@ def rhythms_of(scored):
     """[(sample, symbol, aux, subtype)] where a rhythm begins, and where none has a name again."""
     rows = []
     for episode in scored.episodes:
+        first, last = (round(episode[end] * scored.fs_hz) for end in ("start_s", "end_s"))
+        last = min(last, round(scored.beats.duration_s * scored.fs_hz) - 1)
+        if episode["kind"] == NO_QRS:
+            rows.append((first, "[", "", 0))
+            rows.append((last, "]", "", 0))
         if episode["kind"] in RHYTHMS:
-            first, last = (round(episode[end] * scored.fs_hz) for end in ("start_s", "end_s"))
             rows.append((first, RHYTHM_SYMBOL, RHYTHMS[episode["kind"]], 0))
             rows.append((last, RHYTHM_SYMBOL, "(N", 0))
     return sorted(rows, key=lambda row: row[0])

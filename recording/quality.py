@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import trim_mean
 
-REASONS = ("", "missing", "flat", "saturated", "noise")
+REASONS = ("", "missing", "flat", "saturated", "noise", "no QRS complexes")
 VERDICT_S = 10.0              # a verdict for each window of this length
 MARGIN_S = 30.0               # a verdict depends on nothing further away than this from its window
 
@@ -81,7 +81,7 @@ def unreadable(signal_mv, filtered_mv, fs_hz, beats):
         filtered = sliding_window_view(filtered_mv, window)[starts[part]]
         reasons = (np.isnan(raw).sum(axis=1) > MISSING_S * fs_hz, *flat_or_saturated(raw, fs_hz),
                    noisy(raw, filtered, fs_hz, *match[:, part]))
-        result.append(np.select(reasons, np.arange(1, len(REASONS))))
+        result.append(np.select(reasons, np.arange(1, 1 + len(reasons))))
     return np.concatenate(result).astype(np.int8)
 
 

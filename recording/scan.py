@@ -64,6 +64,7 @@ class DetectedBeats:
     readable: np.ndarray       # (n,) bool
     whole: np.ndarray          # (n,) bool: its segment lies in the recording
     unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
+    without_qrs: np.ndarray    # (n_windows,) bool: fibrillation.without_qrs
     segments: Spool            # (k, window_size + 2): x of the network, its offset and scale
     z: Spool                   # (k, latent_dim)
     mse: np.ndarray            # (k,)
@@ -156,7 +157,7 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
 
         readable = piece.unreadable[window_index(time_s - start_s, len(piece.unreadable))] == 0
         whole = inside(peaks, len(piece.filtered), window)
-        columns.append((time_s, readable, whole, piece.unreadable))
+        columns.append((time_s, readable, whole, piece.unreadable, piece.without_qrs))
         if (readable & whole).any():
             cut = cut_segments(piece.filtered, peaks[readable & whole], window)
             segments.append(np.column_stack(normalise(cut)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess import bandpass, fill_gaps, resample
-from recording import quality
+from recording import fibrillation, quality
 
 MARGIN_S = quality.MARGIN_S   # read to both sides; filters ring for about a second
 
@@ -19,6 +19,7 @@ class Stretch:
     filtered: np.ndarray       # (n,)
     found: np.ndarray          # (k,) beats in samples of `raw`, by which noise is judged
     unreadable: np.ndarray     # of each VERDICT_S without the margin: index into quality.REASONS
+    without_qrs: np.ndarray    # of each bool: fibrillation, flutter, wide and fast rhythms
 
 
 def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_beats):
@@ -46,6 +47,13 @@ def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_b
     signal[np.clip(at, 0, len(signal) - 1)] = np.nan
     verdict = quality.unreadable(signal, filtered, fs_hz, found)
 
+    # what resembles no heartbeat is no noise if it swings like fibrillation
+    without_qrs = fibrillation.without_qrs(filtered, fs_hz)
+    noise, none = (quality.REASONS.index(name) for name in ("noise", "no QRS complexes"))
+    verdict[without_qrs & (verdict == noise)] = none
+    without_qrs &= (verdict == 0) | (verdict == none)
+
     skip = round((start_s - first / own_hz) / quality.VERDICT_S)
     count = int(np.ceil((stop_s - start_s) / quality.VERDICT_S))
-    return Stretch(first / own_hz, raw, filtered, found, verdict[skip:skip + count])
+    return Stretch(first / own_hz, raw, filtered, found, verdict[skip:skip + count],
+                   without_qrs[skip:skip + count])

@@ -195,7 +195,8 @@ def results_document(database):
     # nor these: they are of noise and of other recordings too
     optional = {name: saved(database, f"{study}.json", study)
                 if (folder / f"{study}.json").exists() else None
-                for name, study in (("worth", "network_worth"), ("recipes", "recipes"))}
+                for name, study in (("worth", "network_worth"), ("recipes", "recipes"),
+                                    ("fibrillation", "fibrillation"))}
 
     selection = saved(database, "selection.json", "select_score")
     return render("results.md", **optional, paired_rows=paired_rows,

@@ -1,0 +1,101 @@
+"""Fibrillation is told from noise, from normal rhythm and from no signal."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from conftest import Leads
+from numpy.testing import assert_allclose
+
+import preprocess
+from models import load_checkpoint
+from pipeline import settings, simulated_ecg
+from recording import fibrillation, quality, scan
+from recording.episodes import NO_QRS, without_qrs
+from studies import fibrillation as study
+
+FS = 360
+BAND_HZ = (0.5, 40)
+
+
+def fibrillating(seconds, seed=0):
+    """Ventricular fibrillation in mV, made up: a sine whose rate wanders between 3 and 6 Hz."""
+    rng = np.random.default_rng(seed)
+    n = seconds * FS
+    wander = np.interp(np.arange(n), np.arange(0, n + FS, FS), rng.uniform(3, 6, n // FS + 1))
+    size = np.interp(np.arange(n), np.arange(0, n + FS, FS), rng.uniform(0.3, 0.8, n // FS + 1))
+    return size * np.sin(2 * np.pi * np.cumsum(wander) / FS) + 0.02 * rng.normal(size=n)
+
+
+@pytest.fixture(scope="module")
+def normal(tmp_path_factory):
+    """Three simulated minutes in mV."""
+    path = tmp_path_factory.mktemp("simulated") / "s01"
+    simulated_ecg.write_database(path.parent, ("s01",), duration_s=180, seed=3)
+    return wfdb.rdrecord(str(path)).p_signal[:, 0]
+
+
+def found(signal):
+    return fibrillation.without_qrs(preprocess.bandpass(signal, FS, BAND_HZ, 3), FS)
+
+
+def test_fibrillation_is_found_whatever_the_gain():
+    assert found(fibrillating(120)).all() and found(1000 * fibrillating(120)).all()
+
+
+def test_normal_rhythm_noise_and_no_signal_are_none(normal):
+    rng = np.random.default_rng(0)
+    assert not found(normal).any()
+    assert not found(rng.normal(size=60 * FS)).any()
+    assert not found(np.cumsum(rng.normal(size=60 * FS))).any()
+    assert not fibrillation.without_qrs(np.zeros(60 * FS), FS).any()
+    assert not fibrillation.without_qrs(fibrillating(1), FS).any()
+
+
+def test_leakage_is_nothing_of_a_sine_and_all_of_pulses():
+    t = np.arange(3600) / FS
+    pulses = np.exp(-0.5 * (((t % 0.8) - 0.4) / 0.01) ** 2)
+    sine, peaks = fibrillation.leakage(np.array([np.sin(2 * np.pi * 5 * t), pulses]))
+    assert_allclose(sine, 0, atol=0.05)
+    assert peaks > 0.9
+
+
+def test_it_is_no_noise_and_becomes_an_episode(normal):
+    """Half a minute in the middle of a normal recording."""
+    signal = normal.copy()
+    signal[60 * FS:90 * FS] = fibrillating(30)
+    model, stored = load_checkpoint(settings.ROOT / "checkpoints" / "patient.pt", "make")
+    beats = scan.scan(Leads([signal], FS), 0, model, stored["segment_settings"],
+                      stored["score_settings"], "cpu")
+    assert list(np.flatnonzero(beats.without_qrs)) == [6, 7, 8]
+    noise = quality.REASONS.index("noise")
+    assert not (beats.unreadable[6:9] == noise).any()
+    row, = without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
+    assert (row["kind"], row["start_s"], row["end_s"]) == (NO_QRS, 60, 90)
+
+
+def test_ventricular_flutter_of_record_207(mitdb):
+    """Marked [ and ] by the expert, and nowhere else in the record for long."""
+    signal = wfdb.rdrecord(str(mitdb / "207"), channels=[0]).p_signal[:, 0]
+    notes = wfdb.rdann(str(mitdb / "207"), "atr")
+    inside = np.zeros(len(signal), bool)
+    begins = notes.sample[np.array(notes.symbol) == "["]
+    ends = notes.sample[np.array(notes.symbol) == "]"]
+    for first, last in zip(begins, ends):
+        inside[first:last] = True
+
+    windows = found(signal)
+    share = inside[:len(windows) * 3600 - 3600].reshape(-1, 3600).mean(axis=1)
+    windows = windows[:len(share)]
+    assert windows[share == 1].mean() > 0.8 and windows[share == 0].mean() < 0.02
+
+
+def test_the_study_gives_shares_of_the_time_by_rhythm():
+    a = pd.DataFrame({"rhythm": ["(N", "(N", "(VF", "(VFL"], "without_qrs": [0, 1, 1, 1],
+                      "episode": [1, 1, 1, 1], "unreadable": [0, 0, 0, 0]})
+    b = pd.DataFrame({"rhythm": ["(VFIB", "(PM"], "without_qrs": [0, 1], "episode": [0, 1],
+                      "unreadable": [1, 0]})
+    rows = study.shares("others", [a, b])
+    assert [tuple(row.values())[1:] for row in rows] == [
+        ("fibrillation, flutter", 3, pytest.approx(2 / 3), pytest.approx(2 / 3),
+         pytest.approx(1 / 3)), ("normal", 2, 0.5, 1, 0)]
