@@ -134,11 +134,13 @@ def flagged_table(scored, listed):
 
     # the sample is not shown: page.js finds the signal by it
     data = {"rank": np.arange(1, len(listed) + 1), "time": [clock(t) for t in time_s],
-            "excess": scored.excess[listed], "rate": 60 / scored.rr_before_s[listed],
+            "kind": scored.kind[listed].tolist(), "excess": scored.excess[listed],
+            "rate": 60 / scored.rr_before_s[listed],
             "sample": scored.samples[listed].astype(float)}
 
     columns = [TableColumn(field="rank", title="#", width=45),
                TableColumn(field="time", title="into recording", width=95),
+               TableColumn(field="kind", title="kind", width=45),
                TableColumn(field="excess", title="excess", width=65,
                            formatter=NumberFormatter(format="0.0", nan_format="-")),
                TableColumn(field="rate", title="60/RR before", width=90,

@@ -109,6 +109,7 @@ def test_page_holds_the_signal_the_beats_and_the_table_of_the_other_files(made):
     listed = args["rows"].data
     assert len(flagged) > 3 and list(flagged["sample"]) == list(listed["sample"])
     assert_allclose(listed["excess"], flagged["excess"], atol=1e-5)
+    assert list(listed["kind"]) == list(flagged["kind"])
     assert_array_equal([args["unreadable"].data[x] for x in ("x0", "x1")], [[60e3], [80e3]])
     text = Tags(html).text
     share = json.loads((made / "r.ecgad.json").read_text())["unreadable_share"]
