@@ -5,14 +5,16 @@ reads   RECORDING ...            WFDB, EDF, BDF, CSV, TSV, NumPy files, folders,
 writes  beside each recording, or in --out:
         NAME.ecgad               WFDB annotations: N; S, V, F or Q where flagged; ~ unreadable;
                                  + rhythm
-        NAME.ecgad.csv           a row a beat: time, sample, RR, score, excess, flag, kind
+        NAME.ecgad.csv           a row a beat: time, sample, RR, score, excess, flag, kind,
+                                 group
         NAME.ecgad.png           the recording at a glance, and its most abnormal beats
         NAME.ecgad.html          with --html: a page to zoom and look at each flagged beat
-        NAME.ecgad.json          summary, episodes; written last: it says that the others are there
+        NAME.ecgad.json          summary, groups, episodes; written last: it says that the
+                                 others are there
 
 How the signal is prepared and scored is the checkpoint's to say, whatever config.py says today. The
 excess of a beat is its score less the median of the recording's own regular beats; from a line on
-it is flagged. Research code, not a medical device.
+it is flagged, with the beats that are like it. Research code, not a medical device.
 """
 
 import functools
@@ -30,12 +32,13 @@ from pipeline import errors, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import cores, device_of, machine_parser, parse, use_threads
-from recording import cluster, episodes, output, places, quality, reader, scan, trust
+from recording import (cluster, episodes, flags, groups, output, places, quality, reader, scan,
+                       trust)
 from recording.output import EXTENSION, ScoredBeats
 from scoring.detector import excess_at
 from scoring.scores import SCORES
 
-OUTPUT = 8           # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 9           # raise it with every change of what is found: earlier output is then stale
 DEMO_S = 1800
 # flags that decide what is found, arguments of score_recording
 ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivity")
@@ -45,13 +48,14 @@ ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivit
 
 def score_recording(recording, model, stored, *, lead=None, given_s=None, causal=False,
                     score_all=False, excess=None, alarms_per_hour=None, sensitivity=None,
-                    device="cpu", progress=iter):
+                    by_group=True, device="cpu", progress=iter):
     """(summary dict, ScoredBeats) of an open Recording.
 
     model, stored: of models.load_checkpoint. lead: a name or number, else the best. given_s (k,):
     its R peaks in s where they are known. score_all: nothing is unreadable. The line to flag is one
-    of excess, alarms_per_hour and sensitivity, else config's EXCESS_SPECIFICITY. progress:
-    wraps what is gone over, tqdm for example.
+    of excess, alarms_per_hour and sensitivity, else config's EXCESS_SPECIFICITY, by which, unless
+    by_group is False, a group of like beats is flagged or none of it. progress: wraps what is gone
+    over, tqdm for example.
     """
     signal = stored["segment_settings"]
     fitted = stored["fitted"]
@@ -60,26 +64,26 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     lead, why = scan.choose_lead(recording, lead, signal)
     beats = scan.scan(recording, lead, model, signal, fitted["settings"], device, given_s,
                       score_all, progress)
-    scores, over, kind = scan.score(beats, fitted, score_name(stored, causal), causal,
-                                    signal["FS_HZ"])
+    found = scan.score(beats, fitted, score_name(stored, causal), causal, signal["FS_HZ"])
 
     # the excess over this recording's regular beats: a line that is good for any
-    line, rule = line_to_flag(over, beats.duration_s, stored["excess"], excess, alarms_per_hour,
-                              sensitivity)
+    line, rule = line_to_flag(found.excess, beats.duration_s, stored["excess"], excess,
+                              alarms_per_hour, sensitivity)
 
-    # unless a line was asked for, what is flagged is early or has a foreign QRS complex
-    flagged = over >= line
+    # a line that was asked for is one for each beat
     if excess is None and alarms_per_hour is None and sensitivity is None:
-        flagged &= kind != "Q"
-    kind[beats.scored & ~flagged] = "N"
+        flagged = flags.flags(beats, found, line, by_group)
+    else:
+        flagged = found.excess >= line
+    kind = np.where(flagged, found.kind, np.where(beats.scored, "N", ""))
 
-    found = episodes.episodes(beats.time_s, kind, scan.joined(beats))
-    found += episodes.without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
-    found.sort(key=lambda episode: episode["start_s"])
+    stretches = episodes.episodes(beats.time_s, kind, scan.joined(beats))
+    stretches += episodes.without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
+    stretches.sort(key=lambda episode: episode["start_s"])
 
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
                          recording.start, "mV" if recording.calibrated[lead] else "file's unit",
-                         beats, scores, over, flagged, line, kind, found)
+                         beats, found, flagged, line, kind, stretches)
 
     # taken now, from the segments that the network saw: the recording is not read again
     scored.examples = output.most_abnormal(scored, model, signal["FS_HZ"], device)
@@ -145,6 +149,7 @@ def summary_of(scored, recording):
             "flagged_share": n_flagged / n_scored if n_scored else None,
             "flagged_per_hour": n_flagged / beats.duration_s * 3600,
             "unreadable_share": 1 - shares.pop(""), "unreadable": shares,
+            "groups": groups.rows(scored.found, scored.kind, scored.flagged, beats.time_s),
             "episodes": scored.episodes,
             "warnings": trust.warnings(beats, scored.excess, scored.kind, scored.line),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}

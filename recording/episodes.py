@@ -53,7 +53,7 @@ def episodes(time_s, kind, joined):
     rr_s = np.diff(time_s)
     found = [*runs(kind, joined), *cycles(kind, joined), *pauses(rr_s, joined)]
 
-    irregular = irregular_beats(rr_s, kind, joined)
+    irregular = fibrillating(time_s, kind, joined)
     for name, mask, why in (
             ("atrial fibrillation, suspected", irregular,
              "RR intervals are irregular at every distance"),
@@ -144,6 +144,17 @@ def rates(rr_s, joined):
     fast = joined & (usual_s < 60 / FAST_PER_MIN)
     return [("bradycardia", np.append(slow, False), f"below {SLOW_PER_MIN} beats/min"),
             ("tachycardia", np.append(fast, False), f"above {FAST_PER_MIN} beats/min")]
+
+
+def fibrillating(time_s, kind, joined):
+    """(n,) bool: beats of suspected atrial fibrillation; arguments as of `episodes`."""
+    if len(time_s) < 2:
+        return np.zeros(len(time_s), bool)
+    result = irregular_beats(np.diff(time_s), kind, joined)
+    for first, last in spells(result):
+        if time_s[last] - time_s[first] < LASTING_S:
+            result[first:last + 1] = False
+    return result
 
 
 def irregular_beats(rr_s, kind, joined):

@@ -19,7 +19,7 @@ from pipeline.figures import ABNORMAL, GREY, NORMAL, save
 from recording import places
 from recording.episodes import NO_QRS, RHYTHMS
 from recording.quality import VERDICT_S
-from recording.scan import DetectedBeats
+from recording.scan import DetectedBeats, Evidence
 from scoring.features import BATCH
 
 EXTENSION = "ecgad"
@@ -34,9 +34,7 @@ USUAL_RR_S = (0.2, 5)  # intervals that a heart rate is taken from
 
 @dataclass
 class ScoredBeats:
-    """One recording's beats with scores, excess and flags (n,); NaN and False where not
-    scored.
-    """
+    """One recording's beats, what is known of each, and flags (n,), False where not scored."""
 
     name: str
     lead: str
@@ -45,13 +43,17 @@ class ScoredBeats:
     start: object              # datetime or None
     unit: str                  # of the signal
     beats: DetectedBeats
-    scores: np.ndarray
-    excess: np.ndarray
-    flagged: np.ndarray        # excess at or above the line
+    found: Evidence
+    flagged: np.ndarray
     line: float
     kind: np.ndarray           # (n,) N; S, V, F or Q where flagged (recording/kinds.py); "" else
     episodes: list = field(default_factory=list)   # of episodes.episodes
     examples: list = field(default_factory=list)   # of most_abnormal
+
+    @property
+    def excess(self):
+        """(n,) NaN where not scored."""
+        return self.found.excess
 
     @property
     def samples(self):
@@ -114,8 +116,10 @@ def write_csv(path, scored):
     state = np.where(beats.whole, "scored", "cut")
     table = pd.DataFrame({
         "time_s": beats.time_s, "sample": scored.samples, "lead": scored.lead,
-        "rr_before_s": scored.rr_before_s, "score": scored.scores, "excess": scored.excess,
-        "flag": scored.flagged.astype(int), "kind": scored.kind,
+        "rr_before_s": scored.rr_before_s, "early": scored.found.early,
+        "qrs_distance": scored.found.distance, "score": scored.found.score,
+        "excess": scored.excess, "flag": scored.flagged.astype(int), "kind": scored.kind,
+        "group": scored.found.group,
         "state": np.where(beats.readable, state, "unreadable")})
 
     with whole_file(path) as part:
@@ -186,8 +190,7 @@ def draw_overview(scored):
     # margins by hand: to find them doubles the time of drawing
     figure = Figure(figsize=(11, 9), dpi=150)
     figure.suptitle(f"{scored.name}  ·  lead {scored.lead}  ·  "
-                    f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} at or above "
-                    f"excess {scored.line:.2f}  ·  "
+                    f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} flagged  ·  "
                     f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9, y=0.99)
 
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
@@ -225,7 +228,7 @@ def draw_beats(ax, scored, unit_s):
     ax.plot(time[flagged], scored.excess[flagged], "^", markersize=3, color=ABNORMAL,
             label="flagged")
     ax.axhline(scored.line, color="black", linestyle="--", linewidth=1,
-               label="flagged from here on")
+               label="line: a group is flagged by its median")
 
     # the lowest thousandth may lie outside: it is of no interest
     low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess import cut_segments, inside, normalise
-from recording import kinds, quality, r_peaks
+from recording import groups, kinds, quality, r_peaks
 from recording.reader import lead_index
 from recording.stretch import read_stretch
 from scoring import detector
@@ -205,28 +205,48 @@ def rhythm_table(beats, fs_hz):
             "rr_after_s": np.append(gaps, np.nan)[:n][scored]}
 
 
+@dataclass
+class Evidence:
+    """What is known of each beat (n,): NaN, "" and 0 where it is not scored."""
+
+    score: np.ndarray
+    excess: np.ndarray     # over the recording's own regular beats
+    early: np.ndarray      # by this share of the usual RR interval; late below 0
+    distance: np.ndarray   # of its QRS complex: kinds.qrs_distance
+    kind: np.ndarray       # letter of kinds.kinds that it has if it is flagged
+    group: np.ndarray      # of groups.groups; 0, alone, from the past alone
+
+
 def score(beats, fitted, name, causal, fs_hz):
-    """(scores, excess, kind) (n,) each, NaN and "" where not scored, the recording as its own
-    reference; kind: the letter of kinds.kinds that a beat has if it is flagged.
-    """
+    """Evidence of DetectedBeats by the score `name`, the recording as its own reference."""
     scored = beats.scored
-    scores = np.full(len(scored), np.nan)
-    excess = scores.copy()
-    kind = np.full(len(scored), "", "<U1")
+    n = len(scored)
+    found = Evidence(*np.full((4, n), np.nan), np.full(n, "", "<U1"), np.zeros(n, int))
+    if not scored.any():
+        return found
 
-    if scored.any():
-        table = rhythm_table(beats, fs_hz)
-        features = BeatFeatures(beats.z, beats.mse, beats.qrs_error, table["record"])
-        features.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
-        scores[scored] = detector.scores_of(features, fitted, (name,))[name]
-        excess[scored] = detector.excess(scores[scored], features, fitted, causal)
+    table = rhythm_table(beats, fs_hz)
+    features = BeatFeatures(beats.z, beats.mse, beats.qrs_error, table["record"])
+    features.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
+    found.score[scored] = detector.scores_of(features, fitted, (name,))[name]
+    found.excess[scored] = detector.excess(found.score[scored], features, fitted, causal)
 
-        (here, reference), = self_references(features, fitted, causal)
-        distance = kinds.qrs_distance(beats.segments, here[reference], fs_hz)
-        rhythm = features.past_irregular if causal else features.irregular
-        times = features.past_times if causal else features.times
-        rr_s = table["rr_before_s"]
-        usual_s = rr_s * np.exp(times[:, 0] / fitted["settings"]["TIMING_WEIGHT"])
-        in_time = kinds.after_interpolated(rr_s, usual_s, distance)
-        kind[scored] = kinds.kinds(np.where(in_time, 0, rhythm), distance)
-    return scores, excess, kind
+    times = features.past_times if causal else features.times
+    usual_by_rr = np.exp(times[:, 0] / fitted["settings"]["TIMING_WEIGHT"])
+    found.early[scored] = 1 - 1 / usual_by_rr
+
+    # what it is, if it is abnormal: by its QRS complex alone, and by when it comes
+    (here, reference), = self_references(features, fitted, causal)
+    distance = kinds.qrs_distance(beats.segments, here[reference], fs_hz)
+    found.distance[scored] = distance
+    rhythm = features.past_irregular if causal else features.irregular
+    rr_s = table["rr_before_s"]
+    in_time = kinds.after_interpolated(rr_s, usual_by_rr * rr_s, distance)
+    found.kind[scored] = kinds.kinds(np.where(in_time, 0, rhythm), distance)
+
+    # a group is known when all of its beats are
+    if not causal:
+        vectors = features.vectors(fitted["z_scale"])
+        vectors[:, -2:] *= groups.TIMING_WEIGHT / fitted["settings"]["TIMING_WEIGHT"]
+        found.group[scored] = groups.groups(vectors, found.excess[scored])
+    return found

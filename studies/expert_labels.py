@@ -44,6 +44,8 @@ HEADINGS = {"records": "records", "beats": "beats of the experts", "hours": "hou
             "fibrillation.sensitivity": "atrial fibrillation by time: sensitivity (%)",
             "fibrillation.ppv": "atrial fibrillation by time: PPV (%)",
             "fibrillation.found_without": "found where there is none (% of the time)",
+            "groups.median": "groups of beats, median",
+            "groups.purity": "beats of their group's most frequent class (%)",
             "qrs.sensitivity_gross": "R peaks: sensitivity (%)",
             "qrs.ppv_gross": "R peaks: PPV (%)",
             "score.auroc": "score: ROC-AUC (%)",
@@ -95,10 +97,11 @@ def compare(name, scored, time_s, symbol, counts=lambda time_s: time_s >= UNCOUN
     rows = {"record": name, "aami": [settings.AAMI_OF[s] for s in symbol], "found": pair >= 0}
     for column, values, missed in (("scored", beats.scored, False),
                                    ("flagged", scored.flagged, False),
-                                   ("score", scored.scores, np.nan),
+                                   ("score", scored.found.score, np.nan),
                                    ("excess", scored.excess, np.nan)):
         rows[column] = np.append(values, missed)[pair]  # a missed beat's index is -1: the last
     rows["kind"] = np.append(scored.kind, "")[pair]
+    rows["group"] = np.append(scored.found.group, 0)[pair]
 
     # --- found where no expert has a beat
     extra = np.setdiff1d(np.flatnonzero(counts(beats.time_s)), pair)
@@ -115,13 +118,15 @@ def compare(name, scored, time_s, symbol, counts=lambda time_s: time_s >= UNCOUN
     return pd.DataFrame(rows)[counts(time_s)], record
 
 
-def score_record(path, model, stored, annotator, given, score_all, device):
-    """(rows, record) of one WFDB record; given: its R peaks are the expert's."""
+def score_record(path, model, stored, annotator, given, device, **asked):
+    """(rows, record) of one WFDB record; given: its R peaks are the expert's; asked: arguments of
+    detect.score_recording.
+    """
     runtime.use_threads(1)
     with reader.open_recording(path) as recording:
         time_s, symbol = expert_beats(path, annotator, recording.fs_hz)
-        _, scored = detect.score_recording(recording, model, stored, score_all=score_all,
-                                           given_s=time_s if given else None, device=device)
+        _, scored = detect.score_recording(recording, model, stored, device=device,
+                                           given_s=time_s if given else None, **asked)
 
     rows, record = compare(path.stem, scored, time_s, symbol)
     notes = wfdb.rdann(str(path.with_suffix("")), annotator)
@@ -196,6 +201,20 @@ def fibrillation_figures(records):
             "found_without": without.found_s.sum() / max(without.counted_s.sum(), 1)}
 
 
+def group_figures(rows):
+    """How many groups a record has, and how many of the scored beats are of the most frequent class
+    of theirs; those that stand alone are groups by their kind.
+    """
+    scored = rows[rows.scored & rows.aami.isin(list("NSVF"))]
+    together = scored.assign(alone=scored.kind.where(scored.group == 0, ""))
+    sizes = together.groupby(["record", "group", "alone"]).aami.value_counts()
+    largest = sizes.groupby(level=["record", "group", "alone"]).max().sum()
+    count = scored[scored.group > 0].groupby("record").group.nunique()
+    return {"median": float(count.median()), "most": int(count.max()) if len(count) else 0,
+            "purity": largest / len(scored) if len(scored) else np.nan,
+            "alone": (scored.group == 0).mean()}
+
+
 def figures_of(found):
     """Everything that is reported of [(rows, record)] of all records; None where nothing counts."""
     rows = pd.concat([rows for rows, _ in found])
@@ -229,6 +248,7 @@ def figures_of(found):
         "unreadable_share": records.unreadable_share.mean(),
         "false_alarms_per_hour": false / hours if hours else None,
         "score": areas(scored, "score"), "excess": areas(scored, "excess"), "classes": classes,
+        "groups": group_figures(rows),
         "kinds": {kind: kind_figures(rows, records, kind) for kind in FALSE_WHERE},
         "fibrillation": fibrillation_figures(records) if "found_s" in records else None})
 
@@ -254,6 +274,9 @@ def parse_args(argv=None):
     parser.add_argument("--given-beats", action="store_true", help="R peaks of the labels")
     parser.add_argument("--score-all", action="store_true",
                         help="without the rule of what cannot be read (recording/quality.py)")
+    parser.add_argument("--causal", action="store_true", help="from the past alone")
+    parser.add_argument("--by-beat", action="store_true",
+                        help="each beat is flagged for itself, not its group")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="needed with FOLDER")
     args = runtime.parse(parser, argv)
     if args.folders and not args.out:
@@ -272,8 +295,9 @@ def main(argv=None):
         raise UserError(f"{', '.join(args.folders)}: no WFDB record. "
                         f"Give a folder of .hea, .dat and .{args.annotator} files.")
 
-    found = run([delayed(score_record)(path, *detector, args.annotator, args.given_beats,
-                                       args.score_all, device) for path in paths], args.threads)
+    asked = {"score_all": args.score_all, "causal": args.causal, "by_group": not args.by_beat}
+    found = run([delayed(score_record)(path, *detector, args.annotator, args.given_beats, device,
+                                       **asked) for path in paths], args.threads)
     result = figures_of(found)
     classes = [{"class": name, **row} for name, row in result["classes"].items()]
     print(readable(result, HEADINGS).T.to_string(header=False, na_rep="n/a"))
@@ -286,6 +310,10 @@ def main(argv=None):
         name += "-given"
     if args.score_all:
         name += "-all"
+    if args.causal:
+        name += "-causal"
+    if args.by_beat:
+        name += "-by-beat"
 
     path = args.out or database.out / "results" / f"{name}.json"
     write_json(path, {"annotator": args.annotator,

@@ -24,6 +24,7 @@ import visualize
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
 from recording.output import ScoredBeats
+from recording.scan import Evidence
 from recording.reader import open_recording
 
 SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08",
@@ -223,9 +224,12 @@ def scored_beats(sample, excess, n_samples, fs_hz=100, line=3, name="r", lead="I
     beats = SimpleNamespace(time_s=np.asarray(sample) / fs_hz, scored=scored, readable=scored,
                             duration_s=n_samples / fs_hz,
                             unreadable=np.zeros(int(n_samples / fs_hz / 10) + 1, np.int8))
-    return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, excess, excess,
-                       excess >= line, line,
-                       np.where(excess >= line, "V", np.where(scored, "N", "")))
+    # each kind a group of its own
+    flagged = excess >= line
+    found = Evidence(excess, excess, 0 * excess, 0 * excess, np.where(scored, "V", ""),
+                     np.where(scored, 1 + flagged, 0))
+    return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, found, flagged, line,
+                       np.where(flagged, "V", np.where(scored, "N", "")))
 
 
 def leads_of(path, fs_hz=None, block=None):

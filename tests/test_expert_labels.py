@@ -23,7 +23,9 @@ def compared(name, found_s, excess, expert_s, symbols):
     beats = SimpleNamespace(time_s=np.array(found_s), scored=np.isfinite(z),
                             unreadable=np.arange(60) == 59)
     kind = np.where(z >= 7, "V", np.where(z >= 4, "S", "N"))
-    scored = SimpleNamespace(beats=beats, lead="II", scores=z, excess=z, flagged=z >= 4, kind=kind)
+    found = SimpleNamespace(score=z, group=np.asarray(z >= 7, int))
+    scored = SimpleNamespace(beats=beats, lead="II", found=found, excess=z, flagged=z >= 4,
+                             kind=kind)
     return expert_labels.compare(name, scored, np.array(expert_s), np.array(list(symbols)))
 
 
@@ -52,6 +54,14 @@ def test_beats_by_kind_are_counted_as_bxb_does():
         found = kinds[letter]
         assert {name: found[name] for name in expected} == pytest.approx(expected)
         assert found["ppv_average"] == pytest.approx(expected["ppv_gross"])
+
+
+def test_groups_are_counted_and_their_most_frequent_class():
+    """Group 1: V, V, N; alone: two S given S; two N given N, one a missed S."""
+    given = compared("r", range(301, 309), [9, 9, 9, 5, 5, 0, 0, np.nan], range(301, 309),
+                     "VVNAANAV")
+    assert expert_labels.figures_of([given])["groups"] == pytest.approx({
+        "median": 1, "most": 1, "purity": 5 / 7, "alone": 4 / 7})
 
 
 def test_figures_are_pooled_and_means_over_records():

@@ -103,8 +103,9 @@ def test_missing_stretch_is_unreadable_unless_all_is_scored(simulated, shipped):
 def test_hardly_any_signal_is_no_beat_and_no_crash(signal, shipped):
     found, _ = scanned(signal, shipped)
     assert not found.scored.any() and len(found.z) == len(found.segments) == 0
-    scores, excess, _ = scan.score(found, shipped[1]["fitted"], "combined", False, FS)
-    assert len(scores) == len(excess) == len(found.time_s) and np.isnan(scores).all()
+    known = scan.score(found, shipped[1]["fitted"], "combined", False, FS)
+    assert all(len(values) == len(found.time_s) for values in vars(known).values())
+    assert np.isnan(known.score).all() and not known.group.any()
 
 
 def test_given_beats_get_the_scores_of_the_pipeline(simulated, shipped):
@@ -123,12 +124,17 @@ def test_given_beats_get_the_scores_of_the_pipeline(simulated, shipped):
     segments = SimpleNamespace(x=x, rows={"record": np.full(len(x), "r"), "sample": peaks[keep],
                                           "rr_before_s": before[keep], "rr_after_s": after[keep]})
     for name, causal in (("combined", False), ("combined_causal", True)):
-        scores, excess, _ = scan.score(found, stored["fitted"], name, causal, FS)
+        known = scan.score(found, stored["fitted"], name, causal, FS)
         expected, features = detector.score(model, stored["fitted"], segments, np.arange(len(x)),
                                             (name,), FS, "cpu")
-        assert_allclose(scores[keep], expected[name], atol=2e-3)
+        assert_allclose(known.score[keep], expected[name], atol=2e-3)
         wanted = detector.excess(expected[name], features, stored["fitted"], causal)
-        assert_allclose(excess[keep], wanted, atol=5e-3)
+        assert_allclose(known.excess[keep], wanted, atol=5e-3)
+        # of log(usual RR / RR): the first beat has no interval
+        prematurity = (features.past_times if causal else features.times)[1:, 0]
+        assert_allclose(-np.log(1 - known.early[keep][1:]),
+                        prematurity / stored["fitted"]["settings"]["TIMING_WEIGHT"], atol=1e-5)
+        assert not causal or not known.group.any()
 
 
 # --- lead -----------------------------------------------------------------------------------------
