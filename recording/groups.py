@@ -76,7 +76,7 @@ def nearest_label(queries, known, label):
 def of_group(values, group):
     """(n,) median of each beat's group; a beat's own value where it stands alone (0)."""
     result = np.array(values, float)
-    for number in range(1, group.max(initial=0) + 1):
+    for number in np.unique(group[group > 0]):
         here = group == number
         result[here] = np.median(values[here])
     return result
@@ -94,7 +94,7 @@ def rows(found, kind, flagged, time_s):
     found: scan.Evidence; kind, flagged, time_s (n,) as in ScoredBeats. Figures are medians.
     """
     result = []
-    for number in range(1, found.group.max(initial=0) + 1):
+    for number in np.unique(found.group[found.group > 0]).tolist():
         here = found.group == number
         letters, counts = np.unique(kind[here], return_counts=True)
         early = float(np.median(found.early[here]))
