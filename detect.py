@@ -79,6 +79,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
 
     stretches = episodes.episodes(beats.time_s, kind, scan.joined(beats))
     stretches += episodes.without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
+    stretches += episodes.still(beats.swing, beats.unreadable, quality.VERDICT_S, stretches)
     stretches.sort(key=lambda episode: episode["start_s"])
 
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,

@@ -2,7 +2,9 @@
 
 run             three and more abnormal beats in a row (AHA/ACC/HRS 2017: ventricular arrhythmias)
 bigeminy        every other beat abnormal, three times and more; trigeminy: every third
-pause           2 s and more without a beat (ACC/AHA/HRS 2018: bradycardia); asystole: 5 s
+pause           2 s and more without a beat (ACC/AHA/HRS 2018: bradycardia)
+asystole        5 s and more without a beat, or with a lead that hardly moves: QRS detectors find
+                beats in whatever is left
 bradycardia     below 50 beats/min for half a minute (the same)
 tachycardia     above 100 beats/min for half a minute
 atrial fibrillation, suspected: half a minute (ESC 2020) of intervals that are irregular at every
@@ -12,10 +14,15 @@ atrial fibrillation, suspected: half a minute (ESC 2020) of intervals that are i
 import numpy as np
 from scipy.ndimage import median_filter, percentile_filter
 
+from recording.quality import REASONS
+
 RUN_BEATS = 3
 CYCLES = 3
 PAUSE_S = 2.0
 ASYSTOLE_S = 5.0
+STILL = 0.25              # of the usual swing of a second: in six asystoles of vfdb from 0.05 on,
+                          # but for two in noise; no stretch of 5 s of DS1 and svdb, but for 116,
+                          # whose amplifier is off
 SLOW_PER_MIN = 50
 FAST_PER_MIN = 100
 LASTING_S = 30.0
@@ -33,7 +40,8 @@ NO_QRS = "fibrillation, flutter or a wide fast rhythm, suspected"
 
 # WFDB rhythm annotations of those that have one
 RHYTHMS = {"ventricular run": "(VT", "supraventricular run": "(SVTA", "bigeminy": "(B",
-           "trigeminy": "(T", "bradycardia": "(SBR", "atrial fibrillation, suspected": "(AFIB"}
+           "trigeminy": "(T", "bradycardia": "(SBR", "atrial fibrillation, suspected": "(AFIB",
+           "asystole": "(ASYS"}
 
 
 def spells(mask):
@@ -81,6 +89,33 @@ def without_qrs(windows, window_s, duration_s):
         rows.append({"kind": NO_QRS, "start_s": float(first * window_s),
                      "end_s": float(min((last + 1) * window_s, duration_s)), "beats": None,
                      "rate_per_min": None, "why": "an oscillation without QRS complexes"})
+    return rows
+
+
+def still(swing, unreadable, window_s, known):
+    """Rows like those of `episodes`, of asystole that is told by the lead itself, but for what the
+    rows `known` have already.
+
+    swing (m,) of each second, from lowest to highest; unreadable (n_windows,) of window_s, index
+    into quality.REASONS: a lead that is off, flat or cut off is none.
+    """
+    window = (np.arange(len(swing)) // window_s).astype(int)
+    reason = unreadable[window]
+    if not (reason == 0).any():
+        return []
+    usual = np.median(swing[reason == 0])
+    no_signal = np.isin(reason, [REASONS.index(name) for name in ("missing", "flat", "saturated")])
+
+    rows = []
+    for first, last in spells((swing < STILL * usual) & ~no_signal):
+        length_s = last + 1 - first
+        twice = any(row["kind"] == "asystole" and row["start_s"] < last + 1
+                    and row["end_s"] > first for row in known)
+        if length_s >= ASYSTOLE_S and not twice:
+            rows.append({"kind": "asystole", "start_s": float(first), "end_s": float(last + 1),
+                         "beats": None, "rate_per_min": None,
+                         "why": f"{length_s} s with less than {100 * STILL:.0f} % of the usual "
+                                "swing"})
     return rows
 
 

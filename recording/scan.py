@@ -64,7 +64,9 @@ class DetectedBeats:
     readable: np.ndarray       # (n,) bool
     whole: np.ndarray          # (n,) bool: its segment lies in the recording
     unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
-    without_qrs: np.ndarray    # (n_windows,) bool: fibrillation.without_qrs
+    without_qrs: np.ndarray    # (n_windows,) bool: fibrillation, flutter, wide and fast rhythms
+    oscillation: np.ndarray    # (n_windows,) fibrillation.score
+    swing: np.ndarray          # (n_seconds,) of the filtered lead, from lowest to highest
     segments: Spool            # (k, window_size + 2): x of the network, its offset and scale
     z: Spool                   # (k, latent_dim)
     mse: np.ndarray            # (k,)
@@ -157,7 +159,8 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
 
         readable = piece.unreadable[window_index(time_s - start_s, len(piece.unreadable))] == 0
         whole = inside(peaks, len(piece.filtered), window)
-        columns.append((time_s, readable, whole, piece.unreadable, piece.without_qrs))
+        columns.append((time_s, readable, whole, piece.unreadable, piece.without_qrs,
+                        piece.oscillation, piece.swing))
         if (readable & whole).any():
             cut = cut_segments(piece.filtered, peaks[readable & whole], window)
             segments.append(np.column_stack(normalise(cut)))

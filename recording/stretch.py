@@ -20,6 +20,8 @@ class Stretch:
     found: np.ndarray          # (k,) beats in samples of `raw`, by which noise is judged
     unreadable: np.ndarray     # of each VERDICT_S without the margin: index into quality.REASONS
     without_qrs: np.ndarray    # of each bool: fibrillation, flutter, wide and fast rhythms
+    oscillation: np.ndarray    # of each: fibrillation.score
+    swing: np.ndarray          # of each second without the margin: from lowest to highest
 
 
 def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_beats):
@@ -48,12 +50,23 @@ def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_b
     verdict = quality.unreadable(signal, filtered, fs_hz, found)
 
     # what resembles no heartbeat is no noise if it swings like fibrillation
-    without_qrs = fibrillation.without_qrs(filtered, fs_hz)
     noise, none = (quality.REASONS.index(name) for name in ("noise", "no QRS complexes"))
+    oscillation = fibrillation.oscillation(filtered, fs_hz)
+    without_qrs = fibrillation.without_qrs(*oscillation, verdict == noise)
     verdict[without_qrs & (verdict == noise)] = none
     without_qrs &= (verdict == 0) | (verdict == none)
 
     skip = round((start_s - first / own_hz) / quality.VERDICT_S)
     count = int(np.ceil((stop_s - start_s) / quality.VERDICT_S))
-    return Stretch(first / own_hz, raw, filtered, found, verdict[skip:skip + count],
-                   without_qrs[skip:skip + count])
+    here = slice(skip, skip + count)
+    begin = round((start_s - first / own_hz) * fs_hz)
+    swing = swings(filtered[begin:begin + round((stop_s - start_s) * fs_hz)], fs_hz)
+    return Stretch(first / own_hz, raw, filtered, found, verdict[here], without_qrs[here],
+                   fibrillation.score(*oscillation)[here], swing)
+
+
+def swings(filtered, fs_hz):
+    """(m,) from lowest to highest of each whole second of a lead (n,)."""
+    second = round(fs_hz)
+    seconds = filtered[:len(filtered) // second * second].reshape(-1, second)
+    return np.ptp(seconds, axis=1)

@@ -2,7 +2,8 @@
 
 reads   FOLDER                          PhysioNet's vfdb: WFDB records with rhythms in .atr
         checkpoints/patient.pt          shipped
-writes  results/fibrillation.json       by rhythm: share of the time by verdict; printed too
+writes  results/fibrillation.json       by rhythm: share of the time by verdict, of the spells that
+                                        are marked; ROC-AUC of the score of a window; printed too
 
 The values of recording/fibrillation.py were chosen on every other record (`chosen on`); the others
 are the test. Next: python -m studies.report --write
@@ -20,7 +21,9 @@ from pipeline import errors, runtime
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from recording import reader
+from recording.episodes import spells
 from recording.quality import VERDICT_S
+from scoring import metrics
 from studies.expert_labels import load_detector, run
 
 # of the table: names of the annotators' rhythms, which vary
@@ -33,7 +36,7 @@ HEADINGS = {"half": "records", "rhythm": "experts' rhythm", "seconds": "seconds"
 
 
 def seconds_of(path, model, stored, device):
-    """DataFrame, a row a second: rhythm, without_qrs, episode, unreadable of one record."""
+    """DataFrame, a row a second: rhythm, without_qrs, episode, unreadable, score of a record."""
     runtime.use_threads(1)
     with reader.open_recording(path) as recording:
         _, scored = detect.score_recording(recording, model, stored, device=device)
@@ -54,7 +57,7 @@ def seconds_of(path, model, stored, device):
     without_qrs = scored.beats.without_qrs[window]
     unreadable = (scored.beats.unreadable > 0)[window] & ~without_qrs
     return pd.DataFrame({"rhythm": rhythm, "without_qrs": without_qrs, "episode": episode,
-                         "unreadable": unreadable})
+                         "unreadable": unreadable, "score": scored.beats.oscillation[window]})
 
 
 def shares(half, tables):
@@ -67,6 +70,42 @@ def shares(half, tables):
             means = own[["without_qrs", "episode", "unreadable"]].mean()
             rows.append({"half": half, "rhythm": name, "seconds": len(own), **means.to_dict()})
     return rows
+
+
+def spells_marked(half, tables, least_s=5):
+    """[{"half", "rhythm", "spells", "marked"}]: spells of at least so many s, and how many of them
+    some episode touches.
+    """
+    rows = []
+    for name in ("tachycardia", "asystole"):
+        marked = []
+        for seconds in tables:
+            for first, last in spells(seconds.rhythm.isin(GROUPS[name]).to_numpy()):
+                if last + 1 - first >= least_s:
+                    marked.append(seconds.episode[first:last + 1].any())
+        rows.append({"half": half, "rhythm": name, "spells": len(marked), "marked": sum(marked)})
+    return rows
+
+
+def areas(half, tables):
+    """{"half", "windows", "auroc", "auroc_but_tachycardia"} of the score of windows of one rhythm:
+    fibrillation and flutter against the rest, and against the rest but ventricular tachycardia.
+    """
+    windows = []
+    for seconds in tables:
+        number = seconds.index // int(VERDICT_S)
+        one = seconds.groupby(number).rhythm.nunique() == 1
+        windows.append(seconds.groupby(number).first()[one])
+    windows = pd.concat(windows)
+    # -inf, no oscillation at all, is the least
+    value = windows.score.clip(lower=-100).to_numpy()
+    y = windows.rhythm.isin(GROUPS["fibrillation, flutter"]).to_numpy()
+    other = ~windows.rhythm.isin(GROUPS["tachycardia"]).to_numpy() | y
+
+    def area(rows):
+        return metrics.auroc(*metrics.Ranking(value[rows], y[rows]).counts())
+    return {"half": half, "windows": len(y), "of them": int(y.sum()),
+            "auroc": area(np.ones(len(y), bool)), "auroc_but_tachycardia": area(other)}
 
 
 def parse_args(argv=None):
@@ -86,15 +125,24 @@ def main(argv=None):
 
     tables = run([delayed(seconds_of)(Path(path), *detector, device) for path in paths],
                  args.threads)
-    rows = [*shares("chosen on", tables[::2]), *shares("others", tables[1::2])]
+    rows = []
+    spells_found = []
+    window_areas = []
+    for half, own in (("chosen on", tables[::2]), ("others", tables[1::2])):
+        rows += shares(half, own)
+        spells_found += spells_marked(half, own)
+        window_areas.append(areas(half, own))
 
     shown = pd.DataFrame(rows).rename(columns=HEADINGS)
     percents = [heading for heading in shown if "%" in heading]
     shown[percents] = (100 * shown[percents]).round(1)
     print(shown.to_string(index=False))
+    print(pd.DataFrame(spells_found).to_string(index=False))
+    print(pd.DataFrame(window_areas).round(4).to_string(index=False))
 
     path = database.out / "results" / "fibrillation.json"
-    write_json(path, {"records": len(paths), "table": rows})
+    write_json(path, {"records": len(paths), "table": rows, "spells": spells_found,
+                      "windows": window_areas})
     print(f"wrote {path}")
 
 

@@ -7,7 +7,8 @@ import pytest
 from conftest import scored_beats
 
 from recording import output
-from recording.episodes import episodes
+from recording.episodes import episodes, still
+from recording.quality import REASONS
 from studies import expert_labels
 
 RNG = np.random.default_rng(0)
@@ -102,3 +103,28 @@ def test_seconds_of_fibrillation_are_held_against_the_experts():
         {"kind": "bigeminy", "start_s": 400.0, "end_s": 440.0}])
     assert expert_labels.fibrillation_seconds(notes, scored, 100) == {
         "fibrillation_s": 100, "found_s": 100, "both_s": 50, "counted_s": 300}
+
+
+def still_rows(swing, reason="", known=()):
+    unreadable = np.full(-(-len(swing) // 10), REASONS.index(reason))
+    unreadable[0] = 0
+    return still(np.array(swing), unreadable, 10, known)
+
+
+def test_a_lead_that_hardly_moves_for_five_seconds_is_asystole():
+    swing = np.full(60, 1.0)
+    swing[20:24] = 0.1      # too short
+    swing[30:36] = 0.2
+    swing[40:50] = 0.3      # a smaller beat
+    row, = still_rows(swing)
+    assert (row["kind"], row["start_s"], row["end_s"]) == ("asystole", 30, 36)
+    # noise or not, it is one; a lead that is off is none
+    assert len(still_rows(swing, "noise")) == 1 and not still_rows(swing, "flat")
+    assert not still_rows(swing, known=[{"kind": "asystole", "start_s": 29.5, "end_s": 35}])
+    assert len(still_rows(swing, known=[{"kind": "pause", "start_s": 29.5, "end_s": 35}])) == 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_hardly_any_signal_is_no_asystole(n):
+    assert not still_rows(np.zeros(n)) if n else not still(
+        np.zeros(0), np.zeros(1, int), 10, [])

@@ -35,8 +35,9 @@ def normal(tmp_path_factory):
     return wfdb.rdrecord(str(path)).p_signal[:, 0]
 
 
-def found(signal):
-    return fibrillation.without_qrs(preprocess.bandpass(signal, FS, BAND_HZ, 3), FS)
+def found(signal, noisy=False):
+    filtered = preprocess.bandpass(signal, FS, BAND_HZ, 3)
+    return fibrillation.without_qrs(*fibrillation.oscillation(filtered, FS), noisy)
 
 
 def test_fibrillation_is_found_whatever_the_gain():
@@ -48,8 +49,29 @@ def test_normal_rhythm_noise_and_no_signal_are_none(normal):
     assert not found(normal).any()
     assert not found(rng.normal(size=60 * FS)).any()
     assert not found(np.cumsum(rng.normal(size=60 * FS))).any()
-    assert not fibrillation.without_qrs(np.zeros(60 * FS), FS).any()
-    assert not fibrillation.without_qrs(fibrillating(1), FS).any()
+    for signal in (np.zeros(60 * FS), fibrillating(1)):
+        assert (fibrillation.score(*fibrillation.oscillation(signal, FS)) == -np.inf).all()
+        assert not fibrillation.without_qrs(*fibrillation.oscillation(signal, FS), True).any()
+
+
+def test_a_slow_wide_rhythm_is_none_unless_its_complexes_differ():
+    """The same wave, at rates from 90 to 300 a minute: fibrillation begins between 140 and 150."""
+    t = np.arange(60 * FS) / FS
+    rates_hz = np.array([90, 120, 140, 150, 180, 300]) / 60
+    waves = [np.sin(2 * np.pi * hz * t) for hz in rates_hz]
+    assert [found(wave).all() for wave in waves] == [False, False, False, True, True, True]
+    assert all(found(wave, noisy=True).all() for wave in waves)
+
+
+def test_the_score_is_the_least_sign():
+    """Of a sine of 4 Hz: kurtosis of a sine -1.5, nothing left over, all power about 4 Hz."""
+    sine = np.sin(2 * np.pi * 4 * np.arange(60 * FS) / FS)
+    signs = [4.5 / (3 - 1.5), 1 / fibrillation.CONCENTRATION]
+    margin, frequency_hz = fibrillation.oscillation(sine, FS)
+    assert_allclose(margin, np.log(min(signs)), atol=0.02)
+    assert_allclose(frequency_hz, 4)
+    expected = min(*margin, 0.5 * np.log(4 / fibrillation.SLOWEST_HZ))
+    assert_allclose(fibrillation.score(margin, frequency_hz), expected)
 
 
 def test_leakage_is_nothing_of_a_sine_and_all_of_pulses():
