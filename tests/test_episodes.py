@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import scored_beats
 
-from recording import output
+from recording import output, stretch
 from recording.episodes import episodes, still
 from recording.quality import REASONS
 from studies import expert_labels
@@ -122,6 +122,11 @@ def test_a_lead_that_hardly_moves_for_five_seconds_is_asystole():
     assert len(still_rows(swing, "noise")) == 1 and not still_rows(swing, "flat")
     assert not still_rows(swing, known=[{"kind": "asystole", "start_s": 29.5, "end_s": 35}])
     assert len(still_rows(swing, known=[{"kind": "pause", "start_s": 29.5, "end_s": 35}])) == 1
+
+
+def test_the_swing_of_a_second_is_from_lowest_to_highest():
+    lead = np.concatenate([np.linspace(-1, 2, 100), np.full(100, 5), np.zeros(50)])
+    assert stretch.swings(lead, 100).tolist() == [3, 0]
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
