@@ -37,6 +37,7 @@ SNR_DB = (24, 18, 12, 6, 0, -6)    # those of the original test
 STRETCH_S = 120                    # with noise, then as long without
 FIRST_RECORDS = ("118", "119")     # of the original test
 FIGURES = ("false_alarms_per_hour", "unreadable_share", "qrs", "classes", "beats", "hours")
+ABNORMAL_BEATS = 50                # a record with more of them must not end without a word
 WITHOUT_RULE = ("false_alarms_per_hour", "classes", "excess")
 # of the picture: figure, label, factor
 PANELS = (("auroc", "ROC-AUC of readable beats (%)", 100),
@@ -44,7 +45,9 @@ PANELS = (("auroc", "ROC-AUC of readable beats (%)", 100),
           ("unreadable_share", "unreadable (% of the time)", 100))
 # of the printed table
 HEADINGS = {"noise": "noise", "snr_db": "SNR (dB)", **{key: label for key, label, _ in PANELS},
-            "qrs.sensitivity_gross": "R peaks found (%)"}
+            "qrs.sensitivity_gross": "R peaks found (%)", "readable.V": "V flagged (% of readable)",
+            "readable.S": "S flagged (%)", "readable.N": "N flagged (%)",
+            "silent": "records without a word"}
 
 
 # --- one record -----------------------------------------------------------------------------------
@@ -61,7 +64,8 @@ def mix(signal, noise, normal, snr_db, fs_hz):
 
 
 def score_record(path, noise_path, snr_db, model, stored, device):
-    """[(rows, record)] of expert_labels, by the rule of what cannot be read and without it.
+    """[(rows, record)] of expert_labels, by the rule of what cannot be read and without it; record
+    with `said`: how many flags, episodes and warnings the recording ended with.
 
     noise_path None: the record as it is.
     """
@@ -87,9 +91,12 @@ def score_record(path, noise_path, snr_db, model, stored, device):
         # both on the same mixture: what differs is the rule alone
         found = []
         for score_all in (False, True):
-            _, scored = detect.score_recording(recording, model, stored, lead=recording.leads[lead],
-                                               score_all=score_all, device=device)
-            found.append(expert_labels.compare(path.stem, scored, time_s, symbol, in_noise))
+            summary, scored = detect.score_recording(
+                recording, model, stored, lead=recording.leads[lead], score_all=score_all,
+                device=device)
+            rows, record = expert_labels.compare(path.stem, scored, time_s, symbol, in_noise)
+            said = summary["flagged"] + len(summary["episodes"]) + len(summary["warnings"])
+            found.append((rows, record | {"said": said}))
     return found
 
 
@@ -99,8 +106,19 @@ def row_of(noise, snr_db, found):
     """One row of the table: found is what score_record gave for each record."""
     by_rule, without = (expert_labels.figures_of(one) for one in zip(*found))
     return {"noise": noise, "snr_db": snr_db, "auroc": by_rule["excess"]["auroc"],
-            **{key: by_rule[key] for key in FIGURES},
+            **{key: by_rule[key] for key in FIGURES}, **readable_beats([one[0] for one in found]),
             "without_rule": {key: without[key] for key in WITHOUT_RULE}}
+
+
+def readable_beats(found):
+    """{"readable": {class: share of its readable beats that is flagged}, "silent": records with more
+    than ABNORMAL_BEATS that end with no flag, episode or warning} of [(rows, record)].
+    """
+    rows = pd.concat([own for own, _ in found])
+    shares = rows[rows.scored].groupby("aami").flagged.mean()
+    silent = [record["record"] for own, record in found
+              if (own.aami != config.NORMAL_CLASS).sum() > ABNORMAL_BEATS and not record["said"]]
+    return {"readable": {name: shares.get(name) for name in config.AAMI}, "silent": silent}
 
 
 def noise_figure(rows, n_records, simulated):
@@ -159,7 +177,8 @@ def main(argv=None):
                                        *detector, device) for name in records]
         rows.append(row_of(noise, snr_db, expert_labels.run(tasks, args.threads)))
 
-    print(readable(rows, HEADINGS).to_string(index=False, na_rep="none"))
+    shown = [row | {"silent": len(row["silent"])} for row in rows]
+    print(readable(shown, HEADINGS).to_string(index=False, na_rep="none"))
     path = database.out / "results" / "noise_stress.json"
     write_json(path, {"records": records, "rows": rows})
     picture = database.out / "evaluation_plots" / "noise_stress.png"

@@ -125,6 +125,19 @@ def test_noise_is_in_every_other_two_minutes_after_five_and_nowhere_else():
     np.testing.assert_array_equal(mixed, expected)
 
 
+def test_shares_of_readable_beats_and_records_that_end_without_a_word():
+    """60 V of which 40 are flagged, in a record that says so; 60 V in one that says nothing."""
+    times = 301.0 + np.arange(60)
+    rows, record = compared("a", times, [9] * 40 + [0] * 15 + [np.nan] * 5, times, "V" * 60)
+    silent, quiet = compared("b", times, [0] * 60, times, "V" * 60)
+    said = [(rows, record | {"said": 40}), (silent, quiet | {"said": 0})]
+    found = noise_stress.readable_beats(said)
+    assert found["readable"]["V"] == pytest.approx(40 / 115) and found["readable"]["S"] is None
+    assert found["silent"] == ["b"]
+    few = noise_stress.readable_beats([(silent[:50], quiet | {"said": 0})])
+    assert few["silent"] == []
+
+
 def test_noise_stress_by_the_command(simulated, tmp_path, monkeypatch):
     monkeypatch.setattr(noise_stress, "NOISES", {"em": "electrode motion"})
     monkeypatch.setattr(noise_stress, "SNR_DB", (24, -6))
@@ -136,6 +149,7 @@ def test_noise_stress_by_the_command(simulated, tmp_path, monkeypatch):
     noise_stress.main(command)
     saved = json.loads((simulated.out / "results" / "noise_stress.json").read_text())
     clean, little, much = saved["rows"]
+    assert clean["readable"]["V"] > 0.8 and clean["silent"] == []
     assert (much["noise"], much["snr_db"], much["hours"]) == ("em", -6, pytest.approx(1 / 30))
     assert clean["unreadable_share"] <= little["unreadable_share"] < much["unreadable_share"]
     assert much["without_rule"]["classes"]["N"]["not_scored"] < much["classes"]["N"]["not_scored"]
