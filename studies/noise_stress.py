@@ -111,8 +111,8 @@ def row_of(noise, snr_db, found):
 
 
 def readable_beats(found):
-    """{"readable": {class: share of its readable beats that is flagged}, "silent": records with more
-    than ABNORMAL_BEATS that end with no flag, episode or warning} of [(rows, record)].
+    """{"readable": {class: share of its readable beats that is flagged}, "silent": records with
+    more than ABNORMAL_BEATS that end with no flag, episode or warning} of [(rows, record)].
     """
     rows = pd.concat([own for own, _ in found])
     shares = rows[rows.scored].groupby("aami").flagged.mean()
