@@ -83,7 +83,8 @@ def spells_marked(half, tables, least_s=5):
             for first, last in spells(seconds.rhythm.isin(GROUPS[name]).to_numpy()):
                 if last + 1 - first >= least_s:
                     marked.append(seconds.episode[first:last + 1].any())
-        rows.append({"half": half, "rhythm": name, "spells": len(marked), "marked": int(sum(marked))})
+        rows.append({"half": half, "rhythm": name, "spells": len(marked),
+                     "marked": int(sum(marked))})
     return rows
 
 
