@@ -121,3 +121,23 @@ def test_the_study_gives_shares_of_the_time_by_rhythm():
     assert [tuple(row.values())[1:] for row in rows] == [
         ("fibrillation, flutter", 3, pytest.approx(2 / 3), pytest.approx(2 / 3),
          pytest.approx(1 / 3)), ("normal", 2, 0.5, 1, 0)]
+
+
+def seconds(rhythm, episode, score=0.0):
+    """A row a second as the study has them, ten seconds a letter."""
+    names = {"N": "(N", "F": "(VF", "T": "(VT"}
+    return pd.DataFrame({"rhythm": [names[letter] for letter in rhythm for _ in range(10)],
+                         "episode": np.repeat(episode, 10), "score": np.repeat(score, 10)})
+
+
+def test_spells_are_marked_where_an_episode_touches_them():
+    table = seconds("NTNTTN", [1, 0, 0, 0, 1, 0])
+    tachycardia, asystole = study.spells_marked("others", [table])
+    assert (tachycardia["spells"], tachycardia["marked"]) == (2, 1)
+    assert (asystole["spells"], asystole["marked"]) == (0, 0)
+
+
+def test_area_of_the_score_with_and_without_tachycardia():
+    row = study.areas("others", [seconds("NNFT", 0, [-np.inf, 0.1, 0.5, 0.9])])
+    assert (row["windows"], row["of them"]) == (4, 1)
+    assert row["auroc"] == pytest.approx(2 / 3) and row["auroc_but_tachycardia"] == 1
