@@ -126,8 +126,9 @@ def test_the_study_gives_shares_of_the_time_by_rhythm():
 def seconds(rhythm, episode, score=0.0):
     """A row a second as the study has them, ten seconds a letter."""
     names = {"N": "(N", "F": "(VF", "T": "(VT"}
-    return pd.DataFrame({"rhythm": [names[letter] for letter in rhythm for _ in range(10)],
-                         "episode": np.repeat(episode, 10), "score": np.repeat(score, 10)})
+    table = pd.DataFrame({"rhythm": [names[letter] for letter in rhythm], "episode": episode,
+                          "score": score})
+    return table.loc[table.index.repeat(10)].reset_index(drop=True)
 
 
 def test_spells_are_marked_where_an_episode_touches_them():
