@@ -101,7 +101,7 @@ def areas(half, tables):
     # -inf, no oscillation at all, is the least
     value = windows.score.clip(lower=-100).to_numpy()
     y = windows.rhythm.isin(GROUPS["fibrillation, flutter"]).to_numpy()
-    other = ~windows.rhythm.isin(GROUPS["tachycardia"]).to_numpy() | y
+    other = ~windows.rhythm.isin(GROUPS["tachycardia"]).to_numpy()
 
     def area(rows):
         return metrics.auroc(*metrics.Ranking(value[rows], y[rows]).counts())
