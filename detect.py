@@ -72,7 +72,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
 
     # a line that was asked for is one for each beat
     if excess is None and alarms_per_hour is None and sensitivity is None:
-        flagged = flags.flags(beats, found, line, by_group)
+        flagged = flags.flags(beats, found, line, causal, by_group)
     else:
         flagged = found.excess >= line
     kind = np.where(flagged, found.kind, np.where(beats.scored, "N", ""))

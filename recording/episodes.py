@@ -14,8 +14,6 @@ atrial fibrillation, suspected: half a minute (ESC 2020) of intervals that are i
 import numpy as np
 from scipy.ndimage import median_filter, percentile_filter
 
-from recording.quality import REASONS
-
 RUN_BEATS = 3
 CYCLES = 3
 PAUSE_S = 2.0
@@ -61,7 +59,7 @@ def episodes(time_s, kind, joined):
     rr_s = np.diff(time_s)
     found = [*runs(kind, joined), *cycles(kind, joined), *pauses(rr_s, joined)]
 
-    irregular = fibrillating(time_s, kind, joined)
+    irregular = in_atrial_fibrillation(time_s, kind, joined)
     for name, mask, why in (
             ("atrial fibrillation, suspected", irregular,
              "RR intervals are irregular at every distance"),
@@ -96,18 +94,17 @@ def still(swing, unreadable, window_s, known):
     """Rows like those of `episodes`, of asystole that is told by the lead itself, but for what the
     rows `known` have already.
 
-    swing (m,) of each second, from lowest to highest; unreadable (n_windows,) of window_s, index
-    into quality.REASONS: a lead that is off, flat or cut off is none.
+    swing (m,) of each second, from lowest to highest, NaN without a signal; unreadable (n_windows,)
+    of window_s, 0 where it can be read.
     """
     window = (np.arange(len(swing)) // window_s).astype(int)
-    reason = unreadable[window]
-    if not (reason == 0).any():
+    readable = (unreadable[window] == 0) & np.isfinite(swing)
+    if not readable.any():
         return []
-    usual = np.median(swing[reason == 0])
-    no_signal = np.isin(reason, [REASONS.index(name) for name in ("missing", "flat", "saturated")])
+    usual = np.median(swing[readable])
 
     rows = []
-    for first, last in spells((swing < STILL * usual) & ~no_signal):
+    for first, last in spells(swing < STILL * usual):
         length_s = last + 1 - first
         twice = any(row["kind"] == "asystole" and row["start_s"] < last + 1
                     and row["end_s"] > first for row in known)
@@ -181,8 +178,8 @@ def rates(rr_s, joined):
             ("tachycardia", np.append(fast, False), f"above {FAST_PER_MIN} beats/min")]
 
 
-def fibrillating(time_s, kind, joined):
-    """(n,) bool: beats of suspected atrial fibrillation; arguments as of `episodes`."""
+def in_atrial_fibrillation(time_s, kind, joined):
+    """(n,) bool: beats where it is suspected; arguments as of `episodes`."""
     if len(time_s) < 2:
         return np.zeros(len(time_s), bool)
     result = irregular_beats(np.diff(time_s), kind, joined)

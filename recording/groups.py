@@ -12,9 +12,9 @@ from scipy.spatial.distance import pdist
 from recording.kinds import FOREIGN, SLIGHT
 from scoring.features import BATCH, slices
 
-# Of 44 recordings of DS1 and svdb: at 5, 5.5, 6 they have 12, 11, 10 groups (median) and 99.1 to
-# 99.2 % and 97.7 % of the beats are of their group's most frequent class; from 7 on the premature
-# beats of 821 fall in with its normal ones.
+# Recordings of DS1 and svdb have 12 and 10 groups (median) at 5, 11 and 8 at 5.5; at both 99.1 and
+# 97.7 % of the beats are of their group's most frequent class. From 7 on the premature beats of 821
+# fall in with its normal ones.
 DISTANCE = 5.5            # mean, of two groups that stay apart: a record's latents spread by 1
 TIMING_WEIGHT = 10.0      # of log RR beside them
 LEAST_BEATS = 8           # a group of fewer is none: its beats stand alone
@@ -22,6 +22,7 @@ SAMPLE = 3000             # beats that are compared with each other, 36 MB of di
                           # go where the nearest of these is
 HIGH = 0.9                # half of them are from the beats above this quantile of the excess: in a
                           # day a shape of fifty beats would else not be among them
+EARLY = 0.08              # of the usual RR interval; what regular beats vary by goes unsaid
 
 
 def groups(vectors, excess):
@@ -39,7 +40,7 @@ def groups(vectors, excess):
     others = np.setdiff1d(np.arange(len(vectors)), sample)
     label[others] = nearest_label(vectors[others], vectors[sample], label[sample])
 
-    # by size, of equals the one that comes first; label 0 is far from all of the sample
+    # by size; label 0 is far from all of the sample
     size = np.bincount(label)
     size[0] = 0
     order = np.argsort(-size, kind="stable")
@@ -83,9 +84,6 @@ def of_group(values, group):
 
 
 # --- what is said of a group ----------------------------------------------------------------------
-
-EARLY = 0.08     # of the usual RR interval; what regular beats vary by goes unsaid
-
 
 def rows(found, kind, flagged, time_s):
     """[{"group", "kind", "beats", "flagged", "excess", "early", "qrs_distance", "first_s", "why"}],

@@ -228,7 +228,7 @@ def draw_beats(ax, scored, unit_s):
     ax.plot(time[flagged], scored.excess[flagged], "^", markersize=3, color=ABNORMAL,
             label="flagged")
     ax.axhline(scored.line, color="black", linestyle="--", linewidth=1,
-               label="line: a group is flagged by its median")
+               label=f"line, at {scored.line:.2f}")
 
     # the lowest thousandth may lie outside: it is of no interest
     low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)

@@ -66,7 +66,7 @@ class DetectedBeats:
     unreadable: np.ndarray     # (n_windows,) int8, index into quality.REASONS
     without_qrs: np.ndarray    # (n_windows,) bool: fibrillation, flutter, wide and fast rhythms
     oscillation: np.ndarray    # (n_windows,) fibrillation.score
-    swing: np.ndarray          # (n_seconds,) of the filtered lead, from lowest to highest
+    swing: np.ndarray          # (n_seconds,) of the filtered lead: stretch.swings
     segments: Spool            # (k, window_size + 2): x of the network, its offset and scale
     z: Spool                   # (k, latent_dim)
     mse: np.ndarray            # (k,)

@@ -7,6 +7,7 @@ import numpy as np
 from preprocess import bandpass, fill_gaps, resample
 from recording import fibrillation, quality
 
+NO_SIGNAL = ("missing", "flat", "saturated")
 MARGIN_S = quality.MARGIN_S   # read to both sides; filters ring for about a second
 
 
@@ -21,7 +22,8 @@ class Stretch:
     unreadable: np.ndarray     # of each VERDICT_S without the margin: index into quality.REASONS
     without_qrs: np.ndarray    # of each bool: fibrillation, flutter, wide and fast rhythms
     oscillation: np.ndarray    # of each: fibrillation.score
-    swing: np.ndarray          # of each second without the margin: from lowest to highest
+    swing: np.ndarray          # of each second without the margin: `swings`, NaN where its window
+                               # has no signal
 
 
 def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_beats):
@@ -61,6 +63,10 @@ def read_stretch(recording, lead, start_s, stop_s, fs_hz, band_hz, order, find_b
     here = slice(skip, skip + count)
     begin = round((start_s - first / own_hz) * fs_hz)
     swing = swings(filtered[begin:begin + round((stop_s - start_s) * fs_hz)], fs_hz)
+
+    # a lead that is off is not still
+    no_signal = np.isin(verdict[here], [quality.REASONS.index(name) for name in NO_SIGNAL])
+    swing[no_signal[(np.arange(len(swing)) // quality.VERDICT_S).astype(int)]] = np.nan
     return Stretch(first / own_hz, raw, filtered, found, verdict[here], without_qrs[here],
                    fibrillation.score(*oscillation)[here], swing)
 

@@ -211,7 +211,7 @@ def group_figures(rows):
     largest = sizes.groupby(level=["record", "group", "alone"]).max().sum()
     count = scored[scored.group > 0].groupby("record").group.nunique()
     return {"median": float(count.median()), "most": int(count.max()) if len(count) else 0,
-            "purity": largest / len(scored) if len(scored) else np.nan,
+            "purity": largest / len(scored) if len(count) else np.nan,
             "alone": (scored.group == 0).mean()}
 
 

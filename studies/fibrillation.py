@@ -21,7 +21,7 @@ from pipeline import errors, runtime
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from recording import reader
-from recording.episodes import spells
+from recording.episodes import ASYSTOLE_S, spells
 from recording.quality import VERDICT_S
 from scoring import metrics
 from studies.expert_labels import load_detector, run
@@ -72,12 +72,12 @@ def shares(half, tables):
     return rows
 
 
-def spells_marked(half, tables, least_s=5):
-    """[{"half", "rhythm", "spells", "marked"}]: spells of at least so many s, and how many of them
-    some episode touches.
+def spells_marked(half, tables):
+    """[{"half", "rhythm", "spells", "marked"}]: spells of a rhythm, of asystole those of 5 s and
+    more, and how many of them some episode touches.
     """
     rows = []
-    for name in ("tachycardia", "asystole"):
+    for name, least_s in (("tachycardia", 1), ("asystole", ASYSTOLE_S)):
         marked = []
         for seconds in tables:
             for first, last in spells(seconds.rhythm.isin(GROUPS[name]).to_numpy()):
@@ -89,8 +89,9 @@ def spells_marked(half, tables, least_s=5):
 
 
 def areas(half, tables):
-    """{"half", "windows", "auroc", "auroc_but_tachycardia"} of the score of windows of one rhythm:
-    fibrillation and flutter against the rest, and against the rest but ventricular tachycardia.
+    """{"half", "windows", "fibrillating", "auroc", "auroc_but_tachycardia"} of the score of windows
+    of one rhythm: fibrillation and flutter against the rest, and against the rest but ventricular
+    tachycardia.
     """
     windows = []
     for seconds in tables:
@@ -105,7 +106,7 @@ def areas(half, tables):
 
     def area(rows):
         return metrics.auroc(*metrics.Ranking(value[rows], y[rows]).counts())
-    return {"half": half, "windows": len(y), "of them": int(y.sum()),
+    return {"half": half, "windows": len(y), "fibrillating": int(y.sum()),
             "auroc": area(np.ones(len(y), bool)), "auroc_but_tachycardia": area(other)}
 
 

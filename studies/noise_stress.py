@@ -65,7 +65,7 @@ def mix(signal, noise, normal, snr_db, fs_hz):
 
 def score_record(path, noise_path, snr_db, model, stored, device):
     """[(rows, record)] of expert_labels, by the rule of what cannot be read and without it; record
-    with `said`: how many flags, episodes and warnings the recording ended with.
+    with `said`: how many flags and warnings the recording ended with.
 
     noise_path None: the record as it is.
     """
@@ -95,7 +95,7 @@ def score_record(path, noise_path, snr_db, model, stored, device):
                 recording, model, stored, lead=recording.leads[lead], score_all=score_all,
                 device=device)
             rows, record = expert_labels.compare(path.stem, scored, time_s, symbol, in_noise)
-            said = summary["flagged"] + len(summary["episodes"]) + len(summary["warnings"])
+            said = summary["flagged"] + len(summary["warnings"])
             found.append((rows, record | {"said": said}))
     return found
 
@@ -112,7 +112,7 @@ def row_of(noise, snr_db, found):
 
 def readable_beats(found):
     """{"readable": {class: share of its readable beats that is flagged}, "silent": records with
-    more than ABNORMAL_BEATS that end with no flag, episode or warning} of [(rows, record)].
+    more than ABNORMAL_BEATS that end with no flag and no warning} of [(rows, record)].
     """
     rows = pd.concat([own for own, _ in found])
     shares = rows[rows.scored].groupby("aami").flagged.mean()

@@ -62,6 +62,8 @@ def test_groups_are_counted_and_their_most_frequent_class():
                      "VVNAANAV")
     assert expert_labels.figures_of([given])["groups"] == pytest.approx({
         "median": 1, "most": 1, "purity": 5 / 7, "alone": 4 / 7})
+    alone = compared("r", [301, 302], [5, 0], [301, 302], "AN")
+    assert expert_labels.figures_of([alone])["groups"]["purity"] is None
 
 
 def test_figures_are_pooled_and_means_over_records():

@@ -140,5 +140,5 @@ def test_spells_are_marked_where_an_episode_touches_them():
 
 def test_area_of_the_score_with_and_without_tachycardia():
     row = study.areas("others", [seconds("NNFT", 0, [-np.inf, 0.1, 0.5, 0.9])])
-    assert (row["windows"], row["of them"]) == (4, 1)
+    assert (row["windows"], row["fibrillating"]) == (4, 1)
     assert row["auroc"] == pytest.approx(2 / 3) and row["auroc_but_tachycardia"] == 1

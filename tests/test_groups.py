@@ -82,9 +82,9 @@ def beats_at(time_s):
 def test_a_group_has_one_answer_and_a_beat_alone_its_own():
     found = evidence([1, 3, 3, 3, 1, 1, 3, 1, 3], list("VVVSSSVVQ"), [1, 1, 1, 2, 2, 2, 0, 0, 0])
     time_s = 0.8 * np.arange(1, 10)
-    by_group = flags.flags(beats_at(time_s), found, 2.0)
+    by_group = flags.flags(beats_at(time_s), found, 2.0, causal=False)
     assert_array_equal(by_group, [1, 1, 1, 0, 0, 0, 1, 0, 0])
-    by_beat = flags.flags(beats_at(time_s), found, 2.0, by_group=False)
+    by_beat = flags.flags(beats_at(time_s), found, 2.0, causal=False, by_group=False)
     assert_array_equal(by_beat, [0, 1, 1, 1, 0, 0, 1, 0, 0])
 
 
@@ -95,8 +95,12 @@ def test_an_early_beat_says_nothing_in_atrial_fibrillation_a_foreign_one_does(de
     kind = np.full(400, "Q")
     kind[[100, 200]] = ["S", "V"]
     excess = np.where(kind == "Q", 0, 3)
-    flagged = flags.flags(beats_at(time_s), evidence(excess, kind, np.zeros(400, int)), 2.0)
+    found = evidence(excess, kind, np.zeros(400, int))
+    flagged = flags.flags(beats_at(time_s), found, 2.0, causal=False)
     assert "".join(kind[flagged]) == expected
+    # the rhythm is known from what comes after the beat too
+    flagged = flags.flags(beats_at(time_s), found, 2.0, causal=True)
+    assert "".join(kind[flagged]) == "SV"
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -95,7 +95,14 @@ def test_missing_stretch_is_unreadable_unless_all_is_scored(simulated, shipped):
     assert not found.scored[within].any() and found.scored[~within].mean() > 0.9
     rr_s = scan.rhythm_table(found, FS)["rr_before_s"]
     assert np.nanmax(rr_s) < 3 and np.isnan(rr_s).sum() == 1  # the gap is no pause of the heart
-    assert not scanned(signal, shipped, score_all=True)[0].unreadable.any()
+
+    # nor is it asystole, which a lead that is there and does not move is
+    everything, _ = scanned(signal, shipped, score_all=True)
+    assert not everything.unreadable.any()
+    assert_array_equal(np.isnan(everything.swing), np.isin(np.arange(200) // 10, (10, 11, 12)))
+    signal[100 * FS:130 * FS] = 0.01 * np.random.default_rng(0).normal(size=30 * FS)
+    still, _ = scanned(signal, shipped)
+    assert still.swing[102:128].max() < 0.1 < still.swing[:100].min()
 
 
 @pytest.mark.parametrize("signal", [np.zeros(1), np.zeros(50 * FS), np.full(20 * FS, np.nan),
