@@ -4,7 +4,6 @@ import heapq
 import itertools
 import json
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,99 +11,25 @@ import pandas as pd
 import wfdb
 from matplotlib.figure import Figure
 
-from models import reconstruct
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 from pipeline.figures import ABNORMAL, GREY, NORMAL, save
 from recording import places
 from recording.episodes import NO_QRS, RHYTHMS
-from recording.quality import VERDICT_S
-from recording.scan import DetectedBeats, Evidence
-from scoring.features import BATCH
+from recording.scored import APART_S, EXAMPLES
 
 EXTENSION = "ecgad"
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again
 RHYTHM_SYMBOL = "+"    # WFDB: change of rhythm
-EXAMPLES = 8           # most abnormal beats drawn
-APART_S = 10           # two of them are at least this far apart
 BINS = 400             # stretches of the time axis in the picture
 ANNOTATIONS = 10000    # written at a time
 USUAL_RR_S = (0.2, 5)  # intervals that a heart rate is taken from
-
-
-@dataclass
-class ScoredBeats:
-    """One recording's beats, what is known of each, and flags (n,), False where not scored."""
-
-    name: str
-    lead: str
-    lead_index: int
-    fs_hz: float               # of the recording
-    start: object              # datetime or None
-    unit: str                  # of the signal
-    beats: DetectedBeats
-    found: Evidence
-    flagged: np.ndarray
-    line: float
-    kind: np.ndarray           # (n,) N; S, V, F or Q where flagged (recording/kinds.py); "" else
-    episodes: list = field(default_factory=list)   # of episodes.episodes
-    examples: list = field(default_factory=list)   # of most_abnormal
-
-    @property
-    def excess(self):
-        """(n,) NaN where not scored."""
-        return self.found.excess
-
-    @property
-    def samples(self):
-        """(n,) R peaks in samples of the recording."""
-        return np.round(self.beats.time_s * self.fs_hz).astype(np.int64)
-
-    @property
-    def rr_before_s(self):
-        """(n,) time since the beat before; NaN for the first."""
-        return np.diff(self.beats.time_s, prepend=np.nan)
-
-    @property
-    def unreadable_s(self):
-        """(k, 2) from, to, of the unreadable stretches."""
-        edges = np.diff(self.beats.unreadable > 0, prepend=False, append=False)
-        last_s = (round(self.beats.duration_s * self.fs_hz) - 1) / self.fs_hz
-        return np.minimum(np.flatnonzero(edges) * VERDICT_S, last_s).reshape(-1, 2)
 
 
 def clock(time_s):
     """"26:03:05.4" of seconds."""
     tenths = round(time_s * 10)
     return f"{tenths // 36000:02d}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
-
-
-def most_abnormal(scored, model, fs_hz, device):
-    """[{"time_s", "excess", "kind", "offset_s" (w,), "signal" (w,), "recon" (w,)}] of the highest
-    beats, well apart.
-
-    offset_s: time from the R peak of each sample at the network's rate, fs_hz.
-    """
-    beats = scored.beats
-    known = np.flatnonzero(beats.scored)   # a row of the segments each
-    chosen = []
-    for row in np.argsort(-scored.excess[known], kind="stable"):
-        away_s = np.abs(beats.time_s[known[chosen]] - beats.time_s[known[row]])
-        if away_s.min(initial=APART_S) >= APART_S:
-            chosen.append(row)
-        if len(chosen) == EXAMPLES:
-            break
-
-    segments = beats.segments[chosen]
-    x = segments[:, :-2]
-    recon, _ = reconstruct(model, x, BATCH, device)
-    offset_s = (np.arange(x.shape[1]) - x.shape[1] // 2) / fs_hz
-    examples = []
-    for beat, seen, drawn, (mean, scale) in zip(known[chosen], x, recon.numpy(), segments[:, -2:]):
-        examples.append({"time_s": beats.time_s[beat], "excess": scored.excess[beat],
-                         "kind": scored.kind[beat], "offset_s": offset_s,
-                         "signal": seen * scale + mean, "recon": drawn * scale + mean})
-    return examples
 
 
 # --- table and annotations ------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from wfdb.processing import compare_annotations
 
 import config
-import detect
 from models import load_checkpoint
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import without_nan, write_json
@@ -32,6 +31,7 @@ from recording import reader
 from recording.episodes import RHYTHMS
 from recording.output import RHYTHM_SYMBOL
 from recording.quality import VERDICT_S
+from recording.scored import score_recording
 from scoring import metrics
 from scoring.ec57 import UNCOUNTED_S
 
@@ -120,12 +120,12 @@ def compare(name, scored, time_s, symbol, counts=lambda time_s: time_s >= UNCOUN
 
 def score_record(path, model, stored, annotator, given, device, **asked):
     """(rows, record) of one WFDB record; given: its R peaks are the expert's; asked: arguments of
-    detect.score_recording.
+    score_recording.
     """
     runtime.use_threads(1)
     with reader.open_recording(path) as recording:
         time_s, symbol = expert_beats(path, annotator, recording.fs_hz)
-        _, scored = detect.score_recording(recording, model, stored, device=device,
+        _, scored = score_recording(recording, model, stored, device=device,
                                            given_s=time_s if given else None, **asked)
 
     rows, record = compare(path.stem, scored, time_s, symbol)

@@ -16,13 +16,13 @@ import pandas as pd
 import wfdb
 from joblib import delayed
 
-import detect
 from pipeline import errors, runtime
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from recording import reader
 from recording.episodes import ASYSTOLE_S, spells
 from recording.quality import VERDICT_S
+from recording.scored import score_recording
 from scoring import metrics
 from studies.expert_labels import load_detector, run
 
@@ -39,7 +39,7 @@ def seconds_of(path, model, stored, device):
     """DataFrame, a row a second: rhythm, without_qrs, episode, unreadable, score of a record."""
     runtime.use_threads(1)
     with reader.open_recording(path) as recording:
-        _, scored = detect.score_recording(recording, model, stored, device=device)
+        _, scored = score_recording(recording, model, stored, device=device)
         fs_hz = recording.fs_hz
 
     length = int(scored.beats.duration_s)

@@ -21,7 +21,6 @@ import wfdb
 from joblib import delayed
 
 import config
-import detect
 from pipeline import errors, runtime
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
@@ -29,6 +28,7 @@ from pipeline.figures import CURVES, new_figure, save
 from pipeline.tables import readable
 from preprocess import resample
 from recording import quality, reader, scan
+from recording.scored import score_recording
 from scoring.ec57 import UNCOUNTED_S
 from studies import expert_labels
 
@@ -91,7 +91,7 @@ def score_record(path, noise_path, snr_db, model, stored, device):
         # both on the same mixture: what differs is the rule alone
         found = []
         for score_all in (False, True):
-            summary, scored = detect.score_recording(
+            summary, scored = score_recording(
                 recording, model, stored, lead=recording.leads[lead], score_all=score_all,
                 device=device)
             rows, record = expert_labels.compare(path.stem, scored, time_s, symbol, in_noise)

@@ -23,7 +23,7 @@ import train_mitbih
 import visualize
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
-from recording.output import ScoredBeats
+from recording.scored import ScoredBeats
 from recording.scan import Evidence
 from recording.reader import open_recording
 

@@ -19,6 +19,7 @@ from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
 from recording import reader
 from recording.output import rates
+from recording.scored import line_to_flag, score_name, score_recording
 
 
 def run(*argv):
@@ -107,7 +108,7 @@ def test_settings_of_use_are_those_of_the_checkpoint(brought, tmp_path, monkeypa
 
 def test_examples_are_the_highest_beats_well_apart_as_filtered(brought, shipped):
     with reader.open_recording(brought / "s02.hea") as recording:
-        _, scored = detect.score_recording(recording, *shipped)
+        _, scored = score_recording(recording, *shipped)
     filtered = preprocess.bandpass(np.load(brought / "array.npy"), 360, (0.5, 40), 3)
     times = np.array([example["time_s"] for example in scored.examples])
     assert len(times) == 8 and np.diff(np.sort(times)).min() >= 10
@@ -169,7 +170,7 @@ def test_unreadable_stretches_are_noise_marks_and_no_beats_no_crash(brought, tmp
 def test_line_keeps_the_alarms_per_hour():
     z = np.array([1.0, np.nan, 3, 2, 0.5])
     for per_hour, n in ((0, 0), (2, 1), (3, 1), (4, 2), (100, 4)):
-        line, rule = detect.line_to_flag(z, 1800, None, alarms_per_hour=per_hour)
+        line, rule = line_to_flag(z, 1800, None, alarms_per_hour=per_hour)
         assert (z >= line).sum() == n and rule == f"at most {per_hour} flags an hour"
 
 
@@ -178,7 +179,7 @@ def test_line_is_asked_for_or_of_the_validation_patients(monkeypatch):
              "sensitivity": [0.95, 0.8, 0.4]}
     monkeypatch.setattr(config, "EXCESS_SPECIFICITY", 0.9)
     asked = ({}, {"sensitivity": 0.9}, {"excess": 7.5})
-    lines = [detect.line_to_flag(np.zeros(3), 60, curve, **flags)[0] for flags in asked]
+    lines = [line_to_flag(np.zeros(3), 60, curve, **flags)[0] for flags in asked]
     assert lines == [2, 1, 7.5]
 
 
@@ -186,9 +187,9 @@ def test_causal_score_is_that_of_the_past_or_an_error():
     names = [("combined", "combined_causal"), ("self_reference", "self_causal")]
     for name, causal in names:
         stored = {"score_settings": {"DEFAULT_SCORE": name}}
-        assert [detect.score_name(stored, past) for past in (False, True)] == [name, causal]
+        assert [score_name(stored, past) for past in (False, True)] == [name, causal]
     with pytest.raises(UserError, match="--causal: the checkpoint's score mse"):
-        detect.score_name({"score_settings": {"DEFAULT_SCORE": "mse"}}, True)
+        score_name({"score_settings": {"DEFAULT_SCORE": "mse"}}, True)
 
 
 def test_causal_scores_of_the_past_do_not_change_with_the_future(brought, tmp_path, shipped):
@@ -199,7 +200,7 @@ def test_causal_scores_of_the_past_do_not_change_with_the_future(brought, tmp_pa
     for changed in (signal, np.append(signal[:100 * 360], -signal[:80 * 360])):
         np.save(tmp_path / "r.npy", changed)
         with reader.open_recording(tmp_path / "r.npy", 360) as recording:
-            _, scored = detect.score_recording(recording, *shipped, causal=True)
+            _, scored = score_recording(recording, *shipped, causal=True)
         found.append(scored.excess[scored.beats.time_s < 95])
     assert len(found[0]) > 80
     assert_allclose(*found, atol=1e-3)

@@ -21,6 +21,7 @@ from pipeline import simulated_ecg
 from pipeline.artefacts import without_nan
 from recording import page, page_data
 from recording.page_data import FLAGGED, MISSING, UNSCORED, USUAL
+from recording.scored import summary_of
 
 HOSTILE = '</script><script>window.ran=1</script><img src=x onerror="window.ran=1">$$x$$'
 CHROMIUM = Path("/usr/bin/chromium")
@@ -45,7 +46,7 @@ def made(tmp_path_factory):
 
 def page_of(path, scored, recording, **more):
     """Write the page; more: what the summary says otherwise."""
-    summary = detect.summary_of(scored, recording)
+    summary = summary_of(scored, recording)
     summary |= {"lead_chosen": "asked for", "excess_rule": "asked for"} | more
     page.write_page(path, scored, without_nan(summary), recording)
     return path.read_text()
