@@ -44,7 +44,7 @@ def write_csv(path, scored):
         "rr_before_s": scored.rr_before_s, "early": scored.found.early,
         "qrs_distance": scored.found.distance, "score": scored.found.score,
         "excess": scored.excess, "flag": scored.flagged.astype(int), "kind": scored.kind,
-        "group": scored.found.group,
+        "group": scored.found.group, "review_group": scored.review_group,
         "state": np.where(beats.readable, state, "unreadable")})
 
     with whole_file(path) as part:
@@ -59,12 +59,14 @@ def annotations_of(scored):
     beats = zip(scored.samples[rows], scored.kind[rows],
                 map("{:.2f}".format, scored.excess[rows]), itertools.repeat(0))
 
-    # from and to by turns
-    edges = (scored.unreadable_s.ravel() * scored.fs_hz).round().astype(int)
-    noise = zip(edges, itertools.repeat(NOISE_SYMBOL), itertools.repeat(""),
-                itertools.cycle((-1, 0)))
+    return heapq.merge(beats, quality_of(scored), rhythms_of(scored), key=lambda row: row[0])
 
-    return heapq.merge(beats, noise, rhythms_of(scored), key=lambda row: row[0])
+
+def quality_of(scored):
+    """[(sample, symbol, aux, subtype)] where the signal becomes unreadable, and readable again."""
+    edges = (scored.unreadable_s.ravel() * scored.fs_hz).round().astype(int).tolist()
+    return list(zip(edges, itertools.repeat(NOISE_SYMBOL), itertools.repeat(""),
+                    itertools.cycle((-1, 0))))
 
 
 def rhythms_of(scored):

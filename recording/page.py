@@ -1,34 +1,42 @@
-"""NAME.ecgad.html: one page that opens without network, drawn from a recording's ScoredBeats and
-its signal.
+"""NAME.ecgad.html: one page that opens without network: verdict, rhythm at a glance, and the queue
+in which a reviewer accepts, rejects or renames what is flagged.
 
-It is a template (page.html), bokeh's models with the data, and what moves them in the browser
-(page.js). Names and units come from untrusted files: they stand in the template alone, which
-escapes them, never in a bokeh model, where `$$` would be taken for mathematics.
+It is a template (page.html), bokeh's models with the data, and what moves them in the browser:
+page.js the plots over time, review.js the queue, wfdb.js the files it downloads. Names and units
+come from untrusted files: they stand in the template, which escapes them, and in the JSON of
+review.js, never in a bokeh model, where `$$` would be taken for mathematics.
 """
 
+import hashlib
+import json
 import pkgutil
-from datetime import timedelta
 
 import numpy as np
 from bokeh.document import Document
 from bokeh.embed import file_html
 from bokeh.events import DocumentReady
 from bokeh.layouts import column
-from bokeh.models import (BoxZoomTool, ColumnDataSource, CustomJS, CustomJSTickFormatter, DataTable,
-                          DatetimeTicker, NumberFormatter, PanTool, Range1d, RangeTool, ResetTool,
-                          SaveTool, TableColumn, WheelZoomTool)
+from bokeh.models import (BoxZoomTool, ColumnDataSource, CustomJS, CustomJSTickFormatter,
+                          DatetimeTicker, PanTool, Range1d, RangeTool, ResetTool, SaveTool,
+                          WheelZoomTool)
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
-from pipeline.artefacts import whole_file
+from pipeline.artefacts import whole_file, without_nan
 from pipeline.figures import ABNORMAL, GREY, NORMAL
-from recording.output import clock, rates
-from recording.page_data import STRIP_S, content_of, join_spans, states
+from recording.output import EXTENSION, clock, quality_of, rates, rhythms_of
+from recording.page_data import STATES, STRIP_S, content_of, join_spans, states
+from recording.review import where_it_deviates
 
 BINS = 2000                # of heart rate and flagged share at most, ...
 BIN_S = 10                 # ... about so long at least
+GLANCE_BINS = 500          # of the rate in the picture at a glance
 SPANS = 5000               # unreadable stretches drawn; of more, near ones are joined
+BARS = 500                 # episodes drawn at a glance, the longest
+LISTED = 100               # episodes of a kind to choose from, the longest
 SHORTEST_S = 0.2           # that can be zoomed to
+REVIEWED = "reviewed"      # NAME.reviewed is what review.js downloads
+MV_DIGITS = 4
 CLOCK = """
     const tenth_ms = Math.round(tick * 10), two = (v) => String(Math.floor(v)).padStart(2, "0")
     const s = tenth_ms / 10000, rest = tenth_ms % 10000
@@ -110,59 +118,70 @@ def timeline(sources, x_range, scored):
     return column(*moved, whole, sizing_mode="stretch_width", name="timeline")
 
 
-def strip(sources, unit):
-    """The chosen beat in its STRIP_S, the beats marked with their excess."""
-    plot = new_plot("strip", Range1d(-STRIP_S / 2, STRIP_S / 2), f"signal ({unit})", 300,
-                    y_range=Range1d(-1, 1), x_axis_label="time from the chosen beat (s)")
-    plot.add_tools(SaveTool())
-    plot.line("x", "y", source=sources["strip"], color="black", line_width=1)
+# --- the queue ------------------------------------------------------------------------------------
 
-    # filled by page.js
-    for name, colour, marker in (("normal", NORMAL, "circle"), ("flagged", ABNORMAL, "triangle"),
-                                 ("unscored", GREY, "x")):
-        source = sources[f"strip_{name}"]
-        plot.scatter("x", "y", source=source, color=colour, marker=marker, size=9)
-        plot.text("x", "top", "text", source=source, color=colour, text_font_size="11px",
-                  text_align="center", y_offset=-8)
-    return plot
+def review_of(scored, summary, recording, content):
+    """What review.js knows, for JSON: the review groups with their mean beats, and names."""
+    offset_s, usual, means = scored.mean_beats or ((), None, ())
+    rows = []
+    for row, mean in zip(summary["review"], means):
+        parts = where_it_deviates(offset_s, usual, mean)
+        rows.append(row | {"mean": np.round(mean, MV_DIGITS).tolist(), "deviates": parts})
 
-
-def flagged_table(scored, listed):
-    """DataTable of the listed beats (row numbers), sortable; its source carries their samples too.
-    """
-    time_s = scored.samples[listed] / scored.fs_hz
-
-    # the sample is not shown: page.js finds the signal by it
-    data = {"rank": np.arange(1, len(listed) + 1), "time": [clock(t) for t in time_s],
-            "kind": scored.kind[listed].tolist(), "excess": scored.excess[listed],
-            "rate": 60 / scored.rr_before_s[listed],
-            "sample": scored.samples[listed].astype(float)}
-
-    columns = [TableColumn(field="rank", title="#", width=45),
-               TableColumn(field="time", title="into recording", width=95),
-               TableColumn(field="kind", title="kind", width=45),
-               TableColumn(field="excess", title="excess", width=65,
-                           formatter=NumberFormatter(format="0.0", nan_format="-")),
-               TableColumn(field="rate", title="60/RR before", width=90,
-                           formatter=NumberFormatter(format="0", nan_format="-"))]
-
-    # where the file says when it began
+    # a page made anew of the same flags finds the decisions taken on the one before
+    flags = repr((scored.name, scored.lead, scored.samples[scored.flagged].tolist()))
+    key = hashlib.sha256(flags.encode(errors="replace")).hexdigest()[:16]
+    start = None
     if scored.start is not None:
-        data["day"] = [f"{scored.start + timedelta(seconds=t):%d. %H:%M:%S}" for t in time_s]
-        columns.insert(2, TableColumn(field="day", title="day and time", width=95))
+        start = scored.start.strftime("%Y-%m-%dT%H:%M:%S.%f")
 
-    return DataTable(name="beats", source=ColumnDataSource(data), columns=columns, height=360,
-                     width=sum(c.width for c in columns) + 25, index_position=None,
-                     autosize_mode="none", reorderable=False)
+    notes = rhythms_of(scored) + quality_of(scored)
+    return without_nan({
+        "key": key, "name": scored.name, "start": start, "fs": scored.fs_hz,
+        "leads": [recording.leads[k] for k in content.leads],
+        "calibrated": [bool(recording.calibrated[k]) for k in content.leads],
+        "groups": rows, "offset_s": np.round(offset_s, 5).tolist(),
+        "usual": usual and {name: np.round(values, MV_DIGITS).tolist()
+                            for name, values in usual.items()},
+        "notes": sorted(notes, key=lambda note: note[0]),
+        "all": bool(content.drawn.all()), "extension": EXTENSION, "reviewed": REVIEWED})
+
+
+def glance_of(scored):
+    """What the template draws at a glance: the rate as points of a line (0 to 1000, 0 to 100), and
+    episodes by kind, each with the longest.
+    """
+    duration_s = max(scored.beats.duration_s, SHORTEST_S)
+    edges = np.linspace(0, duration_s, GLANCE_BINS + 1)
+    rate = rates(scored, edges)["rate"]
+    known = np.isfinite(rate)
+    high = max(np.nanmax(rate[known], initial=100) * 1.05, 100)
+    x = 1000 * (edges[:-1] + edges[1:]) / 2 / duration_s
+    points = " ".join(f"{a:.1f},{100 - 100 * b / high:.1f}" for a, b in zip(x[known], rate[known]))
+
+    kinds = {}
+    longest = sorted(scored.episodes, key=lambda row: row["start_s"] - row["end_s"])[:BARS]
+    for row in sorted(scored.episodes, key=lambda row: row["start_s"]):
+        kinds.setdefault(row["kind"], {"n": 0, "seconds": 0, "bars": []})
+        kinds[row["kind"]]["n"] += 1
+        kinds[row["kind"]]["seconds"] += row["end_s"] - row["start_s"]
+    for row in longest:
+        kinds[row["kind"]]["bars"].append(row | {
+            "x": 1000 * row["start_s"] / duration_s, "at": clock(row["start_s"]),
+            "width": max(1000 * (row["end_s"] - row["start_s"]) / duration_s, 2)})
+
+    # in order of time, where there are few enough to choose from
+    for kind in kinds.values():
+        kind["listed"] = sorted(kind["bars"][:LISTED], key=lambda row: row["start_s"])
+    return {"points": points, "high": high, "kinds": kinds, "duration": clock(duration_s)}
 
 
 # --- page -----------------------------------------------------------------------------------------
 
 def sources_of(scored):
     """{name: ColumnDataSource} of what is drawn; most are filled by page.js."""
-    sources = {name: ColumnDataSource({"x": [], "y": [], "top": [], "text": []}) for name in (
-        "normal", "flagged", "signal", "chosen", "strip", "strip_normal", "strip_flagged",
-        "strip_unscored")}
+    sources = {name: ColumnDataSource({"x": [], "y": []})
+               for name in ("normal", "flagged", "signal", "chosen")}
 
     duration_s = scored.beats.duration_s
     bad = scored.unreadable_s
@@ -178,40 +197,42 @@ def sources_of(scored):
 
 
 def store_of(scored, content):
-    """{name: ColumnDataSource} of what page.js draws from: typed arrays."""
+    """{name: ColumnDataSource} of what page.js and review.js draw from: typed arrays."""
     drawn = content.drawn
 
     # float64 of samples, which a browser counts exactly; int16 and float32 keep the page small
-    store = {"full": {"v": content.full}, "envelope": {"low": content.low, "high": content.high},
-             "kept": {"start": content.kept[:, 0].astype(float),
-                      "stop": content.kept[:, 1].astype(float)},
-             "beats": {"sample": scored.samples[drawn].astype(float),
-                       "excess": scored.excess[drawn].astype(np.float32),
-                       "state": states(scored)[drawn]}}
+    store = {f"full{k}": {"v": values} for k, values in enumerate(content.full)}
+    store |= {"envelope": {"low": content.low, "high": content.high},
+              "kept": {"start": content.kept[:, 0].astype(float),
+                       "stop": content.kept[:, 1].astype(float)},
+              "beats": {"sample": scored.samples[drawn].astype(float),
+                        "excess": scored.excess[drawn].astype(np.float32),
+                        "state": states(scored)[drawn],
+                        "review_group": scored.review_group[drawn].astype(np.uint16)}}
     return {name: ColumnDataSource(columns, name=name) for name, columns in store.items()}
 
 
 def document_of(scored, content, n_samples):
-    """Document with the roots timeline, beats and strip, and page.js to move them."""
+    """Document with the root timeline, and what moves it and the queue."""
     sources = sources_of(scored)
     end_ms = 1000 * max(scored.beats.duration_s, SHORTEST_S)
     x_range = Range1d(0, end_ms, bounds=(0, end_ms), min_interval=1000 * SHORTEST_S, name="shown")
     over_time = timeline(sources, x_range, scored)
-    table = flagged_table(scored, content.listed)
-    chosen = strip(sources, scored.unit)
 
     document = Document()
-    for root in (over_time, table, chosen):
-        document.add_root(root)
+    document.add_root(over_time)
 
-    # what page.js calls by these names
-    args = sources | store_of(scored, content) | {
+    # what the scripts call by these names
+    store = store_of(scored, content)
+    store.setdefault("full1", ColumnDataSource({"v": np.empty(0, np.int16)}))
+    args = sources | store | {
         "fs": scored.fs_hz, "n": n_samples, "step": content.step, "offset": content.offset,
-        "scale": content.scale, "strip_s": STRIP_S, "x_range": x_range, "rows": table.source,
-        "signal_y": over_time.select_one({"name": "signal"}).y_range, "strip_y": chosen.y_range}
+        "scale": content.scale, "strip_s": STRIP_S, "states": STATES, "x_range": x_range,
+        "signal_y": over_time.select_one({"name": "signal"}).y_range}
 
-    document.js_on_event(DocumentReady, CustomJS(
-        args=args, code=pkgutil.get_data(__name__, "page.js").decode()))
+    code = "".join(pkgutil.get_data(__name__, name).decode()
+                   for name in ("page.js", "wfdb.js", "review.js"))
+    document.js_on_event(DocumentReady, CustomJS(args=args, code=code))
     return document
 
 
@@ -221,10 +242,12 @@ def write_page(path, scored, summary, recording):
     Whole or not at all. Raises UserError where the recording is damaged.
     """
     content = content_of(scored, recording)
+    # "<" cannot begin a tag where it is written so
+    review = json.dumps(review_of(scored, summary, recording, content)).replace("<", "\\u003c")
     shown = {"content": content, "summary": summary, "recording": recording,
              "unit": recording.units[scored.lead_index], "strip_s": STRIP_S,
-             "duration": clock(scored.beats.duration_s),
-             "colours": {"normal": NORMAL, "abnormal": ABNORMAL, "grey": GREY}}
+             "duration": clock(scored.beats.duration_s), "glance": glance_of(scored),
+             "review": review, "extension": EXTENSION, "reviewed": REVIEWED}
 
     # INLINE: bokeh's own script is part of the page, which then needs no network
     html = file_html(document_of(scored, content, recording.n_samples), INLINE,

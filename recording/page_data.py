@@ -1,23 +1,25 @@
 """What a page of recording/page.py holds of a recording, bounded whatever its length.
 
-All of a recording up to FULL_SAMPLES is kept at full rate; of a longer one STRIP_S about as many of
-its highest flagged beats, and the lowest and highest sample of each of ENVELOPE stretches.
+The scored lead, and one beside it, are kept at full rate up to FULL_SAMPLES in all; of a longer
+recording STRIP_S about as many of its flagged beats, and of the scored lead the lowest and highest
+sample of each of ENVELOPE stretches.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-FULL_SAMPLES = 2_000_000   # 92 min at 360 Hz; int16 in base64: 5.3 MB of the page
-ENVELOPE = 500_000         # 2.7 MB
-DRAWN = 200_000            # beats; of more, the lowest and highest of neighbours: 3.5 MB
-LISTED = 2000              # beats in the table
+FULL_SAMPLES = 1_400_000   # two leads of 32 min at 360 Hz; int16 in base64: 3.7 MB of the page
+ENVELOPE = 400_000         # 2.1 MB
+DRAWN = 200_000            # beats; of more, the flagged, and the lowest and highest of neighbours
 STRIP_S = 10
+LEADS = 2                  # the scored one and one beside it
 CHUNK = 1 << 18            # samples read at a time
 MISSING = -32768           # int16 of a sample that is missing; page.js knows it too
 OUTLIER = 100              # times the central 99.8 % of the signal: what lies farther off is drawn
                            # there, so that a spike leaves the beats their share of the 16 bits
-USUAL, FLAGGED, UNSCORED = range(3)   # states of a beat; page.js knows them too
+UNSCORED = "?"             # state of a beat beside the letters of kinds
+STATES = "NSVFQ" + UNSCORED   # page.js knows their order too
 
 
 @dataclass
@@ -26,55 +28,67 @@ class Content:
     recording.
     """
 
-    listed: np.ndarray         # row numbers of the flagged beats in the table, highest first
+    leads: list                # indices, the scored one first
     drawn: np.ndarray          # (n,) bool: which beats the page holds
     kept: np.ndarray           # (k, 2) from, to: at full rate
-    full: np.ndarray           # int16: the samples of `kept` one after another
-    low: np.ndarray            # (m,) int16: extremes of each `step` samples; empty for a step of 1,
-                               # where everything is kept at full rate
+    full: list                 # int16 of each lead: the samples of `kept` one after another
+    low: np.ndarray            # (m,) int16: extremes of each `step` samples of the scored lead;
+                               # empty for a step of 1, where everything is kept at full rate
     high: np.ndarray
     step: int
-    offset: float              # value = offset + scale * int16
-    scale: float
+    offset: list               # value = offset + scale * int16, of each lead
+    scale: list
 
 
 def content_of(scored, recording):
     """Content of ScoredBeats and the Recording they are of."""
     n = recording.n_samples
-    listed = highest_flagged(scored, n)
-    kept = full_rate(scored.samples[listed], n, scored.fs_hz)
+    others = [k for k in range(len(recording.leads)) if k != scored.lead_index]
+    leads = [scored.lead_index, *others][:LEADS]
+    most = FULL_SAMPLES // len(leads)
+    kept = full_rate(scored, n, most)
 
     # a stretch of the envelope is `step` samples
-    step = 1 if n <= FULL_SAMPLES else -(-n // ENVELOPE)
-    arrays, offset, scale = quantise(*read_signal(recording, scored.lead_index, kept, step))
-    return Content(listed, thin_out(scored, kept), kept, *arrays, step, offset, scale)
+    step = 1 if n <= most else -(-n // ENVELOPE)
+    full = []
+    offset = []
+    scale = []
+    for lead in leads:
+        # the lead beside it is drawn in strips alone
+        own_step = step if lead == scored.lead_index else 1
+        (own, *extremes), *line = quantise(*read_signal(recording, lead, kept, own_step))
+        full.append(own)
+        offset.append(line[0])
+        scale.append(line[1])
+        if lead == scored.lead_index:
+            low, high = extremes
+    return Content(leads, thin_out(scored, kept), kept, full, low, high, step, offset, scale)
 
 
 def states(scored):
-    """(n,) uint8 of USUAL, FLAGGED and UNSCORED."""
-    kinds = [FLAGGED, USUAL]
-    return np.select([scored.flagged, scored.beats.scored], kinds, UNSCORED).astype(np.uint8)
+    """(n,) uint8, index into STATES."""
+    letters = np.where(scored.beats.scored, scored.kind, UNSCORED)
+    order = np.argsort(list(STATES))
+    return order[np.searchsorted(list(STATES), letters, sorter=order)].astype(np.uint8)
 
 
-def highest_flagged(scored, n_samples):
-    """Row numbers of the flagged beats in the page's table, highest excess first."""
-    flagged = np.flatnonzero(scored.flagged)
-    order = flagged[np.argsort(-scored.excess[flagged], kind="stable")]
-
-    # of a long recording no more than there are strips for
-    strips = LISTED if n_samples <= FULL_SAMPLES else int(FULL_SAMPLES // (STRIP_S * scored.fs_hz))
-    return order[:min(LISTED, strips)]
-
-
-def full_rate(samples, n_samples, fs_hz):
-    """(k, 2) from, to, ascending and apart, kept at full rate: everything, or STRIP_S about these R
-    peaks.
+def full_rate(scored, n_samples, most):
+    """(k, 2) from, to, ascending and apart, kept at full rate: everything up to `most` samples, or
+    STRIP_S about flagged beats, as many of each review group, evenly in time.
     """
-    if n_samples <= FULL_SAMPLES:
+    if n_samples <= most:
         return np.array([[0, n_samples]])
-    half = int(STRIP_S * fs_hz / 2)
-    strips = np.sort(samples)[:, None] + [-half, half + 1]
 
+    n_groups = int(scored.review_group.max(initial=0))
+    each = int(most // (STRIP_S * scored.fs_hz)) // max(n_groups, 1)
+    chosen = [np.empty(0, int)]
+    for number in range(1, n_groups + 1):
+        rows = np.flatnonzero(scored.review_group == number)
+        chosen.append(rows[np.linspace(0, len(rows) - 1, min(each, len(rows))).astype(int)])
+
+    half = int(STRIP_S * scored.fs_hz / 2)
+    samples = np.sort(scored.samples[np.concatenate(chosen)])
+    strips = samples[:, None] + [-half, half + 1]
     return join_spans(strips.clip(0, n_samples))
 
 
@@ -130,13 +144,13 @@ def quantise(*arrays):
 
 
 def thin_out(scored, kept):
-    """(n,) bool, which beats the page holds: all, or the lowest and highest of neighbours, and
-    those in `kept`.
+    """(n,) bool, which beats the page holds: all, or the lowest and highest of neighbours, those
+    in `kept` and the flagged ones.
     """
     n = len(scored.excess)
     if n <= DRAWN:
         return np.ones(n, bool)
-    drawn = np.zeros(n, bool)
+    drawn = scored.flagged & (scored.flagged.sum() <= DRAWN)
 
     # two of each group of neighbours
     size = -(-2 * n // DRAWN)

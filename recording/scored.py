@@ -12,7 +12,7 @@ import torch
 import config
 from models import reconstruct
 from pipeline.errors import UserError
-from recording import episodes, flags, groups, quality, scan, trust
+from recording import episodes, flags, groups, quality, review, scan, trust
 from recording.quality import VERDICT_S
 from recording.scan import DetectedBeats, Evidence
 from scoring.detector import excess_at
@@ -38,8 +38,10 @@ class ScoredBeats:
     flagged: np.ndarray
     line: float
     kind: np.ndarray           # (n,) N; S, V, F or Q where flagged (recording/kinds.py); "" else
+    review_group: np.ndarray   # (n,) of review.review_groups; 0 where not flagged
     episodes: list = field(default_factory=list)   # of episodes.episodes
     examples: list = field(default_factory=list)   # of most_abnormal
+    mean_beats: tuple = ()                         # of review.mean_beats
 
     @property
     def excess(self):
@@ -97,6 +99,12 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
         flagged = found.excess >= line
     kind = np.where(flagged, found.kind, np.where(beats.scored, "N", ""))
 
+    # what is flagged, as few questions to a reviewer
+    review_group = np.zeros(len(kind), int)
+    latents = beats.z[np.flatnonzero(flagged[beats.scored])] / fitted["z_scale"]
+    review_group[flagged] = review.review_groups(
+        latents, found.early[flagged], found.excess[flagged], kind[flagged])
+
     stretches = episodes.episodes(beats.time_s, kind, scan.joined(beats))
     stretches += episodes.without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
     stretches += episodes.still(beats.swing, beats.unreadable, quality.VERDICT_S, stretches)
@@ -104,10 +112,13 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
 
     scored = ScoredBeats(recording.name, recording.leads[lead], lead, recording.fs_hz,
                          recording.start, "mV" if recording.calibrated[lead] else "file's unit",
-                         beats, found, flagged, line, kind, stretches)
+                         beats, found, flagged, line, kind, review_group, stretches)
 
     # taken now, from the segments that the network saw: the recording is not read again
     scored.examples = most_abnormal(scored, model, signal["FS_HZ"], device)
+
+    scored.mean_beats = review.mean_beats(review_group[beats.scored], kind[beats.scored] == "N",
+                                          beats.segments, signal["FS_HZ"])
 
     summary = summary_of(scored, recording) | {
         "lead_chosen": why, "excess_rule": rule, "simulated_training": stored["simulated"],
@@ -171,6 +182,7 @@ def summary_of(scored, recording):
             "flagged_per_hour": n_flagged / beats.duration_s * 3600,
             "unreadable_share": 1 - shares.pop(""), "unreadable": shares,
             "groups": groups.rows(scored.found, scored.kind, scored.flagged, beats.time_s),
+            "review": review.rows(scored.review_group, scored.found, scored.kind, beats.time_s),
             "episodes": scored.episodes,
             "warnings": trust.warnings(beats, scored.excess, scored.kind, scored.line),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}

@@ -229,7 +229,8 @@ def scored_beats(sample, excess, n_samples, fs_hz=100, line=3, name="r", lead="I
     found = Evidence(excess, excess, 0 * excess, 0 * excess, np.where(scored, "V", ""),
                      np.where(scored, 1 + flagged, 0))
     return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, found, flagged, line,
-                       np.where(flagged, "V", np.where(scored, "N", "")))
+                       np.where(flagged, "V", np.where(scored, "N", "")),
+                       np.where(flagged, 1, 0))
 
 
 def leads_of(path, fs_hz=None, block=None):
