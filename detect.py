@@ -34,7 +34,7 @@ from recording import cluster, output, places, reader
 from recording.output import EXTENSION
 from recording.scored import score_recording
 
-OUTPUT = 9           # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 10          # raise it with every change of what is found: earlier output is then stale
 DEMO_S = 1800
 # flags that decide what is found, arguments of score_recording
 ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivity")

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.figures import ABNORMAL, GREY, NORMAL, save
 from recording import places
 from recording.episodes import NO_QRS, RHYTHMS
+from recording.rhythm import USUAL_RR_S
 from recording.scored import APART_S, EXAMPLES
 
 EXTENSION = "ecgad"
@@ -23,7 +24,6 @@ NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 
 RHYTHM_SYMBOL = "+"    # WFDB: change of rhythm
 BINS = 400             # stretches of the time axis in the picture
 ANNOTATIONS = 10000    # written at a time
-USUAL_RR_S = (0.2, 5)  # intervals that a heart rate is taken from
 
 
 def clock(time_s):

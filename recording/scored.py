@@ -14,6 +14,7 @@ from models import reconstruct
 from pipeline.errors import UserError
 from recording import episodes, flags, groups, quality, review, scan, trust
 from recording.quality import VERDICT_S
+from recording.rhythm import rhythm_of
 from recording.scan import DetectedBeats, Evidence
 from scoring.detector import excess_at
 from scoring.features import BATCH
@@ -183,7 +184,7 @@ def summary_of(scored, recording):
             "unreadable_share": 1 - shares.pop(""), "unreadable": shares,
             "groups": groups.rows(scored.found, scored.kind, scored.flagged, beats.time_s),
             "review": review.rows(scored.review_group, scored.found, scored.kind, beats.time_s),
-            "episodes": scored.episodes,
+            "episodes": scored.episodes, "rhythm": rhythm_of(scored),
             "warnings": trust.warnings(beats, scored.excess, scored.kind, scored.line),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__}}
 
