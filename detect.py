@@ -30,7 +30,7 @@ from pipeline import errors, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import cores, device_of, machine_parser, parse, use_threads
-from recording import cluster, output, places, reader
+from recording import cluster, output, places, reader, reviewed
 from recording.output import EXTENSION
 from recording.scored import score_recording
 
@@ -197,6 +197,10 @@ def parse_args(argv=None):
     parser.add_argument("--html", action="store_true",
                         help="also one page to zoom and look at each flagged beat")
 
+    parser.add_argument("--reviewed", metavar="FILE", action="append",
+                        help="say what a reviewer changed: NAME.reviewed.csv or NAME.reviewed, "
+                             "saved from the page")
+
     # what is done, and where
     parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt of --database")
     parser.add_argument("--demo", action="store_true",
@@ -207,8 +211,9 @@ def parse_args(argv=None):
     parser.add_argument("--force", action="store_true", help="also what is done already")
 
     args = parse(parser, argv)
-    if bool(args.recordings or args.list) == args.demo:
-        parser.error("give recordings, or --demo")
+    asked = [args.recordings or args.list, args.demo, args.reviewed]
+    if sum(map(bool, asked)) != 1:
+        parser.error("give recordings, --demo, or --reviewed FILE")
     if args.cluster and args.jobs != 1:
         parser.error("--jobs or --cluster: the workers of a cluster take as many at a time as they "
                      "have threads")
@@ -231,6 +236,11 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.reviewed:
+        for path in args.reviewed:
+            print(reviewed.in_words(*reviewed.read_back(path, args.out)))
+        return
+
     load(args)  # a missing checkpoint is one error, not one a recording
     if args.demo:
         args.recordings = [write_demo()]

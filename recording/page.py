@@ -27,6 +27,7 @@ from pipeline.figures import ABNORMAL, GREY, NORMAL
 from recording.output import EXTENSION, clock, quality_of, rates, rhythms_of
 from recording.page_data import STATES, STRIP_S, content_of, join_spans, states
 from recording.review import where_it_deviates
+from recording.reviewed import REVIEWED
 
 BINS = 2000                # of heart rate and flagged share at most, ...
 BIN_S = 10                 # ... about so long at least
@@ -35,7 +36,6 @@ SPANS = 5000               # unreadable stretches drawn; of more, near ones are 
 BARS = 500                 # episodes drawn at a glance, the longest
 LISTED = 100               # episodes of a kind to choose from, the longest
 SHORTEST_S = 0.2           # that can be zoomed to
-REVIEWED = "reviewed"      # NAME.reviewed is what review.js downloads
 MV_DIGITS = 4
 CLOCK = """
     const tenth_ms = Math.round(tick * 10), two = (v) => String(Math.floor(v)).padStart(2, "0")

@@ -324,11 +324,11 @@ function reviewed_rows() {
 
 // Every scored beat with its letter after review, rhythms and quality as they were found
 function reviewed_notes() {
-  const notes = [...data.notes]
+  const notes = []
   beats.data.state.forEach((state, k) => {
     if (state !== UNSCORED) notes.push([beats.data.sample[k], reviewed_kind(k), "", 0])
   })
-  return notes.sort((a, b) => a[0] - b[0])
+  return [...notes, ...data.notes].sort((a, b) => a[0] - b[0])
 }
 
 by_id("save-table")?.addEventListener("click", () => offer(
