@@ -122,7 +122,7 @@ def timeline(sources, x_range, scored):
 
 def review_of(scored, summary, recording, content):
     """What review.js knows, for JSON: the review groups with their mean beats, and names."""
-    offset_s, usual, means = scored.mean_beats or ((), None, ())
+    offset_s, usual, means = scored.mean_beats
     rows = []
     for row, mean in zip(summary["review"], means):
         parts = where_it_deviates(offset_s, usual, mean)

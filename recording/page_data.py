@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FULL_SAMPLES = 1_400_000   # two leads of 32 min at 360 Hz; int16 in base64: 3.7 MB of the page
+FULL_SAMPLES = 1_800_000   # two leads of 41 min at 360 Hz; int16 in base64: 4.8 MB of the page
 ENVELOPE = 400_000         # 2.1 MB
 DRAWN = 200_000            # beats; of more, the flagged, and the lowest and highest of neighbours
 STRIP_S = 10

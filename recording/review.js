@@ -4,12 +4,24 @@
 const data = JSON.parse(document.getElementById("review-data").textContent)
 const by_id = (id) => document.getElementById(id)
 const KEPT = `ecgad-review-${data.key}`, KINDS = ["S", "V", "F", "Q"]
-const MM_S = 25, MM_MV = 10, LEAD_MM = 36, TEXT_MM = 7     // ECG paper: 25 mm/s, 10 mm/mV
-const STRIP_MM = strip_s * MM_S, PRINTED_MM = 187.5        // on paper of A4, 7.5 s
+const MM_S = 25, MM_MV = 10, TEXT_MM = 7       // ECG paper: 25 mm/s, 10 mm/mV
+const STRIP_MM = strip_s * MM_S, LEAD_MM = 36
+const PRINTED_MM = 187.5, PRINTED_LEAD_MM = 25       // of 7.5 s, three to a page of A4
 
 // Row numbers of the beats of each review group, in order of time
 const members = new Map(data.groups.map((group) => [group.review_group, []]))
 beats.data.review_group.forEach((number, k) => members.get(number)?.push(k))
+
+// Those of them that can be looked at: of a long recording the page has the signal of some at full rate
+const seen = new Map([...members].map(([number, rows]) => [number, rows.filter((k) => is_kept(beats.data.sample[k]))]))
+function is_kept(sample) {
+  let low = 0, high = start.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (stop[middle] <= sample) low = middle + 1; else high = middle
+  }
+  return low < start.length && start[low] <= sample
+}
 const letter = (k) => states[beats.data.state[k]]
 
 // --- decisions -------------------------------------------------------------------------------------------------------
@@ -28,7 +40,7 @@ function keep() {
 }
 
 const group_key = () => `group ${group}`
-const beat_key = () => `beat ${beats.data.sample[members.get(group)[at]]}`
+const beat_key = () => `beat ${beats.data.sample[seen.get(group)[at]]}`
 const decided = (k) => decisions[`beat ${beats.data.sample[k]}`] ?? decisions[`group ${beats.data.review_group[k]}`]
 
 // The letter of a beat after review
@@ -101,9 +113,9 @@ function clock(sample) {
   return `${into}, ${day.toISOString().slice(0, 19).replace("T", " ")}`
 }
 
-// ECG paper with the leads' STRIP_S about a sample; `within` the width of the drawing in mm
-function strip_of(sample, label, within = STRIP_MM) {
-  const leads = data.leads.length, height = leads * LEAD_MM + TEXT_MM
+// ECG paper with the leads about a sample; `within`, lead_mm: width of the drawing, and height of a lead, in mm
+function strip_of(sample, label, within = STRIP_MM, lead_mm = LEAD_MM) {
+  const leads = data.leads.length, height = leads * lead_mm + TEXT_MM
   const svg = new_svg(within, height, label, {class: "paper", style: `width:${within}mm`})
   for (const [step, colour] of [[1, "#f6dcdc"], [5, "#e9b0b0"]]) {
     let lines = ""
@@ -121,13 +133,13 @@ function strip_of(sample, label, within = STRIP_MM) {
 
     // without a known gain, and where 10 mm/mV would not fit, the lead is drawn as high as there is room
     const middle = (quantile(0) + quantile(1)) / 2, span = quantile(1) - quantile(0) || 1
-    const true_size = data.calibrated[lead] && span * MM_MV <= LEAD_MM
-    const per_unit = true_size ? MM_MV : 0.8 * LEAD_MM / span
-    const base = TEXT_MM + LEAD_MM * (lead + 0.5)
+    const true_size = data.calibrated[lead] && span * MM_MV <= lead_mm
+    const per_unit = true_size ? MM_MV : 0.8 * lead_mm / span
+    const base = TEXT_MM + lead_mm * (lead + 0.5)
     draw_into(svg, "path", {d: path_of(line.x.map(x_of), line.y.map((v) => base - (v - middle) * per_unit)),
                             fill: "none", stroke: "#111", "stroke-width": 0.3})
     const gain = true_size ? "10 mm/mV" : data.calibrated[lead] ? `${per_unit.toPrecision(2)} mm/mV` : "gain not known"
-    draw_into(svg, "text", {x: 1.5, y: TEXT_MM + LEAD_MM * (lead + 1) - 1.5, class: "note"},
+    draw_into(svg, "text", {x: 1.5, y: TEXT_MM + lead_mm * (lead + 1) - 1.5, class: "note"},
               `${data.leads[lead]}, 25 mm/s, ${gain}`)
   }
 
@@ -186,18 +198,19 @@ function show_list() {
 }
 
 function show_member() {
-  const rows = members.get(group), k = rows[at], sample = beats.data.sample[k]
+  const rows = seen.get(group), all = members.get(group), k = rows[at], sample = beats.data.sample[k]
+  const more = rows.length < all.length ? ` that the page shows of ${all.length}` : ""
   const before = k > 0 ? (sample - beats.data.sample[k - 1]) / fs : NaN
   by_id("member").textContent =
-    `Beat ${at + 1} of ${rows.length}, ${clock(sample)}. Kind ${reviewed_kind(k)}, excess ` +
+    `Beat ${at + 1} of ${rows.length}${more}, ${clock(sample)}. Kind ${reviewed_kind(k)}, excess ` +
     `${beats.data.excess[k].toFixed(1)}${Number.isFinite(before) ? `, RR before ${before.toFixed(2)} s` : ""}. ` +
     `This beat: ${in_words(decided(k))}.`
   by_id("strip").replaceChildren(strip_of(sample, `${strip_s} seconds of ECG around ${clock(sample)}`))
 
-  const line = new_svg(1000, 16, `Where the ${rows.length} beats lie in the recording`, {class: "members",
+  const line = new_svg(1000, 16, `Where the ${all.length} beats lie in the recording`, {class: "members",
                                                                                         preserveAspectRatio: "none"})
   const place = (row) => 1000 * beats.data.sample[row] / n
-  draw_into(line, "path", {d: rows.map((row) => `M${place(row).toFixed(1)} 3V13`).join(""), stroke: "#a83e00"})
+  draw_into(line, "path", {d: all.map((row) => `M${place(row).toFixed(1)} 3V13`).join(""), stroke: "#a83e00"})
   draw_into(line, "path", {d: `M${place(k)} 0V16`, stroke: "#111", "stroke-width": 3})
   line.addEventListener("click", (event) => {
     const box = line.getBoundingClientRect(), there = (event.clientX - box.left) / box.width * n
@@ -227,7 +240,7 @@ function show_all() {
 // The beat of a review group that is shown first is the one in the middle of them
 function select(number) {
   group = number
-  at = Math.floor((members.get(group)?.length ?? 0) / 2)
+  at = Math.floor(seen.get(group).length / 2)
   show_all()
 }
 
@@ -238,7 +251,7 @@ function next_group(step) {
 }
 
 function next_member(step) {
-  at = Math.min(Math.max(0, at + step), members.get(group).length - 1)
+  at = Math.min(Math.max(0, at + step), seen.get(group).length - 1)
   show_member()
 }
 
@@ -252,7 +265,7 @@ const actions = {
   undo, "next group": () => next_group(1), "previous group": () => next_group(-1),
   "next beat": () => next_member(1), "previous beat": () => next_member(-1),
   look: () => {
-    const time = ms(beats.data.sample[members.get(group)[at]])
+    const time = ms(beats.data.sample[seen.get(group)[at]])
     move(time - 500 * MOVE_S, time + 500 * MOVE_S)
     by_id("timeline").scrollIntoView()
   }
@@ -356,10 +369,10 @@ function fill_print() {
   })
   by_id("print-groups").replaceChildren(...rows)
   by_id("print-strips").replaceChildren(...data.groups.slice(0, PRINTED).map((row) => {
-    const rows = members.get(row.review_group), sample = beats.data.sample[rows[Math.floor(rows.length / 2)]]
+    const rows = seen.get(row.review_group), sample = beats.data.sample[rows[Math.floor(rows.length / 2)]]
     const shown = document.createElement("figure"), text = document.createElement("figcaption")
     text.textContent = `Review group ${row.review_group}, ${row.kind}: ${clock(sample)}`
-    shown.append(text, strip_of(sample, text.textContent, PRINTED_MM))
+    shown.append(text, strip_of(sample, text.textContent, PRINTED_MM, PRINTED_LEAD_MM))
     return shown
   }))
 }

@@ -38,8 +38,9 @@ def read_back(path, out=None):
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: {path.stat().st_size:,} bytes are more than {MAX_BYTES:,.0f}; "
                         "expected what a page saved. Save it again.")
-    name = path.name.removesuffix(".csv").removesuffix(f".{REVIEWED}")
-    if name == path.name:
+    stem = path.name.removesuffix(".csv")
+    name = stem.removesuffix(f".{REVIEWED}")
+    if name == stem:
         raise UserError(f"{path}: expected NAME.{REVIEWED}.csv or NAME.{REVIEWED}. Give it the "
                         "name the page saved it under, without (1) or the like.")
 

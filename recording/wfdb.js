@@ -1,5 +1,5 @@
-// A WFDB annotation file (MIT format, annot(5) of PhysioNet's WFDB guide) of [sample, symbol, aux, subtype] rows in order
-// of time: words of 16 bits, low byte first, of 6 bits code and 10 bits distance from the row before.
+// A WFDB annotation file (MIT format, annot(5) of PhysioNet's WFDB guide) of rows [sample, symbol, aux, subtype] in
+// order of time: words of 16 bits, low byte first, of 6 bits code and 10 bits distance from the row before.
 const CODES = {N: 1, V: 5, F: 6, S: 9, Q: 13, "~": 14, '"': 22, "+": 28, "[": 32, "]": 33}
 const SKIP = 59, SUBTYPE = 61, AUX = 63, FAR = 1023
 

@@ -230,7 +230,8 @@ def scored_beats(sample, excess, n_samples, fs_hz=100, line=3, name="r", lead="I
                      np.where(scored, 1 + flagged, 0))
     return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, found, flagged, line,
                        np.where(flagged, "V", np.where(scored, "N", "")),
-                       np.where(flagged, 1, 0))
+                       np.where(flagged, 1, 0),
+                       mean_beats=([-0.01, 0, 0.01], None, [np.zeros(3)] * int(flagged.any())))
 
 
 def leads_of(path, fs_hz=None, block=None):
