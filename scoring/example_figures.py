@@ -108,6 +108,11 @@ def one_beat(ax, run, i):
         strong = part in (name, "shape")
         ax.axvspan(left, right, color=shade, alpha=0.35 if strong else 0.1, linewidth=0)
 
+    # what makes a beat early lies before it
+    if part == "timing":
+        ax.axvspan(-PART_SHOWN_S, beat_parts.WINDOWS_S["P"][0], alpha=0.35, linewidth=0,
+                   color=PART_COLOURS[beat_parts.PARTS.index(part)])
+
     signal = scores["part_signal"][i]
     usual = scores["part_usual"][i]
     t = time_s(scores["part_signal"], run)

@@ -224,7 +224,7 @@ def draw_protocol(ax, protocol, table):
 
     # the line between what is added and what is broken
     ax.axhline(len(table["ladder"]) - 0.5, color="black", linewidth=0.8)
-    ax.set_yticks(height, [textwrap.fill(row["title"], 48) for row in rows], fontsize=8)
+    ax.set_yticks(height, [textwrap.fill(row["title"], 52) for row in rows], fontsize=8)
     ax.invert_yaxis()
     ax.set(xlim=(0, 101), xlabel="% [95 % interval over records]", title=f"{protocol} protocol")
     ax.grid(axis="x")

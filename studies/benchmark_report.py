@@ -148,10 +148,11 @@ def draw_library(ax, library, rows, colour, marker):
     for k, row in enumerate(rows[:named]):
         # on a logarithmic scale, what is missing to 100 % sets good ones apart
         at = (max(row["seconds"], EARLIEST_S), 100 * (1 - row["auroc"]))
+        seconds = f"{row['seconds']:,.0f}" if row["seconds"] >= 10 else f"{row['seconds']:.1g}"
         ax.plot(*at, marker, color=colour, markersize=12 if marker == "*" else 7,
                 markerfacecolor="white" if k else colour, linestyle="none", zorder=3,
                 label=f"{library}, {row['name'].split(' (')[0]}:\n"
-                      f"{100 * row['auroc']:.2f} %, {row['seconds']:.2g} s")
+                      f"{100 * row['auroc']:.2f} %, {seconds} s")
 
     others = rows[named:]
     if others:
@@ -199,7 +200,7 @@ def needs_of(size, stages):
 
 def scaling_figure(stages):
     """Seconds against size, a panel a stage, every timing and the line."""
-    figure = Figure(figsize=(8.3, 3.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8.3, 3.6), dpi=DPI, layout="constrained")
     for ax, (name, stage), (colour, _) in zip(figure.subplots(1, len(stages)), stages.items(),
                                               CURVES):
         rows = stage["rows"]
@@ -216,6 +217,6 @@ def scaling_figure(stages):
                 label=f"n = {len(rows)} sizes:\n{stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}")
         ax.set(title=name, xlabel=f"data ({unit})", ylabel="time (s)",
                xlim=(0, None), ylim=(0, None))
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower right")
         ax.grid(True)
     return figure
