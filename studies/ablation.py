@@ -271,6 +271,7 @@ def main(argv=None):
     picture = database.out / "evaluation_plots" / "ablation.png"
     save(picture, lambda: ablation_figure(result))
     print(f"wrote {picture}")
+    print(f"next: {database.command('-m studies.report', '--write')}")
 
 
 if __name__ == "__main__":

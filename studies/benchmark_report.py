@@ -213,10 +213,10 @@ def scaling_figure(stages):
 
         # from 0, where the line shows what a start costs
         ends = np.array([0, sizes[-1]])
-        ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1,
-                label=f"n = {len(rows)} sizes:\n{stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}")
-        ax.set(title=name, xlabel=f"data ({unit})", ylabel="time (s)",
-               xlim=(0, None), ylim=(0, None))
-        ax.legend(loc="lower right")
+        ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1)
+        # in the title: a legend would lie over points
+        ax.set(title=f"{name}, n = {len(rows)} sizes\n"
+                     f"line: {stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}",
+               xlabel=f"data ({unit})", ylabel="time (s)", xlim=(0, None), ylim=(0, None))
         ax.grid(True)
     return figure

@@ -320,6 +320,7 @@ def main(argv=None):
                       "r_peaks": "given" if args.given_beats else "detected",
                       "by_record": [record for _, record in found], **result})
     print(f"wrote {path}")
+    print(f"next: {database.command('-m studies.report', '--write')}")
 
 
 if __name__ == "__main__":

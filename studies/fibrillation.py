@@ -146,6 +146,7 @@ def main(argv=None):
     write_json(path, {"records": len(paths), "table": rows, "spells": spells_found,
                       "windows": window_areas})
     print(f"wrote {path}")
+    print(f"next: {database.command('-m studies.report', '--write')}")
 
 
 if __name__ == "__main__":

@@ -300,6 +300,7 @@ def main(argv=None):
 
     print(readable(table, HEADINGS).to_string(index=False, na_rep="n/a"))
     print(f"wrote {path}")
+    print(f"next: {database.command('-m studies.report', '--write')}")
 
 
 if __name__ == "__main__":
