@@ -284,8 +284,11 @@ def main(argv=None):
         print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")
 
     print(tables.of_result(result, load_seeds(database, args.protocol, result)))
+    # the pictures are of SEED; the others are for the tables
+    after = "python -m studies.report --write"
     if args.seed == config.SEED:
-        print(f"next: {database.command('visualize.py', '--protocol', args.protocol)}")
+        after = database.command("visualize.py", "--protocol", args.protocol)
+    print(f"next: {after}")
 
 
 if __name__ == "__main__":

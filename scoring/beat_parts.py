@@ -28,7 +28,7 @@ LEAST_SPREAD = 1e-3   # of equal beats, and the least limit: nothing is divided 
 
 
 def deviations(features, x, fitted, fs_hz):
-    """(values (n, 4) of MEASURED, usual (n, w)): how far each beat is from usual, and what is usual.
+    """(values (n, 4) of MEASURED, usual (n, w)): how far each beat is from usual, and what that is.
 
     In units of the spread of the record's own regular beats; usual is the mean of the nearest of
     them. x (n, w) are the scored segments, `features` and `fitted` as in scoring/detector.py.

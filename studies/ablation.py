@@ -270,8 +270,7 @@ def main(argv=None):
     result = load_json(path, database.command("-m studies.ablation"))
     picture = database.out / "evaluation_plots" / "ablation.png"
     save(picture, lambda: ablation_figure(result))
-    print(f"wrote {picture}")
-    print(f"next: {database.command('-m studies.report', '--write')}")
+    print(f"wrote {picture}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def main(argv=None):
     save(picture.with_name("denoised.png"), lambda: denoised_figure(
         model, beats["clean"], beats[DRAWN], database.simulated, device))
     print(f"wrote {path}, {picture.parent}/network_worth.png and denoised.png")
-    print(f"next: {database.command('-m studies.report', '--write')}")
+    print("next: python -m studies.report --write")
 
 
 if __name__ == "__main__":

@@ -189,8 +189,7 @@ def main(argv=None):
     result = load_json(path, database.command("-m studies.noise_stress", "--noise", "DIR"))
     picture = database.out / "evaluation_plots" / "noise_stress.png"
     save(picture, lambda: noise_figure(result["rows"], len(result["records"]), database.simulated))
-    print(f"wrote {picture}")
-    print(f"next: {database.command('-m studies.report', '--write')}")
+    print(f"wrote {picture}\nnext: python -m studies.report --write")
 
 
 def measure(args, database, device, path):

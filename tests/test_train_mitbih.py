@@ -196,9 +196,9 @@ def test_one_bar_a_training_with_the_validation_loss_and_none_where_nobody_looks
     train_mitbih.main(ON_SIMULATED)
     assert capsys.readouterr().err == ""
 
-    monkeypatch.setattr(train_mitbih.tqdm, "status_printer", staticmethod(lambda file: shown.append))
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     shown = []
+    monkeypatch.setattr(train_mitbih.tqdm, "status_printer", lambda file: shown.append)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     train_mitbih.main([*ON_SIMULATED, "--force"])
     loss = checkpoint(small)[1]["history"][-1]["validation_loss"]
     shown = [bar for bar in shown if bar]

@@ -88,7 +88,8 @@ def rendered(run):
             draw_text(text, renderer)
 
         with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(figures.STYLE):
-            canvas = FigureCanvasAgg(OTHERS[name]() if name in OTHERS else visualize.draw(name, run))
+            make = OTHERS.get(name, lambda: visualize.draw(name, run))
+            canvas = FigureCanvasAgg(make())
             canvas.draw()  # as it is saved; the layout may still move by a pixel in the next one
             pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
             # ticks beyond the axes have texts as well, but are never drawn
