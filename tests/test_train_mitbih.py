@@ -197,7 +197,7 @@ def test_one_bar_a_training_with_the_validation_loss_and_none_where_nobody_looks
     assert capsys.readouterr().err == ""
 
     shown = []
-    monkeypatch.setattr(train_mitbih.tqdm, "status_printer", lambda file: shown.append)
+    monkeypatch.setattr(train_mitbih.tqdm, "status_printer", lambda bar, file: shown.append)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     train_mitbih.main([*ON_SIMULATED, "--force"])
     loss = checkpoint(small)[1]["history"][-1]["validation_loss"]
