@@ -148,7 +148,13 @@ def evaluate(segments, model, stored, protocol, device):
 
     deviations, typical = beat_parts.deviations(features, segments.x[test], stored["fitted"],
                                                 config.FS_HZ)
-    part, strength = beat_parts.leading(deviations, stored["part_limits"])
+    part, strength = beat_parts.leading(deviations, stored["part_limits"], scores,
+                                        stored["thresholds"])
+    # drawn over what it was compared with
+    by_shape = np.flatnonzero(flagged & (part == beat_parts.PARTS.index("shape")))
+    if len(by_shape):
+        typical[by_shape] = beat_parts.nearest_training(
+            features, stored["fitted"], by_shape, segments.x, segments.part(protocol, "train"))
     table |= {"part": part.astype(np.int8), "part_strength": strength.astype(np.float32)}
 
     # chosen by rule from all test beats: nobody picks an example
@@ -278,8 +284,11 @@ def main(argv=None):
         print(f"wrote {folder / 'metrics.json'}, {folder / 'scores.npz'}")
 
     print(tables.of_result(result, load_seeds(database, args.protocol, result)))
+    # the pictures are of SEED; the others are for the tables
+    after = "python -m studies.report --write"
     if args.seed == config.SEED:
-        print(f"next: {database.command('visualize.py', '--protocol', args.protocol)}")
+        after = database.command("visualize.py", "--protocol", args.protocol)
+    print(f"next: {after}")
 
 
 if __name__ == "__main__":

@@ -153,14 +153,15 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None, loss_of_
           f"on {device}, {runtime.launched()} x {torch.get_num_threads()} threads")
     check_batches(epoch_size, steps, history, stamp)
 
-    # --- epochs
-    with closing(beats.batches(seed, len(history), steps, epoch_size)) as batches:
+    # --- epochs: one bar for all of them, which may end early
+    bar = tqdm(total=config.MAX_EPOCHS * steps, initial=len(history) * steps, unit="batch",
+               desc=f"at most {config.MAX_EPOCHS} epochs",
+               disable=None if runtime.is_first() else True)
+    with bar, closing(beats.batches(seed, len(history), steps, epoch_size)) as batches:
         while len(history) < config.MAX_EPOCHS and epochs_waited(history) < config.PATIENCE:
             epoch = len(history)
             start = time.perf_counter()
             model.train()
-            bar = tqdm(total=steps * config.BATCH_SIZE, unit="seg", desc=f"epoch {epoch}",
-                       disable=None if runtime.is_first() else True)
 
             train_loss = 0.0
             for step, (x, record) in enumerate(itertools.islice(batches, steps)):
@@ -177,8 +178,7 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None, loss_of_
                 optimizer.step()
                 schedule.step()
                 train_loss += value / steps
-                bar.update(config.BATCH_SIZE)
-            bar.close()
+                bar.update()
             seconds = time.perf_counter() - start
 
             # the epoch of the lowest loss on normal validation beats: no label but "normal"
@@ -204,8 +204,10 @@ def train(beats, x_validation, seed, device, paths, stamp, resume=None, loss_of_
                     optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
                 write_history(paths["history"], history)
             mark = " kept" if kept else ""
-            print(f"epoch {epoch}: train {train_loss:.5f}, validation {loss:.5f}{mark}, "
-                  f"{rate:.0f} segments/s", flush=True)
+            bar.set_postfix_str(f"epoch {epoch}, validation loss {loss:.5f}")
+            with tqdm.external_write_mode():  # the bar makes room for the line
+                print(f"epoch {epoch}: train {train_loss:.5f}, validation {loss:.5f}{mark}, "
+                      f"{rate:.0f} segments/s", flush=True)
 
     model.load_state_dict(best_state)
     return model.eval(), history
@@ -343,7 +345,10 @@ def main(argv=None):
 
     # --- what is up to date is not done again: weights and scores are looked at apart
     found = None if args.force else stored_weights(paths, stamp, args.resume)
+    after = database.stage_command("evaluate.py", args.protocol, args.seed)
     if found and scores_up_to_date(found, paths):
+        if runtime.is_first():
+            print(f"next: {after}")
         return
 
     # --- train
@@ -362,7 +367,7 @@ def main(argv=None):
     if runtime.is_first():
         scores = fit.fit_scores(model.to(device), segments, args.protocol, device)
         finish(paths, model, history, stamp, scores)
-        print(f"next: {database.stage_command('evaluate.py', args.protocol, args.seed)}")
+        print(f"next: {after}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import csv
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.ticker import LogLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 from tqdm import tqdm
 
@@ -122,6 +123,23 @@ def compared(run):
     return entries
 
 
+def curves(run):
+    """As `compared`, with two scores more, five in all: the whole list is in metrics.json."""
+    scores = run.metrics["scores"]
+    default = run.metrics["default_score"]
+    # what the record itself says, and the combination under other conditions
+    others = ["self_reference", *(name for name in scores if name.startswith("combined"))]
+    others = [name for name in others if name in scores and name != default][:2]
+    return compared(run) | {f"score_{name}": scores[name] for name in others}
+
+
+def plain_numbers(axis):
+    """Numbers as people write them along a logarithmic axis, not as powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
+
+
 # --- the pictures ---------------------------------------------------------------------------------
 
 def training_history(axes, run):
@@ -158,6 +176,8 @@ def score_distributions(ax, run):
 
     ax.set(xscale=run.scale, xlabel=run.label, ylabel="beats of the class (% a bin)",
            title=f"Score of the test beats: AUROC {estimate(run.entry['auroc'])}")
+    if run.scale == "log":
+        plain_numbers(ax.xaxis)
     ax.legend()
 
 
@@ -167,12 +187,9 @@ def draw_curves(ax, run, metric, curve, grid, band, point):
     curve: (labels, scores) -> x and y of a curve; `grid` and `band` name arrays of scores.npz;
     point: the figures that are x and y at the threshold.
     """
-    default = run.metrics["default_score"]
-    combined = {f"score_{name}": entry for name, entry in run.metrics["scores"].items()
-                if name.startswith("combined")}
     styles = iter(CURVES)
 
-    for name, entry in (combined | compared(run)).items():
+    for name, entry in curves(run).items():
         if entry is run.entry:
             style = {"color": BEST, "linewidth": 2.2, "zorder": 2.5}
         elif name.startswith("baseline"):
@@ -183,22 +200,24 @@ def draw_curves(ax, run, metric, curve, grid, band, point):
             ax.plot(*curve(run.scores["label"], run.scores[name]), **style,
                     label=f"{entry['title']}: {estimate(entry[metric])}")
 
+    default = run.metrics["default_score"]
     title = run.entry["title"]
     low, high = (run.scores[f"{band}_{end}_{default}"] for end in ("low", "high"))
     ax.fill_between(run.scores[grid], low, high, color=BEST, alpha=0.18, lw=0,
-                    label=f"{title}: 95 % band over records")
+                    label=f"{title}, 95 % band over records")
     x, y = np.array(point, float)  # None, of too few beats, becomes NaN: not drawn
     ax.plot(x, y, "o", color=BEST, markersize=8, markeredgecolor="white", zorder=5,
             label=f"{title} at its threshold ({x:.3f}, {y:.3f})")
 
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.grid()
-    ax.figure.legend(loc="outside lower center", ncols=2, fontsize=7,
-                     title=f"{metric.upper()} [95 % interval]; grey: without a network;  {run.n}")
+    ax.figure.legend(loc="outside lower center", ncols=2,
+                     title=f"{metric.upper()} [95 % interval]; grey: without a network\n{run.n}")
 
 
 def roc(ax, run):
-    ax.plot([0, 1], [0, 1], **DASHED, label="chance: 0.500")
+    ax.plot([0, 1], [0, 1], **DASHED)
+    ax.text(0.52, 0.48, "chance: 0.500", va="top")
     # the published figures are of the beat protocol on the real data: no other compares with them
     if run.metrics["protocol"] == "beat" and not run.metrics["simulated"]:
         published = run.metrics["published"]
@@ -206,7 +225,7 @@ def roc(ax, run):
         y = published["sensitivity"]
         # a thin cross above our own point, which it nearly meets: neither hides the other
         ax.plot(x, y, "+", color="black", markersize=16, zorder=6, linestyle="none",
-                label=f"published: {published['auroc']:.4f}, operating point ({x:.3f}, {y:.3f})")
+                label=f"published: {published['auroc']:.4f}, at its threshold ({x:.3f}, {y:.3f})")
 
     draw_curves(ax, run, "auroc", lambda y, score: roc_curve(y, score)[:2], "roc_fpr", "roc_tpr",
                 (1 - np.float64(run.entry["specificity"]["value"]),
@@ -275,6 +294,8 @@ def score_by_symbol(ax, run):
                   [f"{s}\n{rows[s]['n']:,}\n{rows[s]['flagged']:.1%}" for s in symbols])
     ax.set(yscale=run.scale, ylabel=run.label.replace(" (", "\n("),
            xlabel="annotated symbol  /  n beats  /  flagged (%)")
+    if run.scale == "log":
+        plain_numbers(ax.yaxis)
     ax.figure.legend(loc="outside lower center", title=f"bold letters: AAMI class;  {run.n}")
 
 
@@ -284,7 +305,7 @@ def auroc_by_record(ax, run):
     shown.sort(key=lambda name: rows[name]["auroc"])
 
     # the order is that of the default score, so that the others show where they are worse
-    styles = (("o", BEST, 4), ("D", "#E69F00", 3), ("s", GREY, 3))
+    styles = (("o", BEST, 4), ("D", CURVES[0][0], 3), ("s", GREY, 3))
     for entry, (marker, colour, zorder) in zip(compared(run).values(), styles):
         auroc = np.array([entry["by_record"][name]["auroc"] for name in shown], float)
         ax.plot(auroc, range(len(shown)), marker, color=colour, markersize=4.5, zorder=zorder,
@@ -326,15 +347,15 @@ FIGURES = {
     "training_history.png": (training_history, (6.4, 4.6),
                              {"nrows": 2, "sharex": True, "height_ratios": (4, 1)}),
     "score_distributions.png": (score_distributions, (6.4, 4.4), {}),
-    "roc.png": (roc, (7.6, 7), {}),
-    "precision_recall.png": (precision_recall, (7.6, 7), {}),
+    "roc.png": (roc, (8, 7.6), {}),
+    "precision_recall.png": (precision_recall, (8, 7.6), {}),
     "confusion_matrix.png": (confusion_matrix, (5.2, 4.8), {}),
-    "score_by_symbol.png": (score_by_symbol, (9, 5.2), {}),
-    "auroc_by_record.png": (auroc_by_record, (6.4, 8.2), {}),
-    "reconstructions.png": (reconstructions, (9, 9.6), None),
-    "parts_of_the_beat.png": (parts_of_the_beat, (9, 7.4), None),
+    "score_by_symbol.png": (score_by_symbol, (8.3, 5.2), {}),
+    "auroc_by_record.png": (auroc_by_record, (6.4, 7.4), {}),
+    "reconstructions.png": (reconstructions, (8.3, 10), None),
+    "parts_of_the_beat.png": (parts_of_the_beat, (8.3, 7.8), None),
     "latent_space.png": (latent_space, (6.4, 5.6), {}),
-    "strip.png": (strip, (11, 6.2), {"nrows": 3, "sharey": True})}
+    "strip.png": (strip, (8.8, 6), {"nrows": 3, "sharey": True})}
 
 
 def draw(name, run):
@@ -367,6 +388,7 @@ def main(argv=None):
     for name in tqdm(FIGURES, desc="drawing", unit="figure", disable=None):
         save(folder / name, lambda: draw(name, run))
     print(f"{len(FIGURES)} pictures of {database.title} are in {folder}")
+    print(f"next: {database.command('detect.py', 'RECORDING', '--out', 'found')}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
-from pipeline.figures import ABNORMAL, GREY, NORMAL, save
+from pipeline.figures import ABNORMAL, DPI, GREY, NORMAL, save
 from recording import places
 from recording.episodes import NO_QRS, RHYTHMS
 from recording.rhythm import USUAL_RR_S
@@ -22,7 +22,7 @@ from recording.scored import APART_S, EXAMPLES
 EXTENSION = "ecgad"
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again
 RHYTHM_SYMBOL = "+"    # WFDB: change of rhythm
-BINS = 400             # stretches of the time axis in the picture
+BINS = 180             # stretches of the time axis in the picture: 10 s of half an hour, some beats
 ANNOTATIONS = 10000    # written at a time
 
 
@@ -115,14 +115,14 @@ def draw_overview(scored):
     """
     beats = scored.beats
     # margins by hand: to find them doubles the time of drawing
-    figure = Figure(figsize=(11, 9), dpi=150)
+    figure = Figure(figsize=(9, 8.4), dpi=DPI)
     figure.suptitle(f"{scored.name}  ·  lead {scored.lead}  ·  "
                     f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} flagged  ·  "
                     f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9, y=0.99)
 
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     axes = above.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1), gridspec_kw={
-        "left": 0.075, "right": 0.985, "bottom": 0.09, "top": 0.905, "hspace": 0.14})
+        "left": 0.085, "right": 0.985, "bottom": 0.1, "top": 0.89, "hspace": 0.16})
 
     # a day in hours, half an hour in minutes
     unit, unit_s = ("h", 3600) if beats.duration_s > 7200 else ("min", 60)
@@ -199,7 +199,7 @@ def rates(scored, edges):
 def draw_examples(figure, scored):
     """The most abnormal beats, each as it is and as the network draws it."""
     grid = figure.subplots(2, EXAMPLES // 2, sharex=True, gridspec_kw={
-        "left": 0.075, "right": 0.985, "bottom": 0.17, "top": 0.89, "hspace": 0.24, "wspace": 0.2})
+        "left": 0.085, "right": 0.985, "bottom": 0.18, "top": 0.87, "hspace": 0.26, "wspace": 0.22})
     for ax, example in itertools.zip_longest(grid.flat, scored.examples):
         if example is None:
             ax.set_axis_off()
@@ -208,7 +208,7 @@ def draw_examples(figure, scored):
         ax.plot(example["offset_s"], example["recon"], color=ABNORMAL, linewidth=1.1,
                 label="the network's drawing of the beat, tapered as it sees it")
         ax.set_title(f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
-                     f"excess {example['excess']:.1f}", fontsize=8)
+                     f"excess {example['excess']:.1f}", fontsize=8.5)
 
     for ax in grid[-1]:
         ax.set_xlabel("time from the R peak (s)")

@@ -6,13 +6,17 @@
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 
+import config
 from pipeline.figures import ABNORMAL, GREY, NORMAL
+from pipeline.settings import AAMI_OF
 from scoring import beat_parts
 
-PART_COLOURS = ("#E69F00", "#D55E00", "#56B4E9", "#B0B0B0")  # P, QRS, ST-T, timing
+# P, QRS, ST-T, timing, whole shape, none
+PART_COLOURS = ("#E69F00", "#D55E00", "#56B4E9", "#B0B0B0", "#CC79A7", "#FFFFFF")
 PART_SHOWN_S = 0.7    # to each side of the R peak
 SHADES = LinearSegmentedColormap.from_list("score", (NORMAL, "white", ABNORMAL))
 STRIP_ROW_S = 10      # in each of the three rows of the strip
+DRAWN_S = 0.75        # to each side of the R peak: the taper leaves nothing beyond it
 
 
 def clock(sample, run):
@@ -28,16 +32,19 @@ def time_s(signals, run):
 
 
 def reconstructions(figure, run):
-    """Signal under its reconstruction, absolute error below at 6:1, all errors on one scale.
+    """Signal under its reconstruction, what lies between them shaded; below, their difference.
 
-    Two beats side by side.
+    Two beats side by side; all signals on one scale, and all differences on one.
     """
     scores = run.scores
     # against the tapered signal, as training and the score `mse` take it
-    errors = np.abs(scores["example_signal"] - scores["example_recon"])
-    t = time_s(errors, run)
-    pairs = (len(errors) + 1) // 2
-    grid = figure.add_gridspec(2 * pairs, 2, height_ratios=(6, 1) * pairs)
+    signals = scores["example_signal"]
+    differences = signals - scores["example_recon"]
+    t = time_s(signals, run)
+    pairs = (len(signals) + 1) // 2
+    grid = figure.add_gridspec(2 * pairs, 2, height_ratios=(2, 1) * pairs)
+    both = np.stack([signals, scores["example_recon"]])
+    largest = 1.05 * np.abs(differences).max()
     handles = {}  # by label: each kind of curve is in the legend once
 
     for i, beat in enumerate(scores["example_row"]):
@@ -47,26 +54,37 @@ def reconstructions(figure, run):
 
         kind, colour = (("normal", NORMAL), ("abnormal", ABNORMAL))[scores["label"][beat]]
         handles["signal, filtered and tapered as the network sees it"], = top.plot(
-            t, scores["example_signal"][i], color="black", lw=1)
-        handles[f"reconstruction, {kind}"], = top.plot(t, scores["example_recon"][i], color=colour)
-        handles["absolute error"] = bottom.fill_between(t, errors[i], color=GREY, linewidth=0)
+            t, signals[i], color="black", lw=1)
+        handles[f"reconstruction, {kind}"], = top.plot(t, scores["example_recon"][i],
+                                                       color=colour, lw=1.2)
+        top.fill_between(t, signals[i], scores["example_recon"][i], color=colour, alpha=0.3,
+                         linewidth=0)
+        bottom.axhline(0, color=GREY, linewidth=0.5)
+        handles["difference, signal less reconstruction"] = bottom.fill_between(
+            t, differences[i], color=GREY, linewidth=0)
 
         # equal to the threshold is flagged
         sign = "≥" if run.score[beat] >= run.threshold else "<"
-        top.set_title(f"record {scores['record'][beat]}, {clock(scores['sample'][beat], run)}, "
-                      f"{scores['symbol'][beat]}:  "
+        top.set_title(f"{scores['symbol'][beat]}: record {scores['record'][beat]}, "
+                      f"{clock(scores['sample'][beat], run)}, "
+                      f"error {scores['score_mse'][beat]:.2g}\n"
                       f"score {run.score[beat]:.3g} {sign} threshold {run.threshold:.3g}")
-        top.set(ylabel="signal (mV)", xlim=(t[0], t[-1]), xticks=())
-        bottom.set(xlim=(t[0], t[-1]), ylim=(0, 1.05 * errors.max()),
-                   xlabel="time from the R peak (s)")
-        bottom.set_ylabel("error\n(mV)", rotation=0, ha="right", va="center")
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4,
-                  title=f"n = {len(errors)} beats")
+        top.set(ylabel="signal (mV)", xlim=(-DRAWN_S, DRAWN_S), xticks=(),
+                ylim=(both.min() - 0.1, both.max() + 0.1))
+        bottom.set(xlim=(-DRAWN_S, DRAWN_S), ylim=(-largest, largest), ylabel="difference\n(mV)")
+        # those above have the same axis
+        if row == pairs - 1 or i + 2 >= len(signals):
+            bottom.set_xlabel("time from the R peak (s)")
+        else:
+            bottom.tick_params(labelbottom=False)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2,
+                  title=f"n = {len(signals)} beats, each of the median score of its symbol; "
+                        "error: the score mse,\nof the beat at mean 0 and deviation 1 (no unit)")
 
 
 def parts_of_the_beat(figure, run):
     """A flagged beat of each class over the record's own regular ones; below, all flagged beats."""
-    grid = figure.add_gridspec(3, 2)
+    grid = figure.add_gridspec(3, 2, height_ratios=(1, 1, 1.15))
     for i in range(len(run.scores["part_row"])):
         one_beat(figure.add_subplot(grid[i // 2, i % 2]), run, i)
     leading_parts(figure.add_subplot(grid[2, :]), run)
@@ -79,28 +97,39 @@ def parts_of_the_beat(figure, run):
 
 
 def one_beat(ax, run, i):
-    """Example i over the mean of the record's nearest regular beats, its leading part shaded."""
+    """Example i over the mean of the beats it was compared with, its leading part shaded."""
     scores = run.scores
     beat = scores["part_row"][i]
     part = beat_parts.PARTS[scores["part"][beat]]
     # all windows faintly, so that the leading one is seen beside what it was chosen from
     for (name, (left, right)), shade in zip(beat_parts.WINDOWS_S.items(), PART_COLOURS):
-        ax.axvspan(left, right, color=shade, alpha=0.35 if name == part else 0.1, linewidth=0)
+        if part == "shape":
+            shade = PART_COLOURS[beat_parts.PARTS.index(part)]
+        strong = part in (name, "shape")
+        ax.axvspan(left, right, color=shade, alpha=0.35 if strong else 0.1, linewidth=0)
+
+    # what makes a beat early lies before it
+    if part == "timing":
+        ax.axvspan(-PART_SHOWN_S, beat_parts.WINDOWS_S["P"][0], alpha=0.35, linewidth=0,
+                   color=PART_COLOURS[beat_parts.PARTS.index(part)])
 
     signal = scores["part_signal"][i]
     usual = scores["part_usual"][i]
     t = time_s(scores["part_signal"], run)
     ax.plot(t, usual, color=NORMAL, linewidth=1.1,
-            label=f"the record's own regular beats, mean of {beat_parts.TEMPLATE_BEATS}")
+            label=f"mean of the {beat_parts.TEMPLATE_BEATS} nearest regular beats of the record;\n"
+                  "where the whole shape leads: of the training beats")
     ax.plot(t, signal, color="black", linewidth=1.1, label="flagged beat")
 
     # the neighbouring beats, which may be larger, do not set the scale
     shown = np.stack([signal, usual])[:, np.abs(t) <= PART_SHOWN_S]
+    title = (f"{scores['aami'][beat]}: record {scores['record'][beat]}, "
+             f"{clock(scores['sample'][beat], run)}\nleads: {beat_parts.TITLES[part]}")
+    # nothing leads where nothing is beyond its limit
+    if part != "none":
+        title += f", {scores['part_strength'][beat]:.1f} times its limit"
     ax.set(xlim=(-PART_SHOWN_S, PART_SHOWN_S), ylim=(shown.min() - 0.1, shown.max() + 0.1),
-           ylabel="signal (mV)", xlabel="time from the R peak (s)",
-           title=f"{scores['aami'][beat]}: record {scores['record'][beat]}, "
-                 f"{clock(scores['sample'][beat], run)}, leads: {beat_parts.TITLES[part]}, "
-                 f"{scores['part_strength'][beat]:.1f} times its limit")
+           ylabel="signal (mV)", xlabel="time from the R peak (s)", title=title)
 
 
 def leading_parts(ax, run):
@@ -112,7 +141,7 @@ def leading_parts(ax, run):
         width = np.array([100 * row[part] for row in shares.values()])
         # a bar of less than 4 % has no room for its number
         bars = ax.barh(range(len(shares)), width, left=left, color=colour,
-                       label=beat_parts.TITLES[part])
+                       label=beat_parts.TITLES[part], edgecolor=GREY, linewidth=0.5)
         ax.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center",
                      fontsize=8)
         left += width
@@ -122,7 +151,7 @@ def leading_parts(ax, run):
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), ylabel="class (flagged beats)",
            xlabel="share of the flagged beats in which the part leads (%)",
-           title="All flagged beats. Above: of those led by their class's most frequent part, "
+           title="All flagged beats. Above, of those led by their class's most frequent part,\n"
                  "the one of median strength")
 
 
@@ -152,6 +181,9 @@ def strip(axes, run):
         left = start + k * STRIP_ROW_S
         ax.plot(t, signal, color="black", linewidth=0.7)
         for word, colour, marker, here in verdicts:
+            # nothing is said of a kind that is not there
+            if not here.any():
+                continue
             ax.plot(beats[here], heights[here], marker, color=colour,
                     label=f"{word} (n = {here.sum()})")
             # a beat of the training or validation part has no score to be shaded by
@@ -160,15 +192,20 @@ def strip(axes, run):
                                    marker=marker, cmap=SHADES, norm=norm, edgecolors=colour,
                                    zorder=3)
         for i in np.flatnonzero((left <= beats) & (beats < left + STRIP_ROW_S)):
-            ax.text(beats[i], height.max(), f"{scores['strip_symbol'][i]}\n", ha="center")
+            symbol = scores["strip_symbol"][i]
+            # a bold letter on a circle is a beat missed, a thin one on a triangle a false alarm
+            abnormal = AAMI_OF[symbol] != config.NORMAL_CLASS
+            ax.text(beats[i], height.max(), f"{symbol}\n", ha="center",
+                    color=ABNORMAL if abnormal else "black",
+                    weight="bold" if abnormal else "normal")
 
-        ax.set(xlim=(left, left + STRIP_ROW_S), ylabel="signal (mV)",
-               xlabel="time in the record (s)", ymargin=0.3)
+        ax.set(xlim=(left, left + STRIP_ROW_S), ylabel="signal (mV)", ymargin=0.3)
+    axes[-1].set_xlabel("time in the record (s)")
 
     figure = axes[0].figure
     figure.colorbar(shade, ax=axes, label="score (no unit; white: the threshold)", aspect=40,
                     pad=0.01)
-    axes[0].set_title(f"Record {scores['strip_record']} from {clock(scores['strip_start'], run)}, "
-                      f"expert's symbols above;  score: {run.entry['title']}, "
+    axes[0].set_title(f"Record {scores['strip_record']} from {clock(scores['strip_start'], run)}; "
+                      f"letters: the expert's, bold where abnormal;  score: {run.entry['title']}, "
                       f"threshold {run.threshold:.4g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

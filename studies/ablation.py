@@ -224,7 +224,7 @@ def draw_protocol(ax, protocol, table):
 
     # the line between what is added and what is broken
     ax.axhline(len(table["ladder"]) - 0.5, color="black", linewidth=0.8)
-    ax.set_yticks(height, [textwrap.fill(row["title"], 34) for row in rows], fontsize=7)
+    ax.set_yticks(height, [textwrap.fill(row["title"], 52) for row in rows], fontsize=8)
     ax.invert_yaxis()
     ax.set(xlim=(0, 101), xlabel="% [95 % interval over records]", title=f"{protocol} protocol")
     ax.grid(axis="x")
@@ -233,9 +233,11 @@ def draw_protocol(ax, protocol, table):
 def ablation_figure(result):
     """The picture of ablation.json, a panel a protocol."""
     figure = new_figure(
-        11, 6.6, f"test split, seed {result['seed']}; each row keeps what the rows above added; "
-        "below the line: the default score with something broken or replaced", result["simulated"])
-    for ax, (protocol, table) in zip(figure.subplots(1, 2), result["protocols"].items()):
+        8.3, 9.6, f"test split, seed {result['seed']}; each row keeps what the rows above added; "
+        "below the line:\nthe default score with something broken or replaced",
+        result["simulated"])
+    # one above the other: side by side the titles leave little room for the intervals
+    for ax, (protocol, table) in zip(figure.subplots(2, 1), result["protocols"].items()):
         draw_protocol(ax, protocol, table)
 
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -268,7 +270,7 @@ def main(argv=None):
     result = load_json(path, database.command("-m studies.ablation"))
     picture = database.out / "evaluation_plots" / "ablation.png"
     save(picture, lambda: ablation_figure(result))
-    print(f"wrote {picture}")
+    print(f"wrote {picture}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import statistics
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 import config
 from pipeline.artefacts import load_json
-from pipeline.figures import ABNORMAL, BEST, CURVES, GREY, NORMAL
+from pipeline.figures import ABNORMAL, BEST, CURVES, DPI, GREY, NORMAL
 
 EARLIEST_S = 0.01    # where a fit that only keeps its beats is drawn
 LIBRARIES = {"this project": (NORMAL, "*"), "recipe": (ABNORMAL, "D"), "scikit-learn": (BEST, "s"),
@@ -104,38 +105,60 @@ def trainings(rows, database):
     return found
 
 
-def quality_figure(speed, database):
-    """What is missing to a ROC-AUC of 100 % against the time of training: a point a method."""
+def points_of(speed, database):
+    """Trainings and fits with a time and a quality, best first within each protocol."""
     points = [row for row in trainings(speed["rows"], database) if row["auroc"]]
     for row in speed["detectors"]:
         # ours has no fit here: it stands among the trainings
         if row["fit_s"]:
             points.append({**row, "seconds": statistics.median(row["fit_s"])})
+    return sorted(points, key=lambda point: -point["auroc"])
 
-    figure = Figure(figsize=(13, 5), dpi=150, layout="constrained")
+
+def quality_figure(speed, database):
+    """What is missing to a ROC-AUC of 100 % against the time of training: a point a method."""
+    points = points_of(speed, database)
+    figure = Figure(figsize=(8.3, 5.8), dpi=DPI, layout="constrained")
     for ax, protocol in zip(figure.subplots(1, len(config.PROTOCOLS)), config.PROTOCOLS):
         shown = [point for point in points if point["protocol"] == protocol]
+        for library, (colour, marker) in LIBRARIES.items():
+            draw_library(ax, library, [row for row in shown if row["library"] == library],
+                         colour, marker)
 
-        # best first: the number beside a point is its rank and its place in the legend
-        shown.sort(key=lambda point: -point["auroc"])
-        for number, point in enumerate(shown, 1):
-            colour, marker = LIBRARIES[point["library"]]
-            # on a logarithmic scale, what is missing to 100 % sets good ones apart
-            at = (max(point["seconds"], EARLIEST_S), 100 * (1 - point["auroc"]))
-            ax.plot(*at, marker, color=colour, markersize=10 if marker == "*" else 6,
-                    label=f"{number}  {point['library']}: {point['name'].split(' (')[0]}")
-            ax.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=7)
-
-        ax.set(title=f"{protocol} protocol, {shown[0]['n']:,d} validation beats",
+        ax.set(title=f"{protocol} protocol, n = {shown[0]['n']:,d} validation beats",
                xscale="log", xlabel="time of training or fit (s)",
                yscale="log", ylabel="100 - ROC-AUC (%)")
         ax.invert_yaxis()  # the best on top
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1,)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
         ax.grid(True)
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), frameon=False,
+                  title="ROC-AUC, time")
     return figure
+
+
+def draw_library(ax, library, rows, colour, marker):
+    """Points of one library, best first: the first two trainings, or the best fit, by name.
+
+    The others are small and named in the table of docs/results.md.
+    """
+    named = 2 if library in ("this project", "recipe") else 1
+    for k, row in enumerate(rows[:named]):
+        # on a logarithmic scale, what is missing to 100 % sets good ones apart
+        at = (max(row["seconds"], EARLIEST_S), 100 * (1 - row["auroc"]))
+        seconds = f"{row['seconds']:,.0f}" if row["seconds"] >= 10 else f"{row['seconds']:.1g}"
+        ax.plot(*at, marker, color=colour, markersize=12 if marker == "*" else 7,
+                markerfacecolor="white" if k else colour, linestyle="none", zorder=3,
+                label=f"{library}, {row['name'].split(' (')[0]}:\n"
+                      f"{100 * row['auroc']:.2f} %, {seconds} s")
+
+    others = rows[named:]
+    if others:
+        ax.plot([max(row["seconds"], EARLIEST_S) for row in others],
+                [100 * (1 - row["auroc"]) for row in others], marker, color=colour, alpha=0.45,
+                markersize=4.5, linestyle="none", label=f"{library}, {len(others)} others")
 
 
 # --- scaling --------------------------------------------------------------------------------------
@@ -177,7 +200,7 @@ def needs_of(size, stages):
 
 def scaling_figure(stages):
     """Seconds against size, a panel a stage, every timing and the line."""
-    figure = Figure(figsize=(10, 3.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.3, 3.6), dpi=DPI, layout="constrained")
     for ax, (name, stage), (colour, _) in zip(figure.subplots(1, len(stages)), stages.items(),
                                               CURVES):
         rows = stage["rows"]
@@ -190,10 +213,10 @@ def scaling_figure(stages):
 
         # from 0, where the line shows what a start costs
         ends = np.array([0, sizes[-1]])
-        ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1,
-                label=f"{stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}")
-        ax.set(title=name, xlabel=f"data ({unit})", ylabel="time (s)",
-               xlim=(0, None), ylim=(0, None))
-        ax.legend(loc="upper left")
+        ax.plot(ends, stage["fixed"] + slope * ends, color="black", linewidth=1)
+        # in the title: a legend would lie over points
+        ax.set(title=f"{name}, n = {len(rows)} sizes\n"
+                     f"line: {stage['fixed']:.1f} s + {rate} {PER_UNIT[unit]}",
+               xlabel=f"data ({unit})", ylabel="time (s)", xlim=(0, None), ylim=(0, None))
         ax.grid(True)
     return figure

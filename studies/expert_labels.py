@@ -319,7 +319,7 @@ def main(argv=None):
     write_json(path, {"annotator": args.annotator,
                       "r_peaks": "given" if args.given_beats else "detected",
                       "by_record": [record for _, record in found], **result})
-    print(f"wrote {path}")
+    print(f"wrote {path}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def main(argv=None):
     path = database.out / "results" / "fibrillation.json"
     write_json(path, {"records": len(paths), "table": rows, "spells": spells_found,
                       "windows": window_areas})
-    print(f"wrote {path}")
+    print(f"wrote {path}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

@@ -104,16 +104,19 @@ def worth_figure(result):
     table = table[(table.data == table.data[0]) & (table.score == in_noise.SCORES[0])]
     origin = (f"test patients, score {in_noise.SCORES[0]}, mean over records, median over seeds; "
               "noise never trained on")
-    figure = new_figure(11, 3.8, origin, result["simulated"])
+    figure = new_figure(8.3, 3.7, origin, result["simulated"])
 
     for ax, name in zip(figure.subplots(1, len(in_noise.CLASSES)), in_noise.CLASSES):
         for (network, (title, _)), (colour, dash) in zip(NETWORKS.items(), CURVES):
             own = table[table.network == network]
             ax.plot(own.noise, 100 * own[name], dash, marker="o", markersize=4, color=colour,
                     label=title)
-        ax.set(xlabel="signal-to-noise ratio", ylabel="ROC-AUC (%)", title=f"class {name}")
+        # three panels leave no room for the unit at each number
+        noises = list(dict.fromkeys(table.noise))
+        ax.set_xticks(range(len(noises)), [noise.removesuffix(" dB") for noise in noises])
+        ax.set(xlabel="signal-to-noise ratio (dB)", ylabel="ROC-AUC (%)", title=f"class {name}")
         ax.grid(True)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -130,20 +133,23 @@ def middle_beats(segments):
 
 def denoised_figure(model, clean, noisy, simulated, device):
     """A panel a class: what the network saw, what it drew of it, and the beat without noise."""
-    figure = new_figure(11, 3.4, f"recorded noise at {DRAWN}, never trained on; as the network "
+    figure = new_figure(8.3, 5.6, f"recorded noise at {DRAWN}, never trained on; as the network "
                         "sees beats: times a Gaussian", simulated)
     taper = model.taper.cpu().numpy()
     drawings, _ = reconstruct(model, np.stack([x for _, x in noisy.values()]), BATCH, device)
     time_s = (np.arange(len(taper)) - len(taper) // 2) / config.FS_HZ
 
-    axes = figure.subplots(1, len(noisy), sharey=True)
+    # two rows: in one of four, a beat would be two centimetres wide
+    axes = figure.subplots(-(-len(noisy) // 2), 2, sharey=True).ravel()
     for ax, (name, (record, seen)), drawing in zip(axes, noisy.items(), drawings.numpy()):
         ax.plot(time_s, seen * taper, color=GREY, linewidth=0.8, label="seen, with noise")
         ax.plot(time_s, clean[name][1] * taper, color="black", linewidth=1, label="without noise")
         ax.plot(time_s, drawing, color=BEST, linewidth=1.4, label="drawn of the noisy one")
         ax.set(title=f"class {name}, record {record}", xlabel="time from the R peak (s)",
                xlim=(-0.6, 0.6))
-    axes[0].set_ylabel("amplitude (standard deviations)")
+        ax.set_ylabel("amplitude (standard\ndeviations)")
+    for ax in axes[len(noisy):]:
+        ax.set_axis_off()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -188,6 +194,7 @@ def main(argv=None):
     save(picture.with_name("denoised.png"), lambda: denoised_figure(
         model, beats["clean"], beats[DRAWN], database.simulated, device))
     print(f"wrote {path}, {picture.parent}/network_worth.png and denoised.png")
+    print("next: python -m studies.report --write")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from joblib import delayed
 
 import config
 from pipeline import errors, runtime
-from pipeline.artefacts import write_json
+from pipeline.artefacts import load_json, write_json
 from pipeline.errors import UserError
 from pipeline.figures import CURVES, new_figure, save
 from pipeline.tables import readable
@@ -39,15 +39,17 @@ FIRST_RECORDS = ("118", "119")     # of the original test
 FIGURES = ("false_alarms_per_hour", "unreadable_share", "qrs", "classes", "beats", "hours")
 ABNORMAL_BEATS = 50                # a record with more of them must not end without a word
 WITHOUT_RULE = ("false_alarms_per_hour", "classes", "excess")
+LEAST_READABLE = 0.1               # of the time: below it, a figure is of few beats
 # of the picture: figure, label, factor
 PANELS = (("auroc", "ROC-AUC of readable beats (%)", 100),
-          ("false_alarms_per_hour", "false alarms an hour", 1),
-          ("unreadable_share", "unreadable (% of the time)", 100))
+          ("false_alarms_per_hour", "false alarms (an hour)", 1),
+          ("readable_share", "readable (% of the time)", 100),
+          ("readable_beats", "readable beats (number)", 1))
 # of the printed table
-HEADINGS = {"noise": "noise", "snr_db": "SNR (dB)", **{key: label for key, label, _ in PANELS},
-            "qrs.sensitivity_gross": "R peaks found (%)", "readable.V": "V flagged (% of readable)",
-            "readable.S": "S flagged (%)", "readable.N": "N flagged (%)",
-            "silent": "records without a word"}
+HEADINGS = {"noise": "noise", "snr_db": "dB", "auroc": "ROC-AUC (%)",
+            "false_alarms_per_hour": "false/h", "unreadable_share": "unreadable (%)",
+            "qrs.sensitivity_gross": "R peaks (%)", "readable.V": "V flagged (%)",
+            "readable.S": "S flagged (%)", "readable.N": "N flagged (%)", "silent": "silent"}
 
 
 # --- one record -----------------------------------------------------------------------------------
@@ -121,27 +123,47 @@ def readable_beats(found):
     return {"readable": {name: shares.get(name) for name in config.AAMI}, "silent": silent}
 
 
-def noise_figure(rows, n_records, simulated):
-    """ROC-AUC, false alarms and unreadable share against the signal-to-noise ratio."""
-    origin = (f"{n_records} records, noise in every other two minutes, only those counted; "
-              "dotted: the same stretches without noise")
-    figure = new_figure(11, 3.8, origin, simulated)
-    table = pd.DataFrame(rows)
+def readable_count(row):
+    """Expert beats that were found in what is readable."""
+    classes = row["classes"].values()
+    return sum(found["n"] - found["missed"] - found["not_scored"] for found in classes)
 
-    for ax, (key, label, scale) in zip(figure.subplots(1, len(PANELS)), PANELS):
-        ax.axhline(scale * rows[0][key], color="black", linestyle=":", linewidth=1)
+
+def noise_figure(rows, n_records, simulated):
+    """ROC-AUC, false alarms, readable share and readable beats against the signal-to-noise ratio.
+
+    Hollow where less than LEAST_READABLE of the time is readable: a figure of few beats.
+    """
+    origin = ("noise in every other two minutes, only those counted; dotted: the same stretches "
+              "without noise")
+    figure = new_figure(8.3, 6.6, origin, simulated)
+    table = pd.DataFrame(rows)
+    table["readable_share"] = 1 - table["unreadable_share"]
+    table["readable_beats"] = [readable_count(row) for row in rows]
+
+    for ax, (key, label, scale) in zip(figure.subplots(2, 2).flat, PANELS):
+        ax.axhline(scale * table[key][0], color="black", linestyle=":", linewidth=1)
         for (name, title), (colour, dash) in zip(NOISES.items(), CURVES):
             # where nothing is readable there is no area, and no point
             own = table[table["noise"] == name].dropna(subset=key)
-            ax.plot(own["snr_db"], scale * own[key], dash, marker="o", markersize=4, color=colour,
+            ax.plot(own["snr_db"], scale * own[key], dash, marker="o", markersize=5, color=colour,
                     label=title)
+            few = own[own["readable_share"] < LEAST_READABLE]
+            ax.plot(few["snr_db"], scale * few[key], "o", markersize=5, color=colour,
+                    markerfacecolor="white")
 
         # from clean to noisy, as one reads
-        ax.set(xlabel="signal-to-noise ratio (dB)", ylabel=label)
+        ax.set(xlabel="signal-to-noise ratio (dB)", ylabel=label, xticks=SNR_DB)
         ax.invert_xaxis()
         ax.grid(True)
 
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    # few beats and many on one axis
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:,g}")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3,
+                  title=f"n = {n_records} records, {rows[0]['beats']:,} beats, "
+                        f"{rows[0]['hours']:.1f} h;  hollow: less than "
+                        f"{LEAST_READABLE:.0%} of the time readable")
     return figure
 
 
@@ -149,22 +171,36 @@ def noise_figure(rows, n_records, simulated):
 
 def parse_args(argv=None):
     parser = runtime.machine_parser(__doc__)
-    parser.add_argument("--noise", required=True, type=Path, metavar="DIR",
-                        help="folder with bw, em and ma of PhysioNet's nstdb")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--noise", type=Path, metavar="DIR",
+                      help="folder with bw, em and ma of PhysioNet's nstdb")
+    what.add_argument("--draw", action="store_true", help="the picture of saved results alone")
     return runtime.parse(parser, argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
+    database, device = runtime.prepare(args)
+    path = database.out / "results" / "noise_stress.json"
+    if not args.draw:
+        measure(args, database, device, path)
 
+    # drawn from the file: --draw and a whole run give the same picture
+    result = load_json(path, database.command("-m studies.noise_stress", "--noise", "DIR"))
+    picture = database.out / "evaluation_plots" / "noise_stress.png"
+    save(picture, lambda: noise_figure(result["rows"], len(result["records"]), database.simulated))
+    print(f"wrote {picture}\nnext: python -m studies.report --write")
+
+
+def measure(args, database, device, path):
+    """Score all records in all noises; prints the table and writes the file."""
     # the whole test takes long: what is missing is told before it starts
     for name in NOISES:
-        path = args.noise / f"{name}.hea"
-        if not path.is_file():
-            raise UserError(f"{path}: missing; expected bw, em and ma of "
+        header = args.noise / f"{name}.hea"
+        if not header.is_file():
+            raise UserError(f"{header}: missing; expected bw, em and ma of "
                             "https://physionet.org/content/nstdb/1.0.0/.")
 
-    database, device = runtime.prepare(args)
     detector = expert_labels.load_detector(database)
     records = [name for name in FIRST_RECORDS if name in database.records]
     records += database.test[:20:2]
@@ -179,11 +215,10 @@ def main(argv=None):
 
     shown = [row | {"silent": len(row["silent"])} for row in rows]
     print(readable(shown, HEADINGS).to_string(index=False, na_rep="none"))
-    path = database.out / "results" / "noise_stress.json"
+    print("of readable beats; silent: records without a word on more than "
+          f"{ABNORMAL_BEATS} abnormal beats")
     write_json(path, {"records": records, "rows": rows})
-    picture = database.out / "evaluation_plots" / "noise_stress.png"
-    save(picture, lambda: noise_figure(rows, len(records), database.simulated))
-    print(f"wrote {path}, {picture}")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

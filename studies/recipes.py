@@ -299,7 +299,7 @@ def main(argv=None):
         write_json(path, {"simulated": database.simulated, "table": table, "drawings": drawings})
 
     print(readable(table, HEADINGS).to_string(index=False, na_rep="n/a"))
-    print(f"wrote {path}")
+    print(f"wrote {path}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

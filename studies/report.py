@@ -276,6 +276,7 @@ def main(argv=None):
     plots = database.out / "evaluation_plots"
     save(plots / "benchmark.png", lambda: benchmark_report.quality_figure(speed, database))
     save(plots / "scaling.png", lambda: benchmark_report.scaling_figure(stages))
+    print(f"wrote benchmark.png and scaling.png into {plots}\nnext: make test")
 
 
 if __name__ == "__main__":

@@ -307,7 +307,7 @@ def main(argv=None):
 
     path = database.out / "results" / "selection.json"
     write_json(path, result)
-    print(f"wrote {path}")
+    print(f"wrote {path}\nnext: python -m studies.report --write")
 
 
 if __name__ == "__main__":

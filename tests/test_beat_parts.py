@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import median_abs_deviation
 
@@ -23,7 +24,7 @@ def beats():
     return features, x.astype(np.float32)
 
 
-@pytest.mark.parametrize("part", beat_parts.PARTS)
+@pytest.mark.parametrize("part", beat_parts.MEASURED)
 def test_a_beat_changed_in_one_part_is_led_by_it(beats, part):
     features, x = beats
     if part == "timing":
@@ -33,7 +34,7 @@ def test_a_beat_changed_in_one_part_is_led_by_it(beats, part):
         x[33, centre - 15:centre + 15] += 3
     values, _ = beat_parts.deviations(features, x, FITTED, FS)
     limits = beat_parts.limits(np.delete(values, 33, axis=0), 0.95)
-    leading, strength = beat_parts.leading(values, limits)
+    leading, strength = beat_parts.leading(values, limits, {}, {})
     assert beat_parts.PARTS[leading[33]] == part and strength[33] > 5
 
     features.irregular[33] = -12  # a late beat is not unusual
@@ -74,5 +75,29 @@ def test_other_records_lone_beats_and_what_is_outside_all_windows_have_no_say(be
 def test_limits_leave_the_asked_share_below_and_the_part_beyond_its_by_most_leads():
     values = np.random.default_rng(0).normal(size=(1000, 4)) * [1, 2, 3, 4]
     assert_allclose((values < beat_parts.limits(values, 0.955)).mean(axis=0), 0.955, atol=0.001)
-    part, strength = beat_parts.leading(np.array([[4.0, 1, 1, 6], [0, 9, 0, 0]]), [2.0, 3, 1, 6])
+    part, strength = beat_parts.leading(np.array([[4.0, 1, 1, 6], [0, 9, 0, 0]]), [2.0, 3, 1, 6],
+                                        {}, {})
     assert part.tolist() == [0, 1] and strength.tolist() == [2, 3]
+
+
+def test_a_beat_that_is_usual_in_its_record_is_led_by_shape_before_timing():
+    """All four deviate most in timing; the first three by less than any limit."""
+    values = np.tile([0.1, 0.2, 0.3, 0.9], (4, 1))
+    values[3, 3] = 2
+    scores = {"latent_knn": np.array([8.0, 3, 3, 8]), "rhythm": np.array([6.0, 6, 1, 6])}
+    part, strength = beat_parts.leading(values, np.ones(4), scores, {"latent_knn": 4, "rhythm": 3})
+    assert [beat_parts.PARTS[k] for k in part] == ["shape", "timing", "none", "timing"]
+    assert strength.tolist() == [2, 2, 0.9, 2]
+
+
+def test_nearest_training_beats_are_those_of_a_plain_loop(beats):
+    features, x = beats
+    rng = np.random.default_rng(1)
+    references = rng.normal(0, 1, (50, 6))
+    features.z = rng.normal(0, 2, (120, 4))
+    train = np.arange(60, 110)
+    fitted = {"z_scale": 2.0, "references": torch.from_numpy(references)}
+    found = beat_parts.nearest_training(features, fitted, np.array([3, 77]), x, train)
+    for row, mean in zip((3, 77), found):
+        away = np.linalg.norm(references[:, :4] - features.z[row] / 2, axis=1)
+        assert_allclose(mean, x[train[np.argsort(away)[:10]]].mean(axis=0), atol=1e-5)

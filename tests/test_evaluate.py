@@ -157,7 +157,10 @@ def test_seeds_in_the_table_are_those_of_the_same_settings(evaluated, capsys):
     for seed in ("1", "2"):
         train_mitbih.main([*ON_SIMULATED, "--seed", seed])
         evaluate.main([*ON_SIMULATED, "--seed", seed])
-    assert "median of 3" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "median of 3" in out and out.splitlines()[-1].startswith("next: python -m studies")
+    table = out[out.rindex("protocol, seed 2"):]
+    assert max(map(len, table.splitlines())) <= 120
     path = evaluated.results_dir("beat", 2) / "metrics.json"
     path.write_text(path.read_text().replace('"MAX_EPOCHS": 3', '"MAX_EPOCHS": 4'))
     runs = evaluate.load_seeds(evaluated, "beat")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import time
 
 import numpy as np
@@ -187,6 +188,27 @@ def test_early_stopping_after_patience(small, segments, monkeypatch):
     train_mitbih.main(ON_SIMULATED)
     history = checkpoint(small)[1]["history"]
     assert [r["kept"] for r in history] == [1, 1, 0, 0]
+
+
+def test_one_bar_a_training_with_the_validation_loss_and_none_where_nobody_looks(
+        small, segments, monkeypatch, capsys):
+    monkeypatch.setattr(config, "MAX_EPOCHS", 3)
+    train_mitbih.main(ON_SIMULATED)
+    assert capsys.readouterr().err == ""
+
+    shown = []
+    monkeypatch.setattr(train_mitbih.tqdm, "status_printer", lambda bar, file: shown.append)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    train_mitbih.main([*ON_SIMULATED, "--force"])
+    loss = checkpoint(small)[1]["history"][-1]["validation_loss"]
+    shown = [bar for bar in shown if bar]
+    assert all(bar.startswith("at most 3 epochs") for bar in shown)
+    assert f"epoch 2, validation loss {loss:.5f}" in shown[-1] and "100%" in shown[-1]
+    assert capsys.readouterr().out.endswith("next: python evaluate.py --protocol beat "
+                                            "--database simulated\n")
+
+    train_mitbih.main(ON_SIMULATED)   # up to date
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: python evaluate.py")
 
 
 def test_non_finite_loss_stops_with_epoch_and_learning_rate(small, segments, monkeypatch):

@@ -3,11 +3,13 @@
 import functools
 import shutil
 from itertools import combinations
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 from numpy.testing import assert_array_equal
 from PIL import Image
@@ -17,9 +19,55 @@ import config
 import visualize
 from pipeline import artefacts, figures, settings
 from pipeline.errors import UserError
+from recording import output
+from recording.scored import EXAMPLES
 from scoring import beat_parts
+from studies import ablation, benchmark_report, network_worth, noise_stress
 
+MOST_CURVES = 5
+MOST_LEGEND = 8
+PAGE_PX = 830        # a picture in GitHub's column ...
+LEAST_PX = 10        # ... and the least size of a font there that can be read
 UNITS = ("(s)", "(mV)", "no unit", "%)", "(%", "beats", "fraction of", "(number)")
+
+
+def stored(name):
+    return artefacts.load_json(settings.ROOT / "results" / name, "")
+
+
+def noise_picture():
+    result = stored("noise_stress.json")
+    return noise_stress.noise_figure(result["rows"], len(result["records"]), False)
+
+
+def overview():
+    """What detect.py draws: 30 minutes, with stretches that cannot be read and eight examples."""
+    rng = np.random.default_rng(0)
+    time_s = np.arange(0.5, 1800, 0.8)
+    beats = SimpleNamespace(time_s=time_s, duration_s=1800, readable=np.ones(len(time_s), bool),
+                            scored=np.ones(len(time_s), bool), unreadable=np.zeros(9))
+    example = {"offset_s": np.linspace(-1, 1, 720), "signal": rng.normal(size=720),
+               "recon": np.zeros(720), "time_s": 1799.0, "kind": "V", "excess": 12.3}
+    excess = rng.normal(0, 1, len(time_s))
+    return output.draw_overview(SimpleNamespace(
+        name="119", lead="MLII", unit="mV", beats=beats, excess=excess, flagged=excess > 1.65,
+        line=1.65, rr_before_s=np.full(len(time_s), 0.8), unreadable_s=np.array([[60, 90.0]]),
+        examples=[example] * EXAMPLES))
+
+
+def scaling_picture():
+    return benchmark_report.scaling_figure(benchmark_report.stages_of(stored("size.json")))
+
+
+# pictures of studies and of detect.py
+OTHERS = {
+    "noise_stress.png": noise_picture,
+    "benchmark.png": lambda: benchmark_report.quality_figure(stored("benchmark.json"),
+                                                             settings.database("mitdb")),
+    "scaling.png": scaling_picture,
+    "network_worth.png": lambda: network_worth.worth_figure(stored("network_worth.json")),
+    "ablation.png": lambda: ablation.ablation_figure(stored("ablation.json")),
+    "detect": overview}
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +88,17 @@ def rendered(run):
             draw_text(text, renderer)
 
         with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(figures.STYLE):
-            canvas = FigureCanvasAgg(visualize.draw(name, run))
+            make = OTHERS.get(name, lambda: visualize.draw(name, run))
+            canvas = FigureCanvasAgg(make())
             canvas.draw()  # as it is saved; the layout may still move by a pixel in the next one
             pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
             # ticks beyond the axes have texts as well, but are never drawn
             patch.setattr(Text, "draw", note_and_draw)
             canvas.draw()
-            boxes = [(text.get_text(), text.get_window_extent()) for text in shown
-                     if text.get_visible() and text.get_text().strip()]
+            shown = [text for text in shown if text.get_visible() and text.get_text().strip()]
+            boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
+        scale = min(1, PAGE_PX / pixels.shape[1]) * figures.DPI / 72
+        assert min(text.get_fontsize() for text in shown) * scale >= LEAST_PX, name
         return canvas.figure, pixels, boxes
     return render
 
@@ -95,8 +146,8 @@ def line(ax, start):
 
 # --- every picture --------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", visualize.FIGURES)
-def test_texts_are_apart_and_inside_and_tell_units_and_n(name, rendered):
+@pytest.mark.parametrize("name", [*visualize.FIGURES, *OTHERS])
+def test_texts_are_apart_and_inside_and_large_enough_and_legends_short(name, rendered):
     figure, pixels, boxes = rendered(name)
     height, width, _ = pixels.shape
     for text, box in boxes:
@@ -105,12 +156,19 @@ def test_texts_are_apart_and_inside_and_tell_units_and_n(name, rendered):
         across = min(a.y1, b.y1) - max(a.y0, b.y0)
         along = min(a.x1, b.x1) - max(a.x0, b.x0)
         assert along < 1 or across < 3, f"{one!r} overlaps {other!r}"
+    for legend in figure.findobj(Legend):
+        assert len(legend.get_texts()) <= MOST_LEGEND
 
+
+@pytest.mark.parametrize("name", visualize.FIGURES)
+def test_every_axis_tells_its_unit_and_every_picture_n(name, rendered):
+    figure, _, _ = rendered(name)
     for ax in figure.axes:
         labels = [ax.get_ylabel()]
-        if len(ax.get_xticks()):  # Axes that share their x have its label below the last of them
-            shared = ax.get_shared_x_axes().get_siblings(ax)
-            labels.append("".join(other.get_xlabel() for other in shared))
+        if len(ax.get_xticks()):  # Axes in one column may have their label below the last of them
+            left = ax.get_position().x0
+            column = [other for other in figure.axes if abs(other.get_position().x0 - left) < 0.01]
+            labels.append("".join(other.get_xlabel() for other in column))
         for label in labels:
             assert any(unit in label for unit in UNITS), label
     assert "n = " in words(figure)
@@ -149,7 +207,8 @@ def test_curves_are_few_and_have_the_area_and_the_point_that_they_name(run, axes
     sensitivity = flagged[abnormal].mean()
     scores = run.metrics["scores"]
     best = max(run.metrics["baselines"].values(), key=lambda entry: entry["auroc"]["value"])
-    shown = [run.entry, scores["combined_same_patient"], scores["mse"], best]
+    shown = [run.entry, scores["self_reference"], scores["combined_same_patient"], scores["mse"],
+             best]
     for name, metric, point in (
             ("roc.png", "auroc", (flagged[~abnormal].mean(), sensitivity)),
             ("precision_recall.png", "auprc", (sensitivity, abnormal[flagged].mean()))):
@@ -157,7 +216,7 @@ def test_curves_are_few_and_have_the_area_and_the_point_that_they_name(run, axes
         for entry in shown:
             x, y = line(ax, entry["title"] + ": ").get_data()
             assert abs(np.trapezoid(y, x)) == approx(entry[metric]["value"], abs=0.002)
-        assert words(ax.figure).count("[") == len(shown) + 1  # and in the legend's title
+        assert words(ax.figure).count("[") == MOST_CURVES + 1  # and in the legend's title
         assert line(ax, "combined at its").get_xydata()[0] == approx(point, abs=1e-3)
         assert np.abs(line(ax, "combined: ").get_xydata() - point).sum(axis=1).min() < 0.002
     assert line(ax, "prevalence").get_ydata()[0] == approx(abnormal.mean())
@@ -207,21 +266,25 @@ def test_records_are_sorted_and_those_left_out_counted(run, axes):
                                    f"{len(rows) - none - len(names)} with too few")
 
 
-def test_reconstruction_titles_signal_and_error(run, axes):
+def test_reconstruction_titles_signal_and_error_on_one_scale(run, axes):
     panels = axes("reconstructions.png")
     scores = run.scores
     for i, row in enumerate(scores["example_row"]):
         top, bottom = panels[2 * i:2 * i + 2]
         at = "%02d:%02d" % divmod(scores["sample"][row] // 360, 60)
         sign = "≥" if run.score[row] >= run.threshold else "<"
-        expected = f"{at}, {scores['symbol'][row]}:  score {run.score[row]:.3g} {sign}"
-        assert expected in top.get_title()
+        assert top.get_title() == (
+            f"{scores['symbol'][row]}: record {scores['record'][row]}, {at}, "
+            f"error {scores['score_mse'][row]:.2g}\n"
+            f"score {run.score[row]:.3g} {sign} threshold {run.threshold:.3g}")
         expected = scores["example_signal"][i], scores["example_recon"][i]
         assert_array_equal([drawn.get_ydata() for drawn in top.lines], expected)
         assert top.lines[0].get_xdata()[[0, 360]].tolist() == [-1, 0]
-        error = bottom.collections[0].get_datalim(bottom.transData).y1
-        assert error == approx(np.abs(np.subtract(*expected)).max())
-    assert len({bottom.get_ylim() for bottom in panels[1::2]}) == 1
+        drawn = bottom.collections[0].get_datalim(bottom.transData)
+        difference = np.subtract(*expected)
+        assert (drawn.y0, drawn.y1) == approx((difference.min(), difference.max()))
+    for row in (panels[::2], panels[1::2]):
+        assert len({ax.get_ylim() for ax in row}) == 1
 
 
 def test_parts_show_the_named_part_and_the_saved_shares(run, axes):
@@ -230,6 +293,7 @@ def test_parts_show_the_named_part_and_the_saved_shares(run, axes):
     for ax, row in zip(beats, scores["part_row"], strict=True):
         title = beat_parts.TITLES[beat_parts.PARTS[scores["part"][row]]]
         assert f"leads: {title}, {scores['part_strength'][row]:.1f} times" in ax.get_title()
+        assert scores["part_strength"][row] >= 1
     shares = run.metrics["parts"].values()
     expected = [100 * row[part] for part in beat_parts.PARTS for row in shares]
     assert [bar.get_width() for bar in bottom.patches] == approx(expected)
