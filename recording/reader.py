@@ -17,9 +17,10 @@ import numpy as np
 import wfdb
 
 from pipeline.errors import UserError
+from recording.reader_array import open_npy, open_npz
 from recording.reader_edf import Edf
 from recording.reader_files import check_rate, regular_file
-from recording.reader_table import open_npy, open_npz, open_table
+from recording.reader_table import open_table
 from recording.reader_wfdb import Wfdb, header_lines, named_files
 
 # A format is added here, and only here. An opener takes the path of a file that exists, and the
