@@ -29,6 +29,7 @@ from recording.reader_wfdb import Wfdb, header_lines, named_files
 # mV); n_samples, the same for all leads; start, a datetime or None; and read(lead, start, stop),
 # (stop - start,) float64, NaN where a sample is missing. For a bad file it raises UserError.
 READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".csv": open_table, ".tsv": open_table,
+           ".txt": open_table,
            ".npy": open_npy, ".npz": open_npz}
 SUFFIXES = tuple(READERS)
 FS_TOLERANCE = 1e-3             # --fs may differ from the file's own rate by this share of it
@@ -196,6 +197,8 @@ def open_recording(path, fs_hz=None):
             raise UserError(f"{path}: empty. Copy or export the recording again.")
 
         source = opener(path, fs_hz)
+    except UserError:
+        raise
     except (OSError, RuntimeError) as error:
         # RuntimeError: a signal file in a FLAC format that is none
         raise UserError(f"{path}: cannot be read ({error}). Check the file, the rights to it and "

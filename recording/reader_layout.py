@@ -124,12 +124,11 @@ def _find_names(layout, rows):
         return first - 2
 
     # names, and then a spoilt row: parsing it says which cell is wrong
-    numbers = [[bool(cell not in MISSING and NUMERIC.fullmatch(cell)) for cell in row]
-               for row in above]
-    if layout.width > 1 and any(numbers[1]) and not any(numbers[0]) and len(rows) > first and (
-            len({tuple(row[:1]) for row in above}) == 2) and numbers[1][0]:
+    numbers = [[cell.lstrip("+-")[:1].isdigit() for cell in row] for row in above]
+    if any(numbers[1]) and not any(numbers[0]) and (numbers[1][0] or layout.width > 2):
         layout.names = above[0]
         layout.first = first - 1
+        layout.cells = above[1]
         return first - 2
     return first - 1
 

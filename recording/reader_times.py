@@ -60,7 +60,9 @@ def clock_seconds(cells, kind):
     text = text.str.replace(r"^(\d\d?)\.(\d\d?)\.(\d{4})", _to_iso, regex=True)
     text = text.str.replace("/", "-").str.replace(r"\s?UTC$", "Z", regex=True)
     times = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-    return (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(float)
+    # in µs, which reach further than the years 1677 to 2262
+    since = times.dt.as_unit("us") - pd.Timestamp(0, tz="UTC").as_unit("us")
+    return since.dt.total_seconds().to_numpy(float)
 
 
 def _to_iso(match):
