@@ -1,9 +1,12 @@
 """NumPy arrays and MATLAB files, in memory maps; what a table becomes."""
 
 import io
+import math
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -14,6 +17,7 @@ MAX_LEADS = 1024
 ARRAY_NAMES = ("signal", "x", "ecg")
 RATE_NAMES = ("fs", "fs_hz", "sampling_rate", "sample_rate")
 MAX_NUMBER_BYTES = 2**12
+MAX_MAT_BYTES = 2**28
 
 
 class Array:
@@ -126,3 +130,66 @@ def _open_array(path, file, fs_hz):
 def _not_an_array(path, error):
     return UserError(f"{path}: damaged or no plain array of numbers ({error}). Save the signal "
                      "again with numpy.save, not as a pickle.")
+
+
+# --- MATLAB -------------------------------------------------------------------------------------
+
+def open_mat(path, fs_hz):
+    """The matrix `val` of a MATLAB file, as PhysioNet exports it, or its only one: (leads, samples)
+    or (samples, leads), in units that only a header beside it would say."""
+    import scipy.io
+
+    size = path.stat().st_size
+    remedy = "Save the matrix again with save(..., '-v7'), or export the recording as EDF or CSV."
+    if size > MAX_MAT_BYTES:
+        raise UserError(f"{path}: {size:,} bytes; a MATLAB file is read whole, expected at most "
+                        f"{MAX_MAT_BYTES:,}. Split it, or export it as EDF.")
+    try:
+        _check_packed(path)
+        known = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+        wanted = [name for name in ("val", *ARRAY_NAMES) if name in known]
+        if not wanted and len(known) != 1:
+            raise ValueError(f"{len(known)} matrices; expected one, or one named val")
+        name = (wanted or list(known))[0]
+        rates = [other for other in RATE_NAMES if known.get(other) == (1, 1)]
+        if math.prod(known[name]) > MAX_MAT_BYTES:
+            raise ValueError(f"a matrix of shape {known[name]}")
+
+        read = scipy.io.loadmat(path, variable_names=[name, *rates])
+        array = np.asarray(read[name])
+        if rates and fs_hz is None:
+            fs_hz = float(read[rates[0]].reshape(()))
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # the reader of a damaged file raises anything
+        raise UserError(f"{path}: damaged or no MATLAB file up to version 7 ({error}). {remedy}"
+                        ) from error
+
+    if array.ndim != 2 or array.dtype.kind not in "iuf" or min(array.shape) > MAX_LEADS:
+        raise UserError(f"{path}: {array.dtype} of shape {array.shape}; expected a matrix of "
+                        f"numbers, (leads, samples). {remedy}")
+    if array.shape[0] < array.shape[1]:
+        array = array.T  # (samples, leads)
+    leads = array.shape[1]
+    return Array(path, array, fs_hz, [""] * leads, [None] * leads)
+
+
+def _check_packed(path):
+    """Raise ValueError where the packed elements of a MATLAB file unpack to too much."""
+    with open(path, "rb") as file:
+        if not file.read(128).startswith(b"MATLAB 5.0"):
+            return
+
+        # type 15: packed by zlib; others have the size that they say
+        unpacked = 0
+        while tag := file.read(8):
+            kind, size = struct.unpack("<II", tag)
+            data = file.read(min(size, MAX_MAT_BYTES))
+            if kind != 15:
+                continue
+            unpacker = zlib.decompressobj()
+            while data and not unpacker.eof:
+                unpacked += len(unpacker.decompress(data, 2**20))
+                data = unpacker.unconsumed_tail
+                if unpacked > MAX_MAT_BYTES:
+                    raise ValueError(f"it unpacks to more than {MAX_MAT_BYTES:,} bytes")

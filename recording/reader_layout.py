@@ -20,7 +20,7 @@ NUMERIC = re.compile(rf"{NUMBER}|[-+]?(?i:inf(inity)?)|{'|'.join(MISSING)}", re.
 COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?", re.A)
 QUOTED_COMMA = re.compile(r'"([-+]?\d*),(\d+)"', re.A)
 ABOUT = re.compile(r"[#%\s\"']*([^,;:=\t]*?)[\s\"']*[,;:=\t][\s\"']*(.*?)[,;\s\"']*")  # key, value
-RATE_KEY = re.compile(r"sampl\w*[\s_-]*(rate|freq\w*)|abtastrate|fs([\s_-]*hz)?|(rate|freq\w*)", re.I)
+RATE_KEY = re.compile(r"(sampl\w*[\s_-]*)?(rate|freq\w*)|abtastrate|fs([\s_-]*hz)?", re.I)
 RATE = re.compile(r"(\d+(?:[.,]\d+)?)\s*(hz|hertz)?", re.I)
 CLOCK_UNIT = re.compile(r"[hms:.]+", re.I)
 

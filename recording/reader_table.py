@@ -50,13 +50,14 @@ def open_table(path, fs_hz):
 
 
 def looks_like_table(path):
-    """Whether a file begins with lines of which at least three are rows of numbers."""
+    """Whether a file begins with a hundred rows of numbers: a list of names or sums has fewer."""
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as text:
             block = list(islice(_lines(path, text), HEAD_LINES))
         layout = layout_of(path, [line for _, line in block]) if block else None
         rows = block[layout.first:] if layout else []
-        return len(rows) > 2 and len(_parse(path, rows, layout, [None] * layout.width)) > 2
+        return len(rows) >= HEAD_LINES / 2 and bool(
+            len(_parse(path, rows, layout, [None] * layout.width)))
     except UserError:
         return False
 
