@@ -20,20 +20,26 @@ from pipeline.errors import UserError
 from recording.reader_array import open_mat, open_npy, open_npz
 from recording.reader_edf import Edf
 from recording.reader_files import check_rate, regular_file
-from recording.reader_sniff import sentence, why_not
+from recording.reader_ishne import Ishne
+from recording.reader_sniff import DOUBTFUL, OF_LIBRARY, sentence, why_not
 from recording.reader_table import open_table
 from recording.reader_wfdb import Wfdb, header_lines, named_files
+
+
+def _open_device(path, fs_hz):
+    from recording.reader_devices import open_device  # here: it needs a library of its own
+    return open_device(path, fs_hz)
+
 
 # A format is added here, and only here. An opener takes the path of a file that exists, and the
 # rate in Hz that the user gave or None. It returns an object with fs_hz; leads, units and
 # calibrated, each a list with one entry a lead (name or "", unit or "", whether `read` gives true
 # mV); n_samples, the same for all leads; start, a datetime or None; and read(lead, start, stop),
 # (stop - start,) float64, NaN where a sample is missing. For a bad file it raises UserError.
-READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".csv": open_table, ".tsv": open_table,
-           ".txt": open_table, ".mat": open_mat,
-           ".npy": open_npy, ".npz": open_npz}
+READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".ecg": Ishne, ".csv": open_table,
+           ".tsv": open_table, ".txt": open_table, ".npy": open_npy, ".npz": open_npz,
+           ".mat": open_mat} | dict.fromkeys(OF_LIBRARY, _open_device)
 SUFFIXES = tuple(READERS)
-DOUBTFUL = (".txt", ".mat", ".xml", ".dcm")  # in a folder their content says what they are
 FS_TOLERANCE = 1e-3             # --fs may differ from the file's own rate by this share of it
 MAX_HOURS = 366 * 24            # a header must not make us walk through gaps for ever
 

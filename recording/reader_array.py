@@ -61,7 +61,7 @@ class Array:
 
 def open_npy(path, fs_hz):
     """A plain array of numbers, (samples,) or (samples, leads): never unpickled, never copied."""
-    source = _open_array(path, path, fs_hz)
+    source = open_array(path, path, fs_hz)
     source.size = path.stat().st_size
     return source
 
@@ -99,7 +99,7 @@ def open_npz(path, fs_hz):
             raise  # a full disk is no fault of the archive
         except Exception as error:  # the reader of a damaged archive raises anything
             raise _not_an_array(path, error) from error
-        return _open_array(path, unpacked, fs_hz)
+        return open_array(path, unpacked, fs_hz)
 
 
 def _only_number(raw):
@@ -108,7 +108,8 @@ def _only_number(raw):
     return float(array.reshape(()))
 
 
-def _open_array(path, file, fs_hz):
+def open_array(path, file, fs_hz):
+    """The Array in a .npy file; path: of the recording, for errors."""
     try:
         array = np.lib.format.open_memmap(file, mode="r")
     except Exception as error:  # the reader of a damaged header raises anything
@@ -159,9 +160,9 @@ def open_mat(path, fs_hz):
         array = np.asarray(read[name])
         if rates and fs_hz is None:
             fs_hz = float(read[rates[0]].reshape(()))
-    except (OSError, UserError):
-        raise
     except Exception as error:  # the reader of a damaged file raises anything
+        if getattr(error, "errno", None):
+            raise  # the disk's
         raise UserError(f"{path}: damaged or no MATLAB file up to version 7 ({error}). {remedy}"
                         ) from error
 

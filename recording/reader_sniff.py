@@ -10,10 +10,11 @@ from recording.reader_table import looks_like_table
 
 INSTALL = "pip install -r requirements/formats.txt"
 HEAD_BYTES = 2**16
-# what these formats begin with; an XML file's head names its root
-ECG_XML = (b"AnnotatedECG", b"RestingECG", b"restingecgdata")
+ECG_XML = (b"AnnotatedECG", b"RestingECG")       # the root that an XML file's head names
 DICOM_ECG = b"1.2.840.10008.5.1.4.1.1.9."     # the storage classes of waveforms
-OF_LIBRARY = (".dcm", ".xml", ".scp", ".mwf", ".mfer", ".atc")
+KARDIA = (b'"recordedAt"', b'"algorithmDetermination"', b'"amplitudeResolution"', b'"patientID"')
+OF_LIBRARY = (".dcm", ".xml", ".scp", ".mwf", ".mfer", ".json")   # requirements/formats.txt
+DOUBTFUL = (".txt", ".mat", ".ecg", *OF_LIBRARY)  # in a folder their content says what they are
 PACKED = (".zip", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".tar")
 FOREIGN = (".rec", ".gdf", ".vhdr", ".acq", ".adicht", ".smr", ".h5", ".hdf5", ".parquet", ".xls",
            ".xlsx", ".fit", ".dicom", ".mecg", ".ful", ".rf", ".m4a", ".pkl", ".pickle")
@@ -43,12 +44,16 @@ def _why_not(path, suffix):
         return "packed: unpack it"
     if suffix in FOREIGN:
         return "not read here: export it as EDF or CSV"
-    if suffix not in OF_LIBRARY:
+    if suffix not in DOUBTFUL:
         return None
 
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     plain = head.replace(b"\0", b"")  # XML may be in UTF-16
+    if suffix == ".ecg":
+        return "" if head.startswith(b"ISHNE1.0") else "no ISHNE file"
+    if suffix == ".json" and sum(key in head for key in KARDIA) < 2:
+        return None  # settings, results
     if suffix == ".xml" and not any(root in plain for root in ECG_XML):
         return "no ECG in this XML"
     if suffix == ".dcm" and DICOM_ECG not in head:
