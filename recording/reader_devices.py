@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_MB = {".dcm": 256, ".xml": 128, ".scp": 16, ".mwf": 256, ".mfer": 256, ".json": 64}
 TIMEOUT_S = 600
 BLOCK_BYTES = 2**20
+ARGUMENTS = ("-m", "recording.reader_devices_process")
 DEFLATED = b"1.2.840.10008.1.2.1.99"    # a DICOM file packed by zlib
 EXPORT = "Export the recording again, as EDF if the device can."
 
@@ -71,7 +72,7 @@ def _refuse_bombs(path, suffix):
 
 def _run(path, out):
     """What the process says of a file: a dict."""
-    command = [sys.executable, "-m", "recording.reader_devices_process", str(path.resolve()), out]
+    command = [sys.executable, *ARGUMENTS, str(path.resolve()), out]
     # a library's threads take address space, which is bounded
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:

@@ -27,11 +27,16 @@ def main(path, out):
 
     try:
         print(json.dumps(read(path, out)))
-    except MemoryError:
-        print(json.dumps({"error": f"it takes more than {MAX_BYTES:,} bytes of memory"}))
     except Exception as error:  # a library of many formats raises anything
         said = " ".join(str(error).split()).replace(path, "it")
-        print(json.dumps({"error": f"{type(error).__name__}: {said[:300]}"}))
+        said = f"{type(error).__name__}: {said[:300]}"
+
+        # the library says of a lack of memory that the file is damaged
+        while error:
+            if isinstance(error, MemoryError):
+                said = f"it takes more than {MAX_BYTES:,} bytes of memory to read"
+            error = error.__cause__
+        print(json.dumps({"error": said}))
 
 
 def read(path, out):

@@ -91,7 +91,7 @@ def test_hostile_mat(tmp_path):
     path = tmp_path / "rec.mat"
     scipy.io.savemat(path, {"val": ecg_mv(), "x": ecg_mv()}, do_compression=True)
     whole = path.read_bytes()
-    for raw, word in ((whole[:5000], "damaged"), (b"\x89HDF" + whole[4:], "-v7"),
+    for raw, word in ((whole[:5000], "damaged"), (whole[:124] + b"\0\2IM" + whole[128:], "-v7"),
                       (b"nonsense" * 100, "damaged")):
         path.write_bytes(raw)
         refused(path, word, fs_hz=FS)
