@@ -1,4 +1,4 @@
-"""ISHNE Holter files, any stretch of any lead: a header of 522 bytes, text, then samples of 16 bits.
+"""ISHNE Holter files, any stretch of any lead: 522 bytes of header, text, samples of 16 bits.
 
 Mapped, because a day of three leads at 1,000 Hz has 500 MB: ecgdatakit 2.0.3, which the tests hold
 this against, reads it whole and makes eight bytes of two.
@@ -19,7 +19,8 @@ FAULT = -2**15                  # a lead that is off
 MAX_LEADS = 12
 HEADER = np.dtype({
     "names": ["magic", "text", "samples", "date", "time", "leads", "codes", "nv", "rate"],
-    "formats": ["S8", "<i4", "<i4", ("<i2", 3), ("<i2", 3), "<i2", ("<i2", 12), ("<i2", 12), "<i2"],
+    "formats": ["S8", "<i4", "<i4", ("<i2", 3), ("<i2", 3), "<i2", ("<i2", 12), ("<i2", 12),
+                "<i2"],
     "offsets": [0, 10, 14, 138, 150, 156, 158, 206, 272], "itemsize": HEADER_BYTES})
 
 
