@@ -246,7 +246,8 @@ def main(argv=None):
         args.recordings = [write_demo()]
 
     # what detect.py wrote itself is no recording
-    found = places.find_places(args.recordings, args.list, bool(args.cluster))
+    skipped = {}
+    found = places.find_places(args.recordings, args.list, bool(args.cluster), skipped)
     found = [place for place in found if f".{EXTENSION}" not in places.name_of(place)]
     check_places(found, args.out)
 
@@ -264,6 +265,8 @@ def main(argv=None):
             if not args.out:
                 tqdm.write(f"  wrote {output_stem(place, None)}.{EXTENSION}.*")
 
+    if skipped:
+        print(reader.sentence(skipped))
     # one folder for all: said once, of those that have their files there
     if args.out and len(failed) < len(found):
         print(f"wrote NAME.{EXTENSION}.* into {args.out}")

@@ -118,11 +118,12 @@ def explain(url, error):
 
 # --- finding ------------------------------------------------------------------------------------
 
-def find(url):
+def find(url, skipped=None):
     """[address] that one argument means: a file, a record without suffix, a pattern, a folder.
 
-    A pattern has * or [, a folder ends in /; files with a suffix of recordings are found so. Raises
-    UserError where there is none.
+    A pattern has * or [, a folder ends in /; files with a suffix of recordings are found so, but
+    for those whose content would have to be looked at: they are put into `skipped`, {address:
+    reason}. Raises UserError where there is none.
     """
     suffixes = reader.SUFFIXES
     many = "*" in url or "[" in url
@@ -134,18 +135,27 @@ def find(url):
     with store(url) as (fs, path):
         paths = fs.glob(path) if many else fs.find(path)
     found = sorted(fs.unstrip_protocol(path) for path in paths if path.lower().endswith(suffixes))
+
+    # those may be anything, unless the pattern asks for them
+    if not url.lower().endswith(reader.DOUBTFUL):
+        skipped = {} if skipped is None else skipped
+        doubtful = [place for place in found if place.lower().endswith(reader.DOUBTFUL)]
+        skipped |= dict.fromkeys(doubtful, "may be a recording: name its address")
+        found = [place for place in found if place not in skipped]
     if not found:
         raise UserError(f"{url}: no recording there; expected files ending in "
                         f"{' '.join(suffixes)}. Check the address.")
     return found
 
 
-def find_places(texts, lists, absolute):
+def find_places(texts, lists, absolute, skipped=None):
     """[Path or address] of the recordings that texts and the lines of the files `lists` mean.
 
-    Each comes once. absolute: paths that are good wherever a process was started. Raises UserError
-    for a text that means none.
+    Each comes once. absolute: paths that are good wherever a process was started; skipped: filled
+    with {place: reason} of files in folders that may be recordings but are not read. Raises
+    UserError for a text that means none.
     """
+    skipped = {} if skipped is None else skipped
     texts = list(texts)
     for name in lists or ():
         try:
@@ -162,9 +172,9 @@ def find_places(texts, lists, absolute):
         if isinstance(place, Path):
             paths.append(place)
         else:
-            urls |= dict.fromkeys(find(place))
+            urls |= dict.fromkeys(find(place, skipped))
 
-    paths = reader.find_recordings(paths)
+    paths = reader.find_recordings(paths, skipped)
     return [path.absolute() if absolute else path for path in paths] + list(urls)
 
 

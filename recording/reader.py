@@ -17,18 +17,28 @@ import numpy as np
 import wfdb
 
 from pipeline.errors import UserError
+from recording.reader_array import open_mat, open_npy, open_npz
 from recording.reader_edf import Edf
 from recording.reader_files import check_rate, regular_file
-from recording.reader_table import open_npy, open_npz, open_table
+from recording.reader_ishne import Ishne
+from recording.reader_sniff import DOUBTFUL, OF_LIBRARY, sentence, why_not
+from recording.reader_table import open_table
 from recording.reader_wfdb import Wfdb, header_lines, named_files
+
+
+def _open_device(path, fs_hz):
+    from recording.reader_devices import open_device  # here: it needs a library of its own
+    return open_device(path, fs_hz)
+
 
 # A format is added here, and only here. An opener takes the path of a file that exists, and the
 # rate in Hz that the user gave or None. It returns an object with fs_hz; leads, units and
 # calibrated, each a list with one entry a lead (name or "", unit or "", whether `read` gives true
 # mV); n_samples, the same for all leads; start, a datetime or None; and read(lead, start, stop),
 # (stop - start,) float64, NaN where a sample is missing. For a bad file it raises UserError.
-READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".csv": open_table, ".tsv": open_table,
-           ".npy": open_npy, ".npz": open_npz}
+READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".ecg": Ishne, ".csv": open_table,
+           ".tsv": open_table, ".txt": open_table, ".npy": open_npy, ".npz": open_npz,
+           ".mat": open_mat} | dict.fromkeys(OF_LIBRARY, _open_device)
 SUFFIXES = tuple(READERS)
 FS_TOLERANCE = 1e-3             # --fs may differ from the file's own rate by this share of it
 MAX_HOURS = 366 * 24            # a header must not make us walk through gaps for ever
@@ -89,27 +99,30 @@ class Recording:
 
 # --- finding ------------------------------------------------------------------------------------
 
-def find_recordings(arguments):
+def find_recordings(arguments, skipped=None):
     """[Path] of the recordings that files, folders, glob patterns and WFDB record names mean.
 
     Each once, in the order of the arguments, sorted within each. Folders are searched with all
     below them, but not through symbolic links that lead out; segments of a multi-segment record
-    are left out there. Raises UserError for an argument that means no recording.
+    are left out there. Other files that may be recordings are put into `skipped`, {path: reason}.
+    Raises UserError for an argument that means no recording.
     """
     found = {}
+    skipped = {} if skipped is None else skipped
     for argument in arguments:
         text = str(argument)
         try:
-            paths = _matches(text)
+            paths = _matches(text, skipped)
         except (OSError, ValueError, RuntimeError, re.error) as error:
             # a NUL, a name too long, a loop of links, a bad pattern
             raise UserError(f"{text!r}: cannot be looked up ({error}). Give a file, a folder, a "
                             "glob pattern or a WFDB record.") from error
 
         if not paths:
-            raise UserError(f"{text!r}: no recording. Give a file ({' '.join(SUFFIXES)}), a folder "
-                            "with such files, a glob pattern or a WFDB record without suffix. "
-                            "Convert other formats to one of these.")
+            also = f" ({sentence(skipped)})" if skipped else ""
+            raise UserError(f"{text!r}: no recording{also}. Give a file ({' '.join(SUFFIXES)}), a "
+                            "folder with such files, a glob pattern or a WFDB record without "
+                            "suffix. Convert other formats to one of these.")
 
         # by what links lead to, so that the same file does not come twice
         for path in paths:
@@ -117,10 +130,10 @@ def find_recordings(arguments):
     return list(found.values())
 
 
-def _matches(text):
+def _matches(text, skipped):
     """[Path] that one argument means."""
     # a file whose name looks like a pattern goes before the pattern; Path("") is the folder "."
-    found = _recordings_at(Path(text)) if text else []
+    found = _recordings_at(Path(text), skipped) if text else []
     if found:
         return found
 
@@ -130,22 +143,36 @@ def _matches(text):
     paths = set()
     for name in glob.glob(text, recursive=True):
         match = Path(name)
-        if match.resolve().is_relative_to(root):
-            paths.update(_recordings_at(match))
+        if match.resolve().is_relative_to(root) and (
+                match.is_dir() or match.suffix.lower() not in DOUBTFUL
+                or _is_recording(match, skipped)):
+            paths.update(_recordings_at(match, skipped))
     return _without_parts(paths)
 
 
-def _recordings_at(path):
+def _recordings_at(path, skipped):
     """[Path]: those in a folder, the file itself, or the WFDB header of that name, or beside it."""
     if path.is_dir():
-        return _below(path)
-    if path.suffix.lower() not in READERS:
+        return _below(path, skipped)
+    header = path.with_suffix(".hea")
+    if path.suffix.lower() not in READERS or path.suffix.lower() == ".mat" and header.is_file():
         named = Path(f"{path}.hea")
-        path = named if named.is_file() else path.with_suffix(".hea")
+        path = named if named.is_file() else header
     return [path] if path.is_file() else []
 
 
-def _below(folder):
+def _is_recording(path, skipped):
+    """Whether a file that was not named itself is to be opened; if it may be one, why not."""
+    suffix = path.suffix.lower()
+    if suffix in READERS and suffix not in DOUBTFUL:
+        return True
+    reason = why_not(path)
+    if reason:
+        skipped[path] = reason
+    return reason == "" and suffix in READERS
+
+
+def _below(folder, skipped):
     """Sorted [Path] of the recordings in a folder and below; what begins with a dot is left out."""
     paths = []
 
@@ -153,7 +180,10 @@ def _below(folder):
     for path in folder.rglob("*"):
         hidden = "/." in f"/{path.relative_to(folder)}"
         inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())
-        if path.suffix.lower() in READERS and not hidden and inside:
+        if hidden or not inside:
+            continue
+
+        if _is_recording(path, skipped):
             paths.append(path)
     return _without_parts(paths)
 
@@ -195,6 +225,8 @@ def open_recording(path, fs_hz=None):
             raise UserError(f"{path}: empty. Copy or export the recording again.")
 
         source = opener(path, fs_hz)
+    except UserError:
+        raise
     except (OSError, RuntimeError) as error:
         # RuntimeError: a signal file in a FLAC format that is none
         raise UserError(f"{path}: cannot be read ({error}). Check the file, the rights to it and "

@@ -124,6 +124,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     summary = summary_of(scored, recording) | {
         "lead_chosen": why, "excess_rule": rule, "simulated_training": stored["simulated"],
         "r_peaks": "detected (sleepecg)" if given_s is None else "given"}
+    summary["warnings"] += trust.inverted(beats, kind, scored.lead, signal["FS_HZ"])
     return summary, scored
 
 

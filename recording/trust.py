@@ -1,5 +1,7 @@
 """What makes the flags of a recording less certain: said beside them, never silently."""
 
+import re
+
 import numpy as np
 
 LEAST_BEATS = 30          # scored beats below which there is no rhythm to compare with
@@ -9,6 +11,15 @@ NEAR_SHARE = 0.1          # 4 of 44 recordings of DS1 and svdb have more than th
 IRREGULAR = 0.12          # deviation of log RR from one interval to the next: 203, in atrial
                           # fibrillation, has 0.34, two of svdb with chaotic rhythms 0.16 and 0.19,
                           # the 41 others at most 0.08
+
+# leads in which the QRS complex of most hearts points up
+UPRIGHT = re.compile(
+    r"(e[ck]g|lead)?[\s_:-]*(i|ii|ml[\s-]?ii|modified (lead )?ii|v[456]|cm5)", re.I)
+DOWN = 0.3                # log of the largest fall over the largest rise of the usual beat. With the
+                          # waves below it is said of none of 22 recordings of DS1 and of 16 of
+                          # their copies upside down (15 min each); of svdb, whose leads have no
+                          # names, taken for lead II, of none of 19 and of 11 copies
+USUAL_BEATS = 500         # at most, of which the usual one is the median
 
 
 def warnings(beats, over, kind, line):
@@ -50,3 +61,32 @@ def irregularity(time_s, regular):
         return 0.0
     low, high = np.quantile(steps, [0.25, 0.75])
     return float((high - low) / 1.349)   # of a normal distribution: its deviation
+
+
+def inverted(beats, kind, lead, fs_hz):
+    """[sentence] where the usual beat of a lead that points up points down, waves and all, else [].
+
+    kind (n,) N where not flagged; lead: its name; fs_hz: of the beats' segments. A QRS complex that
+    is down among upright waves is the heart's own (207, bundle-branch block), so that P and T
+    count: P double, as T is against the QRS complex in hearts under strain.
+    """
+    usual = np.flatnonzero(kind[beats.scored] == "N")
+    if not UPRIGHT.fullmatch(lead.strip()) or len(usual) < LEAST_BEATS:
+        return []
+
+    chosen = usual[::-(-len(usual) // USUAL_BEATS)]
+    beat = np.median(beats.segments[np.sort(chosen)][:, :-2], axis=0)  # (window_size,)
+    time_s = (np.arange(len(beat)) - len(beat) // 2) / fs_hz
+
+    def wave(begin_s, end_s):
+        """The largest deflection of a part of the beat, up or down."""
+        part = beat[(time_s >= begin_s) & (time_s < end_s)] - np.median(beat)
+        return part[np.abs(part).argmax()]
+
+    # from the line between P wave and QRS complex
+    qrs = beat[np.abs(time_s) < 0.07] - np.median(beat[(time_s >= -0.12) & (time_s < -0.07)])
+    falls = -qrs.min() > np.exp(DOWN) * qrs.max()
+    if falls and 2 * wave(-0.26, -0.08) + wave(0.15, 0.45) < 0:
+        return [f"may be inverted: the usual beat of {lead} points down, P or T wave with it. Were "
+                "electrodes swapped?"]
+    return []
