@@ -29,7 +29,7 @@ INDEX_COLUMN = re.compile(r"|#|sample|sample\s*#|sample_?(number|index)|index|un
 LEAD_UNIT = re.compile(r"(.*?)[\s_]*[(\[]\s*(\S+?)\s*[)\]]")
 
 
-class _Array:
+class ArraySource:
     """A (samples, leads) array in a memory map; factors: of each lead to mV, None: not known.
 
     Raises UserError where fs_hz is None: neither the file nor the user gives it.
@@ -54,7 +54,9 @@ class _Array:
         self.units = ["mV" if known else "" for known in self.calibrated]
 
     def read(self, k, start, stop):
-        same_size(self.path, self.size)
+        # what is in memory, or was unpacked or parsed, has no file that others could cut
+        if self.size:
+            same_size(self.path, self.size)
         return self.array[start:stop, k].astype(np.float64) * (self.factors[k] or 1.0)
 
 
@@ -103,7 +105,7 @@ def _open_array(path, file, fs_hz):
     if leads > min(samples, MAX_COLUMNS):
         raise UserError(f"{path}: an array of shape {array.shape}; expected (samples,) or "
                         "(samples, leads). Transpose or split it.")
-    return _Array(path, array, fs_hz, [""] * leads, [None] * leads)
+    return ArraySource(path, array, fs_hz, [""] * leads, [None] * leads)
 
 
 def _not_an_array(path, error):
@@ -229,7 +231,7 @@ def _name_columns(path, array, names, fs_hz):
         # brackets that are no unit of voltage belong to the name
         leads.append(unit[1] if factor else name)
         factors.append(factor)
-    return _Array(path, array[:, first:], rate or fs_hz, leads, factors)
+    return ArraySource(path, array[:, first:], rate or fs_hz, leads, factors)
 
 
 def _rate(column, unit, fs_hz):
