@@ -25,12 +25,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 import config
-from models import load_checkpoint
 from pipeline import errors, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import cores, device_of, machine_parser, parse, use_threads
 from recording import cluster, output, places, reader, reviewed
+from recording.api import load_detector, score    # score: for notebooks, docs/python.md
 from recording.output import EXTENSION
 from recording.scored import score_recording
 
@@ -54,15 +54,7 @@ def load(args):
 
     command = described.stage_command("train_mitbih.py", "patient", config.SEED)
     # on a worker of a cluster it is the copy that was sent there
-    model, stored = load_checkpoint(cluster.local(checkpoint_of(args)), command)
-
-    # fitted before a score setting was there: its scores would mean something else today
-    lacking = [name for name in settings.SCORE_SETTINGS if name not in stored["score_settings"]]
-    if lacking:
-        raise UserError(f"{checkpoint_of(args)}: its scores were fitted without "
-                        f"{', '.join(lacking)}, by an earlier version. "
-                        f"Fit them anew with: {command}")
-    return model, stored
+    return load_detector(cluster.local(checkpoint_of(args)), command, checkpoint_of(args))
 
 
 def origin_of(files, args, stored):

@@ -34,19 +34,23 @@ def clock(time_s):
 
 # --- table and annotations ------------------------------------------------------------------------
 
-def write_csv(path, scored):
-    """A row a beat, in order of time."""
+def beat_table(scored):
+    """DataFrame, a row a beat in order of time: of the file and of detect.score alike."""
     beats = scored.beats
     # a beat at an end of the recording has no whole segment
     state = np.where(beats.whole, "scored", "cut")
-    table = pd.DataFrame({
+    return pd.DataFrame({
         "time_s": beats.time_s, "sample": scored.samples, "lead": scored.lead,
         "rr_before_s": scored.rr_before_s, "early": scored.found.early,
         "qrs_distance": scored.found.distance, "score": scored.found.score,
-        "excess": scored.excess, "flag": scored.flagged.astype(int), "kind": scored.kind,
+        "excess": scored.excess, "flag": scored.flagged, "kind": scored.kind,
         "group": scored.found.group, "review_group": scored.review_group,
         "state": np.where(beats.readable, state, "unreadable")})
 
+
+def write_csv(path, scored):
+    """The beat_table, flags as 0 and 1."""
+    table = beat_table(scored).astype({"flag": int})
     with whole_file(path) as part:
         table.to_csv(part, index=False, float_format="%.5f")
 
