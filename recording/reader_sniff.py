@@ -71,4 +71,5 @@ def sentence(skipped):
     for reason, names in reasons.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         parts.append(f"{', '.join(names[:3])}{more} ({reason})")
-    return f"passed over {len(skipped)} files: {'; '.join(parts)}"
+    files = "file" if len(skipped) == 1 else "files"
+    return f"passed over {len(skipped)} {files}: {'; '.join(parts)}"

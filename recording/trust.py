@@ -15,8 +15,8 @@ IRREGULAR = 0.12          # deviation of log RR from one interval to the next: 2
 # leads in which the QRS complex of most hearts points up
 UPRIGHT = re.compile(
     r"(e[ck]g|lead)?[\s_:-]*(i|ii|ml[\s-]?ii|modified (lead )?ii|v[456]|cm5)", re.I)
-DOWN = 0.3                # log of the largest fall over the largest rise of the usual beat. With the
-                          # waves below it is said of none of 22 recordings of DS1 and of 16 of
+DOWN = 0.3                # log of the largest fall over the largest rise of the usual beat. With
+                          # the waves below it is said of none of 22 recordings of DS1 and of 16 of
                           # their copies upside down (15 min each); of svdb, whose leads have no
                           # names, taken for lead II, of none of 19 and of 11 copies
 USUAL_BEATS = 500         # at most, of which the usual one is the median

@@ -9,6 +9,7 @@ import scipy.io
 from conftest import ecg_mv, leads_of, peak_bytes, refused
 
 from pipeline.errors import UserError
+from recording import places
 from recording.reader import find_recordings, open_recording
 from recording.reader_sniff import INSTALL, sentence
 
@@ -41,8 +42,22 @@ def test_a_folder_says_what_it_passes_over_and_why(tmp_path):
 
 def test_a_folder_with_nothing_else_is_an_error_that_says_so(tmp_path):
     (tmp_path / "old.zip").write_text("PK")
-    with pytest.raises(UserError, match=r"no recording \(passed over 1 files: old.zip \(packed"):
+    with pytest.raises(UserError, match=r"no recording \(passed over 1 file: old.zip \(packed"):
         find_recordings([tmp_path])
+
+
+def test_a_folder_at_an_address_names_what_would_have_to_be_looked_at():
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    for name in ("a.hea", "SHA256SUMS.txt", "b.xml"):
+        store.pipe(f"/looked/{name}", b"x")
+    skipped = {}
+    found = places.find_places(["memory://looked/"], None, False, skipped)
+    assert found == ["memory:///looked/a.hea"]
+    assert "SHA256SUMS.txt" in sentence(skipped) and "name its address" in sentence(skipped)
+    # what is named, or asked for by its suffix, is taken
+    assert len(places.find("memory://looked/*.txt")) == 1
+    assert places.find("memory://looked/b.xml") == ["memory://looked/b.xml"]
 
 
 def test_without_the_library_a_folder_names_the_command(tmp_path, monkeypatch):

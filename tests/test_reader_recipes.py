@@ -101,7 +101,7 @@ def test_the_command_finds_the_beats(tmp_path, monkeypatch, capsys, ecg, command
     assert abs(len(found_s) - len(expected_s)) <= 0.01 * len(expected_s)
     near_s = np.abs(found_s[:, None] - expected_s).min(axis=1)
     assert np.quantile(near_s, 0.98) < 0.02
-    assert ("passed over 1 files: notes.xml" in capsys.readouterr().out) == (words[0] == "archive")
+    assert ("passed over 1 file: notes.xml" in capsys.readouterr().out) == (words[0] == "archive")
 
     summary, = (tmp_path / "found").glob("*.ecgad.json")
     assert json.loads(summary.read_text())["calibrated"]
