@@ -28,8 +28,8 @@ from scoring.scores import SEARCH, neighbours
 # of N and 95 % of V beats. Where 1.5 % of the fitted ones lie beyond is no such line: a heart's
 # beats change in half an hour, and it flags 20 % of N.
 USUAL_DISTANCE = 7.5
-FAR = 10       # times the median distance of the fitted ones are enough: where they are nearly
-               # copies of each other, as a simulator's, all is near. It changes none of these shares
+FAR = 10       # times the median distance of the fitted ones is far enough: where they are nearly
+               # copies of each other, as a simulator's are, all else is near
 SAME = 1e-6    # nearer, in spreads of a record's latents, is the same segment: rounding is 1e-7
 
 

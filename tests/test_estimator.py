@@ -137,7 +137,9 @@ def test_the_study_measures_what_comes_after_the_beats_it_learned(small, capsys)
     assert {row["detector"] for row in result["table"]} == {study.NETWORK, study.FOREST,
                                                              study.NEIGHBOURS}
     (line,) = result["lines"]
-    assert line["records"] == 4 and 0 <= line["flagged_N"] <= line["flagged_N_by_share"] <= 1
+    assert line["records"] == 4 and line["flagged_N"] < 0.1
+    # with 30 s to learn from and few beats after: what is broad is seen all the same
+    assert result["table"][0]["V"] is None or result["table"][0]["V"] > 0.95
 
 
 def test_figures_of_the_page_and_the_line_are_those_of_the_study():
@@ -145,7 +147,8 @@ def test_figures_of_the_page_and_the_line_are_those_of_the_study():
     page = (settings.ROOT / "docs" / "python.md").read_text()
     for row in result["table"]:
         figures = " | ".join(f"{100 * row[name]:.1f}" for name in ("V", "V_least", "S"))
-        assert f"{row['detector'].replace(study.NETWORK, '`SegmentDetector`')} | {figures} |" in page
+        detector = row["detector"].replace(study.NETWORK, "`SegmentDetector`")
+        assert f"| {row['data']} | {detector} | {figures} |" in page
     for row in result["lines"]:
         names = ("flagged_N", "flagged_V", "flagged_N_by_share")
         figures = " | ".join(f"{100 * row[name]:.1f}" for name in names)
