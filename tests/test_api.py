@@ -95,10 +95,20 @@ def test_options_do_what_the_flags_do(record, tmp_path, flags, options):
     if "score_all" not in options:
         assert (beats["state"] == "unreadable").any()
 
-    # an integer array, and missing samples behind a mask
+    # missing samples behind a mask
     masked = np.ma.masked_invalid(holes)
     masked.data[masked.mask] = 7
     assert detect.score(masked, FS, **options).equals(beats)
+
+
+def test_whole_numbers_and_another_unit_give_the_same_flags(record):
+    path, signal = record
+    beats = detect.score(signal[:, 0], FS)
+    raw = wfdb.rdrecord(str(path.with_suffix("")), physical=False).d_signal[:, 0].astype(np.int16)
+    other = detect.score(raw, FS)
+    for name in ("sample", "flag", "kind", "state"):
+        assert_array_equal(other[name], beats[name])
+    assert_allclose(other["score"], beats["score"], atol=1e-3)
 
 
 def test_given_r_peaks_are_scored_in_samples_in_seconds_and_from_a_file(record, tmp_path):

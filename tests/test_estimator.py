@@ -1,4 +1,4 @@
-"""SegmentDetector: scikit-learn's own checks, a reference by hand, real beats."""
+"""SegmentDetector: scikit-learn's own checks, a reference by hand, real beats, its study."""
 
 import pickle
 
@@ -13,9 +13,11 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from models import latents, load_checkpoint
 from pipeline import settings, simulated_ecg
+from pipeline.artefacts import load_json
 from pipeline.errors import UserError
 from preprocess import bandpass, cut_segments, inside, normalise, resample
 from scoring.estimator import USUAL_DISTANCE, SegmentDetector
+from studies import segment_detector as study
 
 CHECKPOINT = settings.ROOT / "checkpoints" / "patient.pt"
 
@@ -124,3 +126,31 @@ def test_ventricular_beats_of_real_records_are_found_better_than_by_a_forest(mit
     # at its own line
     flagged = detector.predict(segments[asked]) < 0
     assert flagged[ventricular].mean() > 0.8 and flagged[~ventricular].mean() < 0.03
+
+
+# --- its study ------------------------------------------------------------------------------------
+
+def test_the_study_measures_what_comes_after_the_beats_it_learned(small, capsys):
+    study.main(["--database", "simulated"])
+    result = load_json(small.out / "results" / "segment_detector.json", "")
+    assert result["simulated"] and "flagged V (%)" in capsys.readouterr().out
+    assert {row["detector"] for row in result["table"]} == {study.NETWORK, study.FOREST,
+                                                             study.NEIGHBOURS}
+    (line,) = result["lines"]
+    assert line["records"] == 4 and line["flagged_N"] < 0.1
+    # with 30 s to learn from and few beats after: what is broad is seen all the same
+    assert result["table"][0]["V"] is None or result["table"][0]["V"] > 0.95
+
+
+def test_figures_of_the_page_and_the_line_are_those_of_the_study():
+    result = load_json(settings.ROOT / "results" / "segment_detector.json", "")
+    page = (settings.ROOT / "docs" / "python.md").read_text()
+    for row in result["table"]:
+        figures = " | ".join(f"{100 * row[name]:.1f}" for name in ("V", "V_least", "S"))
+        detector = row["detector"].replace(study.NETWORK, "`SegmentDetector`")
+        assert f"| {row['data']} | {detector} | {figures} |" in page
+    for row in result["lines"]:
+        names = ("flagged_N", "flagged_V", "flagged_N_by_share")
+        figures = " | ".join(f"{100 * row[name]:.1f}" for name in names)
+        assert f"| {row['data']} | {figures} |" in page
+    assert result["lines"][0]["line"] == USUAL_DISTANCE and not result["simulated"]
