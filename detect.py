@@ -11,15 +11,17 @@ writes  beside each recording, or in --out:
         NAME.ecgad.html          with --html: a page to zoom and look at each flagged beat
         NAME.ecgad.json          summary, groups, episodes; written last: it says that the
                                  others are there
+        NAME.LEAD.ecgad*         the same of every lead, with --lead all
+        summary.html, .csv       of several: a row a recording, what needs a look first at the top
 
 How the signal is prepared and scored is the checkpoint's to say, whatever config.py says today. The
 excess of a beat is its score less the median of the recording's own regular beats; from a line on
 it is flagged, with the beats that are like it. Research code, not a medical device.
 """
 
+import argparse
 import functools
 import hashlib
-from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,13 +31,16 @@ from pipeline import errors, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import cores, device_of, machine_parser, parse, use_threads
-from recording import cluster, output, places, reader, reviewed
+from recording import cluster, leads, output, places, reader, reviewed, summary
 from recording.api import load_detector, score    # score: for notebooks, docs/python.md
 from recording.output import EXTENSION
 from recording.scored import score_recording
+from recording.summary import lines_of, narrow
 
-OUTPUT = 10          # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 11          # raise it with every change of what is found: earlier output is then stale
 DEMO_S = 1800
+ALL = "all"          # of --lead: one after the other
+LEADS = ".leads.json"   # which leads these are; written after all of their files
 # flags that decide what is found, arguments of score_recording
 ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivity")
 
@@ -72,36 +77,102 @@ def output_stem(place, out):
     return places.below(places.place_of(out), name) if out else places.beside(place, name)
 
 
+def earlier(args, stem, origin):
+    """The summary of an earlier run with the same files, flags and checkpoint, or None."""
+    if args.force:
+        return None
+    found = output.stored_summary(stem, origin, args.html)
+    if found:
+        page = output.file_beside(stem, ".html")
+        found |= {"earlier": True, "stem": stem, "page": args.html or places.is_file(page)}
+    return found
+
+
+def earlier_leads(args, stem, files, stored):
+    """[summary] of every lead, where an earlier run has done them all, else None."""
+    index = output.stored_dict(output.file_beside(stem, LEADS), origin_of(files, args, stored))
+    if args.force or not index:
+        return None
+
+    summaries = []
+    for name, wanted in index["leads"].items():
+        one = for_lead(args, wanted)
+        found = earlier(one, stem_of_lead(stem, name), origin_of(files, one, stored))
+        if not found:
+            return None
+        summaries.append(found)
+    return summaries
+
+
+def stem_of_lead(stem, name):
+    """Where the files of one lead of several go, without their suffix."""
+    return places.beside(stem, f"{places.name_of(stem)}.{name}")
+
+
+def for_lead(args, wanted):
+    """The flags that ask for this lead alone."""
+    return argparse.Namespace(**vars(args) | {"lead": wanted})
+
+
 def process(args, place):
-    """Summary of one recording, whose files it writes; place: Path or address."""
+    """[summary] of one recording, whose files it writes, a summary a lead; place: Path or address.
+
+    Of what is not in the file a summary has "stem", where its files are; "page", whether a page is
+    among them; and "earlier" where an earlier run has done it.
+    """
     use_threads(args.threads)
     model, stored = load(args)
     stem = output_stem(place, args.out)
     files = places.files_of(place, args.beats)
     origin = origin_of(files, args, stored)
+    every = args.lead == ALL
 
     # done before with the same files, flags and checkpoint
-    if not args.force:
-        earlier = output.stored_summary(stem, origin, args.html)
-        if earlier:
-            return earlier | {"earlier": True}
+    if every:
+        done = earlier_leads(args, stem, files, stored)
+    else:
+        done = [found] if (found := earlier(args, stem, origin)) else None
+    if done:
+        return done
 
+    with places.fetched(place, files) as path, reader.open_recording(path, args.fs) as recording:
+        if not every:
+            return [write_lead(args, recording, stem, model, stored, origin)]
+
+        # a run that was stopped goes on with the next lead
+        wanted = dict(zip(leads.file_names(recording.leads), leads.requests(recording)))
+        summaries = []
+        for name, text in wanted.items():
+            one = for_lead(args, text)
+            lead_stem = stem_of_lead(stem, name)
+            lead_origin = origin_of(files, one, stored)
+            found = earlier(one, lead_stem, lead_origin)
+            summaries.append(found or write_lead(one, recording, lead_stem, model, stored,
+                                                 lead_origin))
+
+    with places.written(stem, last=LEADS) as here:
+        write_json(Path(f"{here}.{EXTENSION}{LEADS}"), {"leads": wanted, "origin": origin})
+    return summaries
+
+
+def write_lead(args, recording, stem, model, stored, origin):
+    """Summary of one lead of an open recording; its files are written."""
     # a bar for the pieces of one recording, where it is the only one at a time
     progress = iter
     if args.jobs == 1 and not args.cluster:
-        progress = functools.partial(tqdm, desc=places.name_of(place), leave=False, disable=None)
+        progress = functools.partial(tqdm, desc=recording.path.name, leave=False, disable=None)
 
-    with (places.fetched(place, files) as path, places.written(stem, last=".json") as here,
-          reader.open_recording(path, args.fs) as recording):
-        given_s = None
-        if args.beats:
-            given_s, _ = reader.annotated_beats(path, args.beats, recording.fs_hz, settings.AAMI_OF,
-                                                "Leave --beats out to have them detected.")
+    given_s = None
+    if args.beats:
+        given_s, _ = reader.annotated_beats(recording.path, args.beats, recording.fs_hz,
+                                            settings.AAMI_OF,
+                                            "Leave --beats out to have them detected.")
 
-        summary, scored = score_recording(recording, model, stored, given_s=given_s,
-                                          device=device_of(args.device), progress=progress,
-                                          **{name: getattr(args, name) for name in ASKED})
+    found, scored = score_recording(recording, model, stored, given_s=given_s,
+                                    device=device_of(args.device), progress=progress,
+                                    **{name: getattr(args, name) for name in ASKED})
 
+    with places.written(stem, last=".json") as here:
         summary_path = Path(f"{here}.{EXTENSION}.json")
         page_path = Path(f"{here}.{EXTENSION}.html")
         # of other flags: neither outlives what it was made from
@@ -111,9 +182,9 @@ def process(args, place):
         output.write_all(here, scored)
         if args.html:
             from recording import page  # here: bokeh takes a second to load, and only pages need it
-            page.write_page(page_path, scored, summary, recording)
-        write_json(summary_path, summary | {"origin": origin})
-    return summary
+            page.write_page(page_path, scored, found, recording)
+        write_json(summary_path, found | {"origin": origin})
+    return found | {"stem": stem, "page": args.html}
 
 
 def check_places(found, out):
@@ -132,22 +203,6 @@ def check_places(found, out):
             raise UserError(f"{place} and {other} would both write "
                             f"{output_stem(place, out)}.{EXTENSION}.*: give them different names, "
                             "or run them with different --out folders.")
-
-
-def one_line(place, summary):
-    """What the terminal's list says of a recording."""
-    if summary["scored"] == 0:
-        return (f"{place}: no readable beat in {summary['duration_s'] / 60:.1f} min of "
-                f"{summary['lead']}")
-
-    found = Counter(episode["kind"] for episode in summary["episodes"])
-    lines = [f"\n  {count} x {kind}" for kind, count in sorted(found.items())]
-    doubts = "".join(lines) + "".join(f"\n  warning: {warning}" for warning in summary["warnings"])
-    earlier = " (done before)" if "earlier" in summary else ""
-    return (f"{place}: {summary['lead']}, {summary['duration_s'] / 3600:.2f} h, "
-            f"{summary['scored']:,d} beats, {summary['flagged']:,d} flagged "
-            f"({100 * summary['flagged_share']:.1f} %, {summary['flagged_per_hour']:.0f} an hour), "
-            f"{100 * summary['unreadable_share']:.1f} % unreadable{earlier}{doubts}")
 
 
 def write_demo():
@@ -169,7 +224,8 @@ def parse_args(argv=None):
     parser.add_argument("--out", help="folder or s3:// address; default: beside each recording")
     parser.add_argument("--fs", type=float, help="sampling rate in Hz of CSV, TSV and NumPy files")
     parser.add_argument(
-        "--lead", help="name or number (from 1); default: as in training, else the most readable")
+        "--lead", help="name or number (from 1), or all, one after the other; default: as in "
+                       "training, else the most readable")
     parser.add_argument("--beats", metavar="ANNOTATOR",
                         help="R peaks from this annotation file, atr for example")
 
@@ -240,31 +296,72 @@ def main(argv=None):
     # what detect.py wrote itself is no recording
     skipped = {}
     found = places.find_places(args.recordings, args.list, bool(args.cluster), skipped)
-    found = [place for place in found if f".{EXTENSION}" not in places.name_of(place)]
+    found = [place for place in found if f".{EXTENSION}" not in places.name_of(place)
+             and not summary.is_own(place)]
+    if not found:
+        raise UserError("nothing there but what detect.py wrote itself. Name the recordings.")
     check_places(found, args.out)
+
+    # several rows are summed up in one place, unless the recordings have no folder in common
+    folder = summary.folder_of(found, args.out)
+    several = len(found) > 1 or args.lead == ALL
+    if several and folder is not None:
+        summary.check(folder)
 
     done = cluster.each(functools.partial(process, args), found, args.jobs, args.cluster,
                         [checkpoint_of(args)])
 
+    rows = []
     failed = []
-    for place, summary, error in tqdm(done, total=len(found), desc="recordings",
-                                      disable=None if len(found) > 1 else True):
+    for place, summaries, error in tqdm(done, total=len(found), desc="recordings",
+                                        disable=None if len(found) > 1 else True):
+        label = summary.label_of(output_stem(place, args.out), folder)
         if error:
             failed.append(error if error.startswith(str(place)) else f"{place}: {error}")
-            tqdm.write(f"{place}: FAILED")
-        else:
-            tqdm.write(one_line(place, summary))
-            if not args.out:
-                tqdm.write(f"  wrote {output_stem(place, None)}.{EXTENSION}.*")
+            rows.append(summary.failed_row(label, error))
+            tqdm.write(narrow(f"{place}: FAILED"))
+            continue
+        for one in summaries:
+            tqdm.write(lines_of(place, one))
+            last = one["stem"]
+            file = output.file_beside(last, ".html" if one["page"] else ".png")
+            rows.append(summary.row_of(label, one, summary.label_of(file, folder)))
+        if not args.out:
+            name = "NAME.LEAD" if args.lead == ALL else places.name_of(last)
+            tqdm.write(narrow(f"  wrote {places.beside(last, name)}.{EXTENSION}.*"))
 
     if skipped:
         print(reader.sentence(skipped))
     # one folder for all: said once, of those that have their files there
     if args.out and len(failed) < len(found):
-        print(f"wrote NAME.{EXTENSION}.* into {args.out}")
+        print(narrow(f"wrote NAME.{EXTENSION}.* into {args.out}"))
+
+    troubles = []
     if failed:
-        raise UserError(f"{len(failed)} of {len(found)} recordings failed:\n  "
-                        + "\n  ".join(failed))
+        lines = [narrow(f"  {line}") for line in failed]
+        troubles.append("\n".join([f"{len(failed)} of {len(found)} recordings failed:", *lines]))
+
+    # last what to open next
+    to_open = []
+    if several and folder is None:
+        print("no summary: the recordings have no folder in common. Give --out FOLDER for one.")
+    elif several:
+        # tried again where a store stumbles, as a recording is
+        _, page, why = cluster.attempt(functools.partial(summary.write, folder), rows)
+        if why:
+            troubles.append(narrow(f"the summary cannot be written: {why}. The files of the "
+                                   "recordings are whole; give --out a folder that can be "
+                                   "written."))
+        else:
+            to_open = [page]
+    elif not failed:
+        to_open = [output.file_beside(last, end) for end in (".png", *[".html"] * args.html)]
+
+    to_open = [narrow(f"open {place}") for place in to_open]
+    if troubles:
+        raise UserError("\n".join([*troubles, *to_open]))
+    for line in to_open:
+        print(line)
 
 
 if __name__ == "__main__":

@@ -232,24 +232,33 @@ def write_all(stem, scored):
     save(Path(f"{stem}.{EXTENSION}.png"), lambda: draw_overview(scored))
 
 
+def file_beside(stem, end):
+    """The place of a file NAME.ecgad* of a stem, Path or address."""
+    return places.beside(stem, f"{places.name_of(stem)}.{EXTENSION}{end}")
+
+
+def stored_dict(place, origin):
+    """The dict in a JSON file of an earlier run with the same origin, or None."""
+    try:
+        value = json.loads(places.read_bytes(place))
+        return value if value["origin"] == origin else None
+    except ConnectionError:  # it may pass: tried again by who called
+        raise
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def stored_summary(stem, origin, html):
     """The summary of an earlier run with the same origin and all its files, or None; stem: Path or
     address.
 
     html: the page is one of them.
     """
-    file = f"{places.name_of(stem)}.{EXTENSION}"
     ends = ["", ".csv", ".png"]
     if html:
         ends.append(".html")
 
-    try:
-        summary = json.loads(places.read_bytes(places.beside(stem, f"{file}.json")))
-        if summary["origin"] == origin and all(
-                places.is_file(places.beside(stem, file + end)) for end in ends):
-            return summary
-    except ConnectionError:  # it may pass: tried again by who called
-        raise
-    except (UserError, OSError, ValueError, KeyError, TypeError):
-        pass
+    summary = stored_dict(file_beside(stem, ".json"), origin)
+    if summary and all(places.is_file(file_beside(stem, end)) for end in ends):
+        return summary
     return None

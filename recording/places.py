@@ -251,12 +251,15 @@ def fetched(place, files):
             raise UserError(str(error).replace(folder + os.sep, beside(place, ""))) from error
 
 
-def read_bytes(place):
-    """Content of a small file. OSError or UserError where that is not to be had."""
+def read_bytes(place, most=None):
+    """Content of a small file, or its first bytes. OSError or UserError where that is not to be
+    had.
+    """
     if isinstance(place, Path):
-        return place.read_bytes()
+        with open(place, "rb") as file:
+            return file.read(most)
     with store(place) as (fs, path):
-        return fs.cat_file(path)
+        return fs.cat_file(path, end=most)
 
 
 def is_file(place):

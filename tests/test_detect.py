@@ -103,7 +103,8 @@ def test_settings_of_use_are_those_of_the_checkpoint(brought, tmp_path, monkeypa
         monkeypatch.setattr(config, name, value)
     run(brought / "s02.hea", "--out", tmp_path)
     assert (tmp_path / "s02.ecgad.csv").read_bytes() == (brought / "s02.ecgad.csv").read_bytes()
-    assert capsys.readouterr().out.endswith(f"wrote NAME.ecgad.* into {tmp_path}\n")
+    assert capsys.readouterr().out.endswith(
+        f"wrote NAME.ecgad.* into {tmp_path}\nopen {tmp_path / 's02.ecgad.png'}\n")
 
 
 def test_examples_are_the_highest_beats_well_apart_as_filtered(brought, shipped):

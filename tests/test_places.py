@@ -215,7 +215,7 @@ def test_s3_and_cluster_give_the_bytes_of_one_process(archive, s3, dask_cluster,
     detect.main([*command, "--cluster", dask_cluster])
     fs.get(f"{s3}/out/", str(tmp_path / "got") + "/", recursive=True)
     expected = contents(tmp_path / "one")
-    assert contents(tmp_path / "got") == expected and len(expected) == 8
+    assert contents(tmp_path / "got") == expected and len(expected) == 10
     fs.rm_file(f"{s3}/out/s02.ecgad.csv")
     for done in (1, 2):
         capsys.readouterr()
