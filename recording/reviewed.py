@@ -89,7 +89,7 @@ def from_table(path, beats):
                         "nothing. Correct it or save the table again.")
 
     row = rows_of(path, beats, table["sample"])
-    kind = beats["kind"].to_numpy(object, copy=True)
+    kind = np.array(beats["kind"], object)
     verdict = np.full(len(beats), "", object)
     kind[row] = table["reviewed_kind"]
     verdict[row] = table["verdict"]
@@ -160,7 +160,7 @@ def changes(beats, kind, verdict):
     before, after: beats of each kind. added: beats that were not flagged and have a letter now.
     """
     flagged = (beats["flag"] == 1).to_numpy()
-    found = beats["kind"].to_numpy(object)
+    found = np.array(beats["kind"], object)
     abnormal = kind != "N"
     return {"beats": len(beats), "flagged": int(flagged.sum()),
             "accepted": int((flagged & abnormal & (verdict == "accepted")).sum()),

@@ -27,6 +27,7 @@ from recording.scored import score_recording
 from scoring.ec57 import UNCOUNTED_S
 from studies.expert_labels import FALSE_WHERE, expert_beats, load_detector, match, run
 
+ABNORMAL = "SVFQ"
 NO_BEAT = "x"             # class of a detection where the expert has no beat
 HEADINGS = {"records": "records", "beats": "beats", "flagged": "flagged",
             "decisions_median": "decisions (median)", "decisions_most": "decisions (most)",
@@ -58,12 +59,12 @@ def beats_of(path, model, stored, annotator, device):
 
 def reviewed_kinds(rows):
     """(n,) kind of each beat of one record after the right decision on every review group."""
-    kind = rows["kind"].to_numpy(object, copy=True)
+    kind = np.array(rows["kind"], object)
     for number, group in rows[rows["review_group"] > 0].groupby("review_group"):
         # of equals the first letter
         most = group["aami"].mode()[0]
         here = (rows["review_group"] == number).to_numpy()
-        kind[here] = most if most in FALSE_WHERE else "N"
+        kind[here] = most if most in ABNORMAL else "N"
     return kind
 
 

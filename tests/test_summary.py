@@ -17,7 +17,8 @@ from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
 from recording import cluster, episodes, scan, summary
 from recording.rhythm import rhythm_of
-from test_page import HOSTILE, browser, complaints  # noqa: F401 (browser is a fixture)
+from test_page import HOSTILE
+from test_page_browser import browser, complaints  # noqa: F401 (browser is a fixture)
 
 
 def run(*argv):
