@@ -9,8 +9,9 @@ from studies import review
 @pytest.fixture
 def rows():
     """A review group of three V and an N, one of an N and a lone detection, an S missed."""
-    beats = [("V", "V", 1), ("V", "V", 1), ("V", "V", 1), ("N", "V", 1), ("N", "S", 2), ("x", "S", 2),
-             ("N", "N", 0), ("N", "N", 0), ("S", "N", 0), ("V", "", 0), ("F", "F", 3), ("F", "F", 3)]
+    beats = [("V", "V", 1), ("V", "V", 1), ("V", "V", 1), ("N", "V", 1),
+             ("N", "S", 2), ("x", "S", 2), ("N", "N", 0), ("N", "N", 0),
+             ("S", "N", 0), ("V", "", 0), ("F", "F", 3), ("F", "F", 3)]
     table = pd.DataFrame(beats, columns=["aami", "kind", "review_group"])
     return table.assign(record="r", time_s=400.0)
 
