@@ -8,7 +8,8 @@ asystole        5 s and more without a beat, or with a lead that hardly moves: Q
 bradycardia     below 50 beats/min for half a minute (the same)
 tachycardia     above 100 beats/min for half a minute
 atrial fibrillation, suspected: half a minute (ESC 2020) of intervals that are irregular at every
-                distance, where those of bigeminy and trigeminy return after two and three beats
+                distance, where those of bigeminy and trigeminy return after two and three beats,
+                and no P wave
 """
 
 import numpy as np
@@ -26,7 +27,7 @@ FAST_PER_MIN = 100
 LASTING_S = 30.0
 RATE_BEATS = 9            # a rate is of the median interval of so many beats
 IRREGULAR_BEATS = 61      # irregular by the median over so many beats, about a minute: ...
-IRREGULAR = 0.08          # ... of |log RR - log RR of 1, 2, 3 beats before|, the least of the
+IRREGULAR = 0.06          # ... of |log RR - log RR of 1, 2, 3 beats before|, the least of the
                           # three: 203, in fibrillation, has 0.17 to 0.29, 115 with its sinus
                           # arrhythmia 0.04 to 0.07. And the quarter of the intervals ...
 MIDDLE = (37.5, 62.5)     # ... in the middle is apart by ...
@@ -48,21 +49,22 @@ def spells(mask):
     return edges - [0, 1]
 
 
-def episodes(time_s, kind, joined):
+def episodes(time_s, kind, joined, without_p=True):
     """[{"kind", "start_s", "end_s", "beats", "rate_per_min", "why"}] in order of their start.
 
     time_s (n,) of the beats; kind (n,) N, or S, V, F, Q where flagged, "" where not scored; joined
-    (n - 1,) bool: no unreadable stretch lies between a beat and the next.
+    (n - 1,) bool: no unreadable stretch lies between a beat and the next; without_p (n,) bool: no P
+    wave is seen around the beat, True where that is not known.
     """
     if len(time_s) < 2:
         return []
     rr_s = np.diff(time_s)
     found = [*runs(kind, joined), *cycles(kind, joined), *pauses(rr_s, joined)]
 
-    irregular = in_atrial_fibrillation(time_s, kind, joined)
+    irregular = in_atrial_fibrillation(time_s, kind, joined, without_p)
     for name, mask, why in (
             ("atrial fibrillation, suspected", irregular,
-             "RR intervals are irregular at every distance"),
+             "RR intervals are irregular at every distance, without P waves"),
             *rates(rr_s, joined)):
         for first, last in spells(mask):
             if time_s[last] - time_s[first] >= LASTING_S:
@@ -178,11 +180,11 @@ def rates(rr_s, joined):
             ("tachycardia", np.append(fast, False), f"above {FAST_PER_MIN} beats/min")]
 
 
-def in_atrial_fibrillation(time_s, kind, joined):
+def in_atrial_fibrillation(time_s, kind, joined, without_p=True):
     """(n,) bool: beats where it is suspected; arguments as of `episodes`."""
     if len(time_s) < 2:
         return np.zeros(len(time_s), bool)
-    result = irregular_beats(np.diff(time_s), kind, joined)
+    result = irregular_beats(np.diff(time_s), kind, joined) & without_p
     for first, last in spells(result):
         if time_s[last] - time_s[first] < LASTING_S:
             result[first:last + 1] = False

@@ -21,5 +21,6 @@ def flags(beats, found, line, causal, by_group=True):
         return flagged
 
     kind = np.where(flagged, found.kind, "N")
-    irregular = episodes.in_atrial_fibrillation(beats.time_s, kind, scan.joined(beats))
+    irregular = episodes.in_atrial_fibrillation(beats.time_s, kind, scan.joined(beats),
+                                                found.without_p)
     return flagged & ~(irregular & (kind == "S"))

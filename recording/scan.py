@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess import cut_segments, inside, normalise
-from recording import groups, kinds, quality, r_peaks
+from recording import groups, kinds, p_wave, quality, r_peaks
 from recording.reader import lead_index
 from recording.stretch import read_stretch
 from scoring import detector
@@ -218,13 +218,15 @@ class Evidence:
     distance: np.ndarray   # of its QRS complex: kinds.qrs_distance
     kind: np.ndarray       # letter of kinds.kinds that it has if it is flagged
     group: np.ndarray      # of groups.groups; 0, alone, from the past alone
+    without_p: np.ndarray  # bool: no P wave around (recording/p_wave.py); True where not known
 
 
 def score(beats, fitted, name, causal, fs_hz):
     """Evidence of DetectedBeats by the score `name`, the recording as its own reference."""
     scored = beats.scored
     n = len(scored)
-    found = Evidence(*np.full((4, n), np.nan), np.full(n, "", "<U1"), np.zeros(n, int))
+    found = Evidence(*np.full((4, n), np.nan), np.full(n, "", "<U1"), np.zeros(n, int),
+                     np.ones(n, bool))
     if not scored.any():
         return found
 
@@ -242,6 +244,7 @@ def score(beats, fitted, name, causal, fs_hz):
     (here, reference), = self_references(features, fitted, causal)
     distance = kinds.qrs_distance(beats.segments, here[reference], fs_hz)
     found.distance[scored] = distance
+    found.without_p[scored] = p_wave.without_p(beats.segments, distance, fs_hz)
     rhythm = features.past_irregular if causal else features.irregular
     rr_s = table["rr_before_s"]
     in_time = kinds.after_interpolated(rr_s, usual_by_rr * rr_s, distance)

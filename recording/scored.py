@@ -106,7 +106,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     review_group[flagged] = review.review_groups(
         latents, found.early[flagged], found.excess[flagged], kind[flagged])
 
-    stretches = episodes.episodes(beats.time_s, kind, scan.joined(beats))
+    stretches = episodes.episodes(beats.time_s, kind, scan.joined(beats), found.without_p)
     stretches += episodes.without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
     stretches += episodes.still(beats.swing, beats.unreadable, quality.VERDICT_S, stretches)
     stretches.sort(key=lambda episode: episode["start_s"])

@@ -227,7 +227,7 @@ def scored_beats(sample, excess, n_samples, fs_hz=100, line=3, name="r", lead="I
     # each kind a group of its own
     flagged = excess >= line
     found = Evidence(excess, excess, 0 * excess, 0 * excess, np.where(scored, "V", ""),
-                     np.where(scored, 1 + flagged, 0))
+                     np.where(scored, 1 + flagged, 0), scored)
     return ScoredBeats(name, lead, 0, fs_hz, None, unit, beats, found, flagged, line,
                        np.where(flagged, "V", np.where(scored, "N", "")),
                        np.where(flagged, 1, 0),

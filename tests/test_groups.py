@@ -69,7 +69,7 @@ def test_of_group():
 def evidence(excess, kind, group):
     n = len(excess)
     return Evidence(np.array(excess, float), np.array(excess, float), np.zeros(n), np.zeros(n),
-                    np.array(kind), np.array(group))
+                    np.array(kind), np.array(group), np.ones(n, bool))
 
 
 def beats_at(time_s):
