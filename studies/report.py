@@ -187,6 +187,9 @@ def results_document(database):
         name = path.stem.removeprefix("recordings-")
         recordings[name] = load_json(path, "python -m studies.expert_labels")
 
+    reviews = {path.stem.removeprefix("review-"): load_json(path, "python -m studies.review")
+               for path in sorted(folder.glob("review-*.json"))}
+
     # not everybody has the recordings and the noise
     noise = None
     if (folder / "noise_stress.json").exists():
@@ -203,7 +206,7 @@ def results_document(database):
                   protocols=protocols_of(database),
                   ablation=saved(database, "ablation.json", "ablation"),
                   operating_points=selection["operating_points"],
-                  recordings=recordings, noise=noise,
+                  recordings=recordings, reviews=reviews, noise=noise,
                   with_and_without_rule=with_and_without_rule(recordings, noise),
                   **speed_values(database))
 

@@ -2,7 +2,7 @@
 
 reads   FOLDER ...           WFDB records with expert labels; default: the test patients
         checkpoints/patient.pt
-writes  --out FILE.json, else results/review.json
+writes  --out FILE.json, else results/review-test.json
 next    python -m studies.report --write
 
 A decision is of a review group (recording/review.py). The right one is the class that most of its
@@ -130,7 +130,7 @@ def main(argv=None):
     print(readable(result, HEADINGS).T.to_string(header=False, na_rep="n/a"))
     print(readable(result["kinds"], KIND_HEADINGS).to_string(index=False, na_rep="n/a"))
 
-    path = args.out or database.out / "results" / "review.json"
+    path = args.out or database.out / "results" / "review-test.json"
     write_json(path, result)
     print(f"wrote {path}")
 
