@@ -1,6 +1,8 @@
 """Stretches that are abnormal as a whole: rules over beats, each with its source.
 
-run             three and more abnormal beats in a row (AHA/ACC/HRS 2017: ventricular arrhythmias)
+run             three and more abnormal beats in a row (AHA/ACC/HRS 2017: ventricular arrhythmias);
+                a ventricular one below 100 beats/min is a slow one, a supraventricular one none
+                (ACC/AHA/HRS 2015: a tachycardia is above 100/min)
 bigeminy        every other beat abnormal, three times and more; trigeminy: every third
 pause           2 s and more without a beat (ACC/AHA/HRS 2018: bradycardia)
 asystole        5 s and more without a beat, or with a lead that hardly moves: QRS detectors find
@@ -34,13 +36,14 @@ MIDDLE = (37.5, 62.5)     # ... in the middle is apart by ...
 APART = 0.04              # ... so much of log RR: one beat in five of 821 is premature, the others
                           # come like a clock
 VENTRICULAR = ("V", "F")
+LASTING = ("bradycardia", "tachycardia")
 
 NO_QRS = "fibrillation, flutter or a wide fast rhythm, suspected"
 
 # WFDB rhythm annotations of those that have one
-RHYTHMS = {"ventricular run": "(VT", "supraventricular run": "(SVTA", "bigeminy": "(B",
-           "trigeminy": "(T", "bradycardia": "(SBR", "atrial fibrillation, suspected": "(AFIB",
-           "asystole": "(ASYS"}
+RHYTHMS = {"ventricular run": "(VT", "slow ventricular run": "(IVR",
+           "supraventricular run": "(SVTA", "bigeminy": "(B", "trigeminy": "(T",
+           "bradycardia": "(SBR", "atrial fibrillation, suspected": "(AFIB", "asystole": "(ASYS"}
 
 
 def spells(mask):
@@ -59,7 +62,7 @@ def episodes(time_s, kind, joined, without_p=True):
     if len(time_s) < 2:
         return []
     rr_s = np.diff(time_s)
-    found = [*runs(kind, joined), *cycles(kind, joined), *pauses(rr_s, joined)]
+    found = [*runs(time_s, kind, joined), *cycles(kind, joined), *pauses(rr_s, joined)]
 
     irregular = in_atrial_fibrillation(time_s, kind, joined, without_p)
     for name, mask, why in (
@@ -75,10 +78,11 @@ def episodes(time_s, kind, joined, without_p=True):
     for name, first, last, why in found:
         if name == "supraventricular run" and irregular[first:last + 1].all():
             continue
-        length_s = time_s[last] - time_s[first]
+        # one long interval does not slow a rhythm
+        usual_s = np.median(rr_s[first:last]) if name in LASTING else np.mean(rr_s[first:last])
         rows.append({"kind": name, "start_s": float(time_s[first]), "end_s": float(time_s[last]),
-                     "beats": int(last - first + 1),
-                     "rate_per_min": float(60 * (last - first) / length_s), "why": why})
+                     "beats": int(last - first + 1), "rate_per_min": float(60 / usual_s),
+                     "why": why})
     return sorted(rows, key=lambda row: row["start_s"])
 
 
@@ -118,7 +122,7 @@ def still(swing, unreadable, window_s, known):
     return rows
 
 
-def runs(kind, joined):
+def runs(time_s, kind, joined):
     """(name, first, last, why) of three and more abnormal beats in a row."""
     # Q is abnormal, but of what kind is not known
     abnormal = np.isin(kind, ("S", *VENTRICULAR))
@@ -128,7 +132,13 @@ def runs(kind, joined):
             beats = high - low + 1
             if beats >= RUN_BEATS:
                 ventricular = np.isin(kind[low:high + 1], VENTRICULAR).sum()
-                name = "ventricular run" if 2 * ventricular >= beats else "supraventricular run"
+                fast = 60 * (beats - 1) >= FAST_PER_MIN * (time_s[high] - time_s[low])
+                if 2 * ventricular >= beats:
+                    name = "ventricular run" if fast else "slow ventricular run"
+                elif fast:
+                    name = "supraventricular run"
+                else:
+                    continue
                 yield name, low, high, f"{beats} abnormal beats in a row, {ventricular} of a " \
                                        "foreign shape"
 

@@ -20,7 +20,7 @@ from recording.scan import joined
 USUAL_RR_S = (0.2, 5)     # intervals that a heart rate is taken from: outside of these it is a
                           # missed beat or one too many
 RATE_INTERVALS = 8
-RUNS = ("ventricular run", "supraventricular run")
+RUNS = ("ventricular run", "slow ventricular run", "supraventricular run")
 
 
 def rhythm_of(scored):

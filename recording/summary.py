@@ -2,12 +2,14 @@
 
 The order, the first that holds:
 
-1 to 3   an episode that may threaten life: fibrillation or a wide fast rhythm, asystole, a
-         ventricular run (AHA/ACC/HRS 2017: ventricular arrhythmias); the longest first
+1 to 3   an episode that may threaten life: fibrillation or a wide fast rhythm, asystole, the
+         longest first; a ventricular run, the fastest first (AHA/ACC/HRS 2017: ventricular
+         arrhythmias)
 4        the recording failed: nothing is known of it
 5        no beat could be read, or a warning stands beside the flags: what is known may be wrong
-6, 7     a pause, suspected atrial fibrillation; the longest first
-8        all others
+6 to 9   a pause, a supraventricular run, suspected atrial fibrillation, a slow ventricular run; the
+         longest first, the supraventricular run of most beats
+10       all others
 
 Among equals the higher V burden comes first, then the higher S burden, then the more flags an hour.
 Names come from untrusted files: the template escapes them, and no cell of the table of values
@@ -35,16 +37,18 @@ NAME = "summary"
 TERMINAL = 120       # columns of the list there
 FAILED = "failed"
 DOUBTFUL = "warning"
-ORDER = (NO_QRS, "asystole", "ventricular run", FAILED, DOUBTFUL, "pause",
-         "atrial fibrillation, suspected", "")
+ORDER = (NO_QRS, "asystole", "ventricular run", FAILED, DOUBTFUL, "pause", "supraventricular run",
+         "atrial fibrillation, suspected", "slow ventricular run", "")
+RUNS = ("ventricular run", "slow ventricular run", "supraventricular run")
 AT_FIRST = 500         # rows shown before they are asked for
 # episodes of a kind have a column for their number and one for their seconds, called so
 COLUMNS = {NO_QRS: "fibrillation", "asystole": "asystole", "ventricular run": "ventricular_run",
+           "slow ventricular run": "slow_ventricular_run",
            "supraventricular run": "supraventricular_run", "pause": "pause",
            "atrial fibrillation, suspected": "atrial_fibrillation", "bradycardia": "bradycardia",
            "tachycardia": "tachycardia", "bigeminy": "bigeminy", "trigeminy": "trigeminy"}
 # by these it is told from a file of the user's own, which is never overwritten
-CSV_BEGINS = "look_first,because,recording,lead,"
+CSV_BEGINS = "look_first,because,"
 HTML_BEGINS = "<!DOCTYPE html>\n<!-- ecgad summary -->"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -70,11 +74,13 @@ def row_of(label, summary, file):
     if summary["simulated_training"]:
         doubts.append("the detector was trained on simulated data")
 
-    row = {"because": because, "recording": label, "lead": summary["lead"],
-           "hours": summary["duration_s"] / 3600, "beats_scored": summary["scored"],
-           "flagged": summary["flagged"], "flagged_per_hour": summary["flagged_per_hour"],
+    detail, weight = most_urgent(because, summary["episodes"])
+    row = {"because": because, "detail": detail, "weight": weight, "recording": label,
+           "lead": summary["lead"], "hours": summary["duration_s"] / 3600,
+           "beats_scored": summary["scored"], "flagged": summary["flagged"],
+           "flagged_per_hour": summary["flagged_per_hour"],
            "unreadable_percent": 100 * summary["unreadable_share"], "warnings": "; ".join(doubts),
-           "error": "", "file": file, "longest_s": max(length_s.get(because, [0])),
+           "error": "", "file": file,
            "episodes": {kind: (len(length_s[kind]), sum(length_s[kind]))
                         for kind in sorted(length_s, key=urgency)}}
     rhythm = dict(summary["rhythm"])
@@ -84,6 +90,22 @@ def row_of(label, summary, file):
     return row | rhythm
 
 
+def most_urgent(kind, episodes):
+    """(what is said of the episode of a kind that comes first, by what it is compared with others):
+    the longest, of ventricular runs the fastest.
+    """
+    own = [episode for episode in episodes if episode["kind"] == kind]
+    if not own:
+        return "", 0
+
+    if kind in RUNS:
+        by = "rate_per_min" if kind == "ventricular run" else "beats"
+        first = max(own, key=lambda episode: episode[by])
+        return f"{first['beats']} beats at {first['rate_per_min']:.0f}/min", first[by]
+    length_s = max(episode["end_s"] - episode["start_s"] for episode in own)
+    return f"{length_s:.1f} s" if length_s < 10 else f"{length_s:.0f} s", length_s
+
+
 def urgency(kind):
     """What kinds of episodes are sorted by."""
     return ORDER.index(kind) if kind in ORDER else len(ORDER), kind
@@ -91,14 +113,15 @@ def urgency(kind):
 
 def failed_row(label, error):
     """The row of a recording of which there is an error only."""
-    return {"because": FAILED, "recording": label, "error": error, "longest_s": 0, "episodes": {}}
+    return {"because": FAILED, "detail": "", "weight": 0, "recording": label, "error": error,
+            "episodes": {}}
 
 
 def place_in_order(row):
     """What rows are sorted by."""
     highest = [-(row.get(name) or 0) for name in ("v_burden_percent", "s_burden_percent",
                                                   "flagged_per_hour")]
-    return (ORDER.index(row["because"]), -row["longest_s"], *highest, row["recording"],
+    return (ORDER.index(row["because"]), -row["weight"], *highest, row["recording"],
             row.get("lead", ""))
 
 
@@ -126,9 +149,9 @@ def table_of(rows):
     for row in rows:
         kinds |= {kind: kind for kind in row["episodes"] if kind not in kinds}
 
-    columns = ["because", "recording", "lead", "hours", "rate_lowest_per_min", "rate_mean_per_min",
-               "rate_highest_per_min", "longest_pause_s", "longest_pause_at_s", "v_burden_percent",
-               "s_burden_percent", "runs", "longest_run_beats", "couplets", "beats_scored",
+    columns = ["because", "detail", "recording", "lead", "hours", "rate_lowest_per_min",
+               "rate_mean_per_min", "rate_highest_per_min", "longest_pause_s",
+               "longest_pause_at_s", "v_burden_percent", "s_burden_percent", "runs", "longest_run_beats", "couplets", "beats_scored",
                "flagged", "flagged_per_hour", "unreadable_percent", "warnings", "error", "file"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     for kind, name in kinds.items():
@@ -140,7 +163,7 @@ def table_of(rows):
     # whole numbers, though they lack where a recording failed
     for name in ("runs", "longest_run_beats", "couplets", "beats_scored", "flagged"):
         table[name] = table[name].astype("Int64")
-    for name in ("because", "recording", "lead", "warnings", "error", "file"):
+    for name in ("because", "detail", "recording", "lead", "warnings", "error", "file"):
         table[name] = table[name].fillna("").map(no_formula)
     table.insert(0, "look_first", range(1, len(rows) + 1))
     return table

@@ -28,9 +28,13 @@ def test_a_steady_rhythm_has_no_episode():
 
 
 def test_runs_are_of_three_and_more_beats_and_named_by_their_majority():
-    rr_s = np.full(19, 1.0)
+    rr_s = np.full(19, 0.5)
     assert found(rr_s, "NNVVNNVVVNNSSSNNSSVV"[:20]) == [
-        ("ventricular run", 6, 8), ("supraventricular run", 11, 13), ("ventricular run", 16, 19)]
+        ("ventricular run", 3, 4), ("supraventricular run", 5.5, 6.5),
+        ("ventricular run", 8, 9.5)]
+    # below 100 a minute a ventricular run is a slow one, a supraventricular one none
+    assert found(2 * rr_s, "NNVVNNVVVNNSSSNNSSVV"[:20]) == [
+        ("slow ventricular run", 6, 8), ("slow ventricular run", 16, 19)]
     # three with an unreadable stretch in it are none
     joined = np.ones(19, bool)
     joined[6] = False

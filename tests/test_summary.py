@@ -107,15 +107,16 @@ def test_rhythm_of_a_record_is_that_of_its_experts(brought):
 # --- which comes first ----------------------------------------------------------------------------
 
 def summary_with(found=(), v=0.0, s=0.0, **more):
-    """What row_of reads of a summary; found: (kind, seconds) of the episodes."""
+    """What row_of reads of a summary; found: (kind, seconds) of the episodes, or with a rate."""
     rhythm = dict.fromkeys(("rate_lowest_per_min", "rate_mean_per_min", "rate_highest_per_min",
                             "longest_pause_s", "longest_pause_at_s", "runs", "longest_run_beats",
                             "couplets"), 60)
     return {"lead": "I", "duration_s": 7200, "scored": 9000, "flagged": 90,
             "flagged_per_hour": 45.0, "unreadable_share": 0.125, "warnings": [],
             "simulated_training": False,
-            "episodes": [{"kind": kind, "start_s": 5.0, "end_s": 5.0 + length_s}
-                         for kind, length_s in found],
+            "episodes": [{"kind": kind, "start_s": 5.0, "end_s": 5.0 + length_s,
+                          "beats": int(2 * length_s), "rate_per_min": (*rate, 120.0)[0]}
+                         for kind, length_s, *rate in found],
             "rhythm": rhythm | {"v_burden": v, "s_burden": s}} | more
 
 
@@ -134,19 +135,24 @@ def test_what_threatens_life_comes_first_then_failures_doubts_and_burden(tmp_pat
         nothing=summary_with(scored=0, v=None, s=None, rhythm=rhythm_of(scored_beats([], [], 10))),
         bad="bad.hea: no header",
         af=summary_with([("atrial fibrillation, suspected", 3000)], v=0.5),
-        pause=summary_with([("pause", 2.5)]), rest=summary_with([("pause", 3)] * 2),
-        vt=summary_with([("ventricular run", 2)] * 9), long_vt=summary_with([
+        slow=summary_with([("slow ventricular run", 60)]),
+        svt=summary_with([("supraventricular run", 20)]), pause=summary_with([("pause", 2.5)]),
+        rest=summary_with([("pause", 3)] * 2),
+        vt=summary_with([("ventricular run", 2, 190.4)] * 9), long_vt=summary_with([
             ("ventricular run", 31), ("ventricular run", 1)], warnings=["few beats"]),
         asystole=summary_with([("asystole", 7), ("pause", 2)]),
         vf=summary_with([(episodes.NO_QRS, 10), ("asystole", 90)]))
     page = summary.write(tmp_path, rows)
     table = pd.read_csv(tmp_path / "summary.csv")
-    order = ["vf", "asystole", "long_vt", "vt", "bad", "doubt", "nothing", "rest", "pause", "af",
-             "most", "s", "burden", "many", "quiet"]
+    order = ["vf", "asystole", "vt", "long_vt", "bad", "doubt", "nothing", "rest", "pause", "svt",
+             "af", "slow", "most", "s", "burden", "many", "quiet"]
     assert table["recording"].tolist() == order
-    assert table["look_first"].tolist() == list(range(1, 16))
+    assert table["look_first"].tolist() == list(range(1, 18))
     assert re.findall(r'(?s)<th scope="row">(?:<a[^>]*>)?(\w+)', page.read_text()) == order
 
+    details = table.set_index("recording")["detail"]
+    assert list(details[["vf", "vt", "svt"]]) == ["10 s", "4 beats at 190/min",
+                                                  "40 beats at 120/min"]
     row = table.set_index("recording").loc["long_vt"]
     assert (row["hours"], row["v_burden_percent"], row["unreadable_percent"]) == (2, 0, 12.5)
     assert (row["ventricular_run_episodes"], row["ventricular_run_s"]) == (2, 32)
@@ -158,7 +164,8 @@ def test_what_threatens_life_comes_first_then_failures_doubts_and_burden(tmp_pat
 def test_every_kind_of_episode_has_its_columns():
     """As episodes.py names them; a new one gets its own."""
     source = Path(episodes.__file__).read_text()
-    named = set(re.findall(r'"((?:ventricular |supraventricular )run|bigeminy|trigeminy|pause|'
+    named = set(re.findall(r'"((?:slow ventricular |ventricular |supraventricular )run|bigeminy|'
+                           r'trigeminy|pause|'
                            r'asystole|[a-z]+cardia|atrial[^"]*|fibrillation,[^"]*)"', source))
     assert named == set(summary.COLUMNS)
     table = summary.table_of(rows_of(a=summary_with([("torsade", 4)]), b="bad"))
@@ -362,5 +369,5 @@ def test_ten_thousand_rows_open_quickly(browser, tmp_path):  # noqa: F811
     browser.find_element("id", "filter").send_keys(" ")
     browser.find_element("id", "more").click()
     burden = browser.execute_script("return [...document.querySelectorAll('tbody tr')].filter("
-                                    "(r) => !r.hidden).map((r) => Number(r.cells[9].innerText))")
+                                    "(r) => !r.hidden).map((r) => Number(r.cells[10].innerText))")
     assert len(burden) == 10_000 and burden == sorted(burden, reverse=True)
