@@ -83,7 +83,7 @@ def parse_args(argv=None):
                         help="also a page to review what is flagged")
     parser.add_argument("--reviewed", metavar="FILE", action="append",
                         help="say what a reviewer changed: NAME.reviewed.csv or NAME.reviewed, "
-                             "saved from the page")
+                             "saved from the page, or a folder of them")
 
     # what is done, and where
     parser.add_argument("--checkpoint", help="default: checkpoints/patient.pt of --database")
@@ -175,8 +175,9 @@ def sum_up(folder, rows):
 def main(argv=None):
     args = parse_args(argv)
     if args.reviewed:
-        for path in args.reviewed:
-            print(reviewed.in_words(*reviewed.read_back(path, args.out)))
+        for place in args.reviewed:
+            for path in reviewed.reviews_of(place):
+                print(reviewed.in_words(*reviewed.read_back(path, args.out)))
         return
 
     load(args)  # a missing checkpoint is one error, not one a recording

@@ -27,6 +27,7 @@ from recording.reader_array import MAX_LEADS, Array
 from recording.reader_files import check_rate
 from recording.scored import score_recording
 
+COLUMN_SAMPLES = 5000     # of each column, that it is looked at
 ARRAY = Path("signal")    # what an array is called in messages and in attrs["recording"]
 
 
@@ -160,10 +161,23 @@ def array_recording(signal, fs, lead_names=None):
         raise UserError(f"signal: shape {array.shape}; expected (n,) or (n, leads). Transpose it: "
                         "signal.T.")
 
+    check_columns(array[:COLUMN_SAMPLES], lead_names)
     names = [""] * n_leads if lead_names is None else [str(name) for name in lead_names]
     if len(names) != n_leads:
         raise UserError(f"lead_names: {len(names)} names for {n_leads} leads. Give one a column.")
     return reader.Recording(ARRAY, Array(ARRAY, array, float(fs), names, [1.0] * n_leads))
+
+
+def check_columns(array, names):
+    """Raise UserError where a column of (n, leads) numbers is one of times, or marks alone."""
+    for k, column in enumerate(array.T):
+        name = k + 1 if names is None else list(names)[k]
+        if len(column) > 2 and (np.diff(column) > 0).all():
+            raise UserError(f"signal: column {name} rises all along, as times do, and is no lead. "
+                            "Give the leads alone, for example signal[[\"ECG\"]].")
+        if np.isin(column, (0, 1)).all() and array.shape[1] > 1 and column.any():
+            raise UserError(f"signal: column {name} is of 0 and 1, as marks of R peaks are, and no "
+                            "lead. Give the leads alone, and the places of the marks as r_peaks.")
 
 
 def check_fs(fs):

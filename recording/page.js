@@ -2,7 +2,6 @@
 // numbers: the plots are drawn anew from the stored arrays for the stretch they show, in at most COLUMNS columns.
 const COLUMNS = 2000, MISSING = -32768, MOVE_S = 30
 const USUAL = 0, UNSCORED = states.length - 1   // states of a beat; those between are flagged
-const half = Math.floor(strip_s * fs / 2)
 const {start, stop} = kept.data
 const full = [full0.data.v, full1.data.v]
 const ms = (sample) => 1000 * sample / fs

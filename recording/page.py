@@ -24,6 +24,7 @@ from bokeh.resources import INLINE
 
 from pipeline.artefacts import whole_file, without_nan
 from pipeline.figures import ABNORMAL, GREY, NORMAL
+from recording.episodes import NO_QRS
 from recording.output import EXTENSION, clock, quality_of, rates, rhythms_of
 from recording.page_data import STATES, STRIP_S, content_of, join_spans, states
 from recording.review import where_it_deviates
@@ -31,6 +32,7 @@ from recording.reviewed import REVIEWED
 
 BINS = 2000                # of heart rate and flagged share at most, ...
 BIN_S = 10                 # ... about so long at least
+URGENT = (NO_QRS, "asystole", "ventricular run", "pause")   # a strip of one is printed
 GLANCE_BINS = 500          # of the rate in the picture at a glance
 SPANS = 5000               # unreadable stretches drawn; of more, near ones are joined
 BARS = 500                 # episodes drawn at a glance, the longest
@@ -144,7 +146,16 @@ def review_of(scored, summary, recording, content):
         "usual": usual and {name: np.round(values, MV_DIGITS).tolist()
                             for name, values in usual.items()},
         "notes": sorted(notes, key=lambda note: note[0]),
-        "all": bool(content.drawn.all()), "extension": EXTENSION, "reviewed": REVIEWED})
+        "urgent": most_urgent(scored.episodes), "extension": EXTENSION, "reviewed": REVIEWED})
+
+
+def most_urgent(found):
+    """The longest episode of the kind that most needs a look, None where there is none."""
+    for kind in URGENT:
+        own = [row for row in found if row["kind"] == kind]
+        if own:
+            return max(own, key=lambda row: row["end_s"] - row["start_s"])
+    return None
 
 
 def glance_of(scored):

@@ -82,6 +82,13 @@ class Recording:
             raise UserError(f"{self.path}: cannot be read any more ({error}). Was it moved or "
                             "changed? Copy it anew.") from error
 
+        # the source's own array stays as it is
+        signal = np.array(signal, np.float64)
+        if signal.shape != (stop - start,):
+            raise ValueError(f"{type(self._source).__name__}.read gave an array of shape "
+                             f"{signal.shape} for samples {start} to {stop}; expected "
+                             f"({stop - start},)")
+
         # a table or an array may hold infinity, which no filter survives
         signal[~np.isfinite(signal)] = np.nan
         return signal

@@ -1,6 +1,7 @@
 // The queue of a page of page.py: what is flagged, a review group at a time, and what a reviewer says of it. A decision
 // is {verdict: "accepted" or "rejected", kind}: of a review group, or of one beat, which goes before that of its group.
-// Decisions are kept in the browser, and downloaded as a table and as WFDB annotations.
+// Decisions are kept in the browser, and downloaded as a table and as WFDB annotations. From page.js come ms,
+// signal_line, first_beat, move, MOVE_S and USUAL; from page.py bokeh's sources (beats, kept, chosen), fs, n, strip_s.
 const data = JSON.parse(document.getElementById("review-data").textContent)
 const by_id = (id) => document.getElementById(id)
 const KEPT = `ecgad-review-${data.key}`, KINDS = ["S", "V", "F", "Q"]
@@ -51,7 +52,7 @@ function reviewed_kind(k) {
 }
 
 function decide(key, decision) {
-  past.push([key, decisions[key] ?? null])
+  past.push([key, decisions[key] ?? null, group, at])
   decisions[key] = decision
   keep()
   show_all()
@@ -61,7 +62,9 @@ function decide(key, decision) {
 function undo() {
   const last = past.pop()
   if (!last) return say("Nothing to undo.")
-  const [key, before] = last
+  const [key, before, ...place] = last
+  // what is undone is what is shown
+  if (members.has(place[0])) [group, at] = place
   if (before) decisions[key] = before; else delete decisions[key]
   keep()
   show_all()
@@ -184,11 +187,29 @@ function deviation(row) {
 const count = (row) => `${row.beats.toLocaleString("en")} beat${row.beats > 1 ? "s" : ""}`
 const say = (text) => { by_id("said").textContent = text }
 
+// What is left of the flags, "" before the first decision
+function totals() {
+  if (!Object.keys(decisions).length) return ""
+  const kinds = {}
+  let open = 0
+  for (const rows of members.values()) {
+    for (const k of rows) {
+      const kind = reviewed_kind(k)
+      kinds[kind] = (kinds[kind] ?? 0) + 1
+      if (!decided(k)) open += 1
+    }
+  }
+  const left = KINDS.filter((kind) => kinds[kind]).map((kind) => `${kind} ${kinds[kind].toLocaleString("en")}`)
+  return `After review: ${left.join(", ") || "nothing abnormal"}; ${(kinds.N ?? 0).toLocaleString("en")} rejected, ` +
+    `${open.toLocaleString("en")} not reviewed.`
+}
+
 function show_list() {
   const settled = data.groups.filter((row) => decisions[`group ${row.review_group}`]).length
   const beats_alone = Object.keys(decisions).filter((key) => key.startsWith("beat")).length
   by_id("progress").textContent = `${settled} of ${data.groups.length} review groups decided` +
     (beats_alone ? `, ${beats_alone} single beat${beats_alone > 1 ? "s" : ""} besides` : "") + "."
+  by_id("reviewed-totals").textContent = totals()
   for (const button of document.querySelectorAll("#queue button")) {
     const number = Number(button.dataset.group), decision = decisions[`group ${number}`]
     button.setAttribute("aria-current", number === group ? "true" : "false")
@@ -244,7 +265,7 @@ function select(number) {
   show_all()
 }
 
-// The member of the next or previous review group, of the same one
+// The review group before or after the one that is shown
 function next_group(step) {
   const place = data.groups.findIndex((row) => row.review_group === group) + step
   if (data.groups[place]) select(data.groups[place].review_group)
@@ -335,11 +356,11 @@ function reviewed_rows() {
   return rows
 }
 
-// Every scored beat with its letter after review, rhythms and quality as they were found
+// Every scored beat with its letter after review and the verdict on it; rhythms and quality as they were found
 function reviewed_notes() {
   const notes = []
   beats.data.state.forEach((state, k) => {
-    if (state !== UNSCORED) notes.push([beats.data.sample[k], reviewed_kind(k), "", 0])
+    if (state !== UNSCORED) notes.push([beats.data.sample[k], reviewed_kind(k), decided(k)?.verdict ?? "", 0])
   })
   return [...notes, ...data.notes].sort((a, b) => a[0] - b[0])
 }
@@ -351,7 +372,8 @@ by_id("save-annotations")?.addEventListener("click", () => offer(
 
 // --- on paper --------------------------------------------------------------------------------------------------------
 
-// Two pages: what the template prints, then one strip each of the first review groups, at true size
+// Two pages: what the template prints, then strips at true size: of the episode that most needs a look, if any, and of
+// the first review groups
 const PRINTED = 3
 function fill_print() {
   const rows = data.groups.map((row) => {
@@ -368,10 +390,14 @@ function fill_print() {
     return line
   })
   by_id("print-groups").replaceChildren(...rows)
-  by_id("print-strips").replaceChildren(...data.groups.slice(0, PRINTED).map((row) => {
-    const rows = seen.get(row.review_group), sample = beats.data.sample[rows[Math.floor(rows.length / 2)]]
+  const strips = data.groups.map((row) => {
+    const rows = seen.get(row.review_group)
+    return [beats.data.sample[rows[Math.floor(rows.length / 2)]], `Review group ${row.review_group}, ${row.kind}`]
+  })
+  if (data.urgent) strips.unshift([Math.round((data.urgent.start_s + data.urgent.end_s) / 2 * fs), data.urgent.kind])
+  by_id("print-strips").replaceChildren(...strips.slice(0, PRINTED).map(([sample, label]) => {
     const shown = document.createElement("figure"), text = document.createElement("figcaption")
-    text.textContent = `Review group ${row.review_group}, ${row.kind}: ${clock(sample)}`
+    text.textContent = `${label}: ${clock(sample)}`
     shown.append(text, strip_of(sample, text.textContent, PRINTED_MM, PRINTED_LEAD_MM))
     return shown
   }))
@@ -379,5 +405,9 @@ function fill_print() {
 addEventListener("beforeprint", fill_print)
 by_id("print")?.addEventListener("click", () => print())
 
-if (data.groups.length) select(data.groups[0].review_group)
+if (data.groups.length) {
+  select(data.groups[0].review_group)
+  // so that its keys work at once
+  by_id("review").focus({preventScroll: true})
+}
 document.documentElement.dataset.ready = "true"

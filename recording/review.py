@@ -24,8 +24,8 @@ BAND = (0.05, 0.95)       # quantiles of the regular beats
 PARTS = (("P wave", -0.25, -0.06), ("QRS complex", -0.06, 0.08), ("ST segment", 0.08, 0.18),
          ("T wave", 0.18, 0.45))
 OUTSIDE = 0.3             # of a part lies outside the band: it deviates there
-LATEST = 0.99             # early by at most this share of the usual RR, where it is 1 for a beat on
-                          # another
+LATEST = 0.99             # of the usual RR: a beat earlier than so counts as early by so much, as
+                          # the logarithm has no end
 
 
 def review_groups(latents, early, excess, kind):
@@ -41,7 +41,7 @@ def review_groups(latents, early, excess, kind):
     label = np.zeros(len(kind), int)
     for letter in np.unique(kind):
         here = np.flatnonzero(kind == letter)
-        label[here] = 1 + label.max() + joined(vectors[here])
+        label[here] = 1 + label.max() + ward_labels(vectors[here])
 
     total = np.bincount(label, excess)[1:]
     number = np.empty(len(total) + 1, int)
@@ -49,7 +49,7 @@ def review_groups(latents, early, excess, kind):
     return number[label]
 
 
-def joined(vectors):
+def ward_labels(vectors):
     """(k,) label from 0 of vectors (k, d), at most MOST of them."""
     if len(vectors) == 1:
         return np.zeros(1, int)

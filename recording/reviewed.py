@@ -48,13 +48,25 @@ def read_back(path, out=None):
     beats = beats_of(folder / f"{name}.{EXTENSION}.csv")
     if path.suffix == ".csv":
         kind, verdict = from_table(path, beats)
-        write_annotations(path.parent, folder, name, dict(zip(beats["sample"], kind)))
+        write_annotations(path.parent, folder, name, dict(zip(beats["sample"],
+                                                              zip(kind, verdict))))
     else:
         kind, verdict = from_annotations(path, beats)
 
     summary = changes(beats, kind, verdict)
     write_json(path.parent / f"{name}.{REVIEWED}.json", summary)
     return name, summary
+
+
+def reviews_of(place):
+    """[Path] a reviewed file, or those in a folder; UserError where it has none."""
+    path = Path(place)
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob(f"*.{REVIEWED}.csv"))
+    if not found:
+        raise UserError(f"{path}: has no NAME.{REVIEWED}.csv. Save them from the pages.")
+    return found
 
 
 def beats_of(path):
@@ -97,8 +109,8 @@ def from_table(path, beats):
 
 
 def from_annotations(path, beats):
-    """The same from a WFDB annotation file, in which every beat has its letter; a verdict is what
-    changed.
+    """The same from a WFDB annotation file, in which every beat has its letter; a verdict stands
+    beside it where the page has saved it, else it is what changed.
     """
     try:
         notes = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
@@ -115,7 +127,11 @@ def from_annotations(path, beats):
     kind[row] = symbol[beat]
 
     rejected = (beats["flag"] == 1) & (kind == "N")
-    return kind, np.where(rejected, "rejected", np.where(kind != beats["kind"], "accepted", ""))
+    verdict = np.where(rejected, "rejected", np.where(kind != beats["kind"], "accepted", ""))
+    said = np.array(notes.aux_note, object)[beat]
+    told = np.isin(said, VERDICTS[:2])
+    verdict[row[told]] = said[told]
+    return kind, verdict
 
 
 def check_letters(path, letters):
@@ -136,20 +152,26 @@ def rows_of(path, beats, samples):
     return row
 
 
-def write_annotations(folder, source, name, kind_at):
-    """NAME.reviewed: the annotations of NAME.ecgad in the folder `source` with other letters."""
+def write_annotations(folder, source, name, review_at):
+    """NAME.reviewed: the annotations of NAME.ecgad in the folder `source`, each beat with the
+    letter and verdict of review_at {sample: (letter, verdict)}.
+    """
     try:
         notes = wfdb.rdann(str(source / name), EXTENSION)
     except Exception as error:  # the reader of a damaged file raises anything
         raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({error}). Run detect.py "
                         "on the recording again.") from error
 
-    symbol = [kind_at.get(sample, old) if old in LETTERS else old
-              for sample, old in zip(notes.sample, notes.symbol)]
+    symbol = []
+    said = []
+    for sample, old, note in zip(notes.sample, notes.symbol, notes.aux_note):
+        letter, verdict = review_at.get(sample, (old, "")) if old in LETTERS else (old, note)
+        symbol.append(letter)
+        said.append(verdict)
     with (whole_file(folder / f"{name}.{REVIEWED}") as part,
           tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as written):
         # wfdb takes no path and refuses many names: written as r.reviewed
-        wfdb.wrann("r", REVIEWED, notes.sample, symbol, aux_note=notes.aux_note,
+        wfdb.wrann("r", REVIEWED, notes.sample, symbol, aux_note=said,
                    subtype=notes.subtype, fs=notes.fs, write_dir=written)
         (Path(written) / f"r.{REVIEWED}").replace(part)
 

@@ -45,6 +45,9 @@ class Spool:
     def __len__(self):
         return self.shape[0]
 
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype)
+
     def __getitem__(self, rows):
         if not len(self):
             return np.empty(self.shape, np.float32)[rows]

@@ -125,6 +125,9 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
         "lead_chosen": why, "excess_rule": rule, "simulated_training": stored["simulated"],
         "r_peaks": "detected (sleepecg)" if given_s is None else "given"}
     summary["warnings"] += trust.inverted(beats, kind, scored.lead, signal["FS_HZ"])
+    fast = [episode for episode in stretches if episode["kind"] == "tachycardia"]
+    summary["warnings"] += trust.of_its_own(beats.scored, found.group, beats.time_s, fast)
+    summary["warnings"] += trust.rate_doubt(beats.time_s, scan.joined(beats))
     return summary, scored
 
 

@@ -151,7 +151,8 @@ def table_of(rows):
 
     columns = ["because", "detail", "recording", "lead", "hours", "rate_lowest_per_min",
                "rate_mean_per_min", "rate_highest_per_min", "longest_pause_s",
-               "longest_pause_at_s", "v_burden_percent", "s_burden_percent", "runs", "longest_run_beats", "couplets", "beats_scored",
+               "longest_pause_at_s", "v_burden_percent", "s_burden_percent", "runs",
+               "longest_run_beats", "couplets", "beats_scored",
                "flagged", "flagged_per_hour", "unreadable_percent", "warnings", "error", "file"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     for kind, name in kinds.items():

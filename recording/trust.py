@@ -8,6 +8,8 @@ LEAST_BEATS = 30          # scored beats below which there is no rhythm to compa
 UNREADABLE_SHARE = 0.2    # of the time
 NEAR = 0.3                # of an excess: beats so near to the line fall on either side by chance
 NEAR_SHARE = 0.1          # 4 of 44 recordings of DS1 and svdb have more than this share there
+NOT_OUTSIDE = 0.02        # of the other beats: the shape is the fast rhythm's own
+PLAUSIBLE_PER_MIN = (40, 150)
 IRREGULAR = 0.12          # deviation of log RR from one interval to the next: 203, in atrial
                           # fibrillation, has 0.34, two of svdb with chaotic rhythms 0.16 and 0.19,
                           # the 41 others at most 0.08
@@ -49,6 +51,44 @@ def warnings(beats, over, kind, line):
         said.append(f"irregular rhythm: RR intervals differ by {100 * irregular:.0f} % from one to "
                     "the next, so an early beat says little, and atrial fibrillation is possible")
     return said
+
+
+def of_its_own(scored, group, time_s, fast):
+    """[sentence] where a lasting fast rhythm has a shape that the rest of the recording lacks: its
+    beats are regular among themselves, so they count as usual.
+
+    scored (n,) bool, group (n,) of groups.groups, time_s (n,); fast: episodes of tachycardia. 611
+    of vfdb, fifteen minutes of ventricular tachycardia, is told so, none of DS1 and svdb.
+    """
+    inside = np.zeros(len(time_s), bool)
+    for episode in fast:
+        inside |= (time_s >= episode["start_s"]) & (time_s <= episode["end_s"])
+    within = group[scored & inside]
+    outside = group[scored & ~inside]
+    if min(len(within), len(outside)) < LEAST_BEATS:
+        return []
+
+    own = np.bincount(within).argmax()
+    if own == 0 or (within == own).mean() < 0.5 or (outside == own).mean() > NOT_OUTSIDE:
+        return []
+    rate = np.median([episode["rate_per_min"] for episode in fast])
+    return [f"another rhythm: {(within == own).sum():,} beats at about {rate:.0f}/min have a shape "
+            "of their own and are usual among themselves alone: a ventricular tachycardia is "
+            "possible"]
+
+
+def rate_doubt(time_s, linked):
+    """[sentence] where the usual rate is hardly one of a person awake or asleep: the sampling rate
+    may be wrong. time_s (n,); linked (n - 1,) bool as of scan.joined.
+    """
+    rr_s = np.diff(time_s)[linked]
+    if len(rr_s) < LEAST_BEATS:
+        return []
+    rate = 60 / np.median(rr_s)
+    if PLAUSIBLE_PER_MIN[0] <= rate <= PLAUSIBLE_PER_MIN[1]:
+        return []
+    return [f"an unusual rate: {rate:.0f} beats/min; is the sampling rate of the file right? All "
+            "else depends on it"]
 
 
 def irregularity(time_s, regular):
