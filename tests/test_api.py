@@ -202,3 +202,18 @@ def test_a_signal_without_a_heartbeat_is_a_table_of_none(record):
     assert not beats["flag"].any() and beats.attrs["scored"] == 0
     assert beats.attrs["unreadable_share"] == 1
     assert "kind" in beats and beats.attrs["flagged_share"] is None
+
+
+@pytest.mark.parametrize("column, word", [
+    (np.arange(3600) / 360, "rises all along"), (np.arange(3600) % 300 == 0, "of 0 and 1")])
+def test_a_column_that_is_no_lead_is_refused(column, word):
+    frame = pd.DataFrame({"other": np.asarray(column, float), "ECG": np.sin(np.arange(3600) / 50)})
+    with pytest.raises(UserError, match=f"column other .*{word}"):
+        detect.score(frame, 360)
+
+
+def test_docs_name_every_column_and_entry(record):
+    page = (settings.ROOT / "docs/python.md").read_text()
+    beats = detect.score(record[0])
+    for name in (*beats.columns, *beats.attrs):
+        assert f"`{name}`" in page, name

@@ -73,3 +73,24 @@ def test_ectopy_is_no_irregular_rhythm():
     kind = np.tile(["N", "V", "N"], 100)
     assert trust.irregularity(np.cumsum(rr_s), kind == "N") == 0
     assert trust.irregularity(np.cumsum(rr_s), kind != "") > 0.3
+
+
+def test_a_fast_rhythm_with_a_shape_of_its_own_is_said():
+    time_s = np.cumsum(np.repeat([0.7, 0.45], 400))
+    group = np.repeat([2, 1], 400)
+    scored = np.ones(800, bool)
+    fast = [{"start_s": time_s[400], "end_s": time_s[-1], "rate_per_min": 133.0}]
+    said, = trust.of_its_own(scored, group, time_s, fast)
+    assert said.startswith("another rhythm: 400 beats at about 133/min")
+
+    # the same shape before it, beats that stand alone, or nothing but it: no doubt
+    assert trust.of_its_own(scored, np.ones(800, int), time_s, fast) == []
+    assert trust.of_its_own(scored, np.zeros(800, int), time_s, fast) == []
+    assert trust.of_its_own(scored, group, time_s, [fast[0] | {"start_s": 0.0}]) == []
+
+
+@pytest.mark.parametrize("rr_s, said", [(0.8, False), (1.6, True), (0.38, True), (0.42, False)])
+def test_a_rate_that_hardly_a_person_has_is_said(rr_s, said):
+    time_s = rr_s * np.arange(100)
+    assert bool(trust.rate_doubt(time_s, np.ones(99, bool))) == said
+    assert trust.rate_doubt(time_s[:20], np.ones(19, bool)) == []

@@ -117,6 +117,19 @@ def test_a_table_says_what_changed_and_becomes_annotations(found, capsys):
     assert notes.subtype[2] == -1 and notes.fs == 360
 
 
+def test_verdicts_stand_in_the_annotations_and_folders_are_read(found, capsys):
+    table(found, "200,V,accepted", "400,S,")
+    detect.main(["--reviewed", str(found)])
+    assert "r: 2 flagged: 1 accepted" in capsys.readouterr().out
+    notes = wfdb.rdann(str(found / "r"), "reviewed")
+    assert notes.aux_note[1] == "accepted" and notes.aux_note[4] == ""
+
+    _, summary = reviewed.read_back(found / "r.reviewed")
+    assert (summary["accepted"], summary["as_found"]) == (1, 1)
+    with pytest.raises(UserError, match="has no NAME.reviewed.csv"):
+        detect.main(["--reviewed", str(found.parent)])
+
+
 def test_annotations_made_in_another_program_are_read_back(found):
     wfdb.wrann("r", "reviewed", np.array([100, 200, 300, 400]), ["N", "V", "V", "N"],
                write_dir=str(found))
