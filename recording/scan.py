@@ -6,11 +6,14 @@ nothing depends on how much is read at a time. A piece is resampled, filtered, i
 and its segments are put into a temporary file, from which the network takes them.
 """
 
+import functools
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from models import latents
 from preprocess import cut_segments, inside, normalise
 from recording import groups, kinds, quality, r_peaks
 from recording.reader import lead_index
@@ -22,6 +25,7 @@ from scoring.scores import self_references
 PIECE_S = 1800      # a multiple of VERDICT_S; the QRS detector learns anew in each: in pieces of
                     # 300 s it takes T waves of record 119 for beats
 SEAM_S = 0.06       # a beat on a seam is taken from both pieces, of which the first is kept
+READ = 16 * BATCH   # segments in memory at a time, 24 MB
 GIVEN_APART_S = 1e-4  # R peaks that are given: only a beat taken twice is dropped
 
 
@@ -56,8 +60,7 @@ class Spool:
 class DetectedBeats:
     """The beats of one lead, a row each, and the verdict on each stretch of VERDICT_S.
 
-    The k beats that are readable and whole have a row in segments, z, mse and qrs_error, in
-    order of time.
+    The k beats that are readable and whole have a row in segments and z, in order of time.
     """
 
     time_s: np.ndarray         # (n,) of the R peak
@@ -69,8 +72,7 @@ class DetectedBeats:
     swing: np.ndarray          # (n_seconds,) of the filtered lead: stretch.swings
     segments: Spool            # (k, window_size + 2): x of the network, its offset and scale
     z: Spool                   # (k, latent_dim)
-    mse: np.ndarray            # (k,)
-    qrs_error: np.ndarray      # (k,)
+    errors: Callable           # () -> (mse (k,), qrs_error (k,)): the network draws each beat
     duration_s: float
 
     @property
@@ -166,20 +168,27 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
             segments.append(np.column_stack(normalise(cut)))
 
     found = [np.concatenate(values) for values in zip(*columns)]
-    seen = see(model, segments, score_settings, fs_hz, device, progress)
-    return DetectedBeats(*found, segments, *seen, duration_s)
+    z = encode(model, segments, device, progress)
+    errors = functools.partial(errors_of, model, segments, score_settings, fs_hz, device)
+    return DetectedBeats(*found, segments, z, errors, duration_s)
 
 
-def see(model, segments, score_settings, fs_hz, device, progress):
-    """(z Spool, mse (k,), qrs_error (k,)) of a Spool of segments: what the network says of each."""
+def encode(model, segments, device, progress):
+    """Spool of the latents of a Spool of segments; nothing is drawn."""
     z = Spool(model.model_args["latent_dim"])
-    errors = [np.empty((2, 0))]
     # whole batches, whatever the pieces held: for each new size of a batch torch keeps buffers
-    for part in progress(slices(len(segments), 4 * BATCH)):
-        _, latents, *both = observe(model, segments[part][:, :-2], score_settings, fs_hz, device)
-        z.append(latents)
-        errors.append(both)
-    return z, *np.concatenate(errors, axis=1)
+    for part in progress(slices(len(segments), READ)):
+        z.append(latents(model, segments[part][:, :-2], BATCH, device))
+    return z
+
+
+def errors_of(model, segments, score_settings, fs_hz, device):
+    """(mse (k,), qrs_error (k,)) of a Spool of segments: what the network's drawing lacks."""
+    errors = [np.empty((2, 0))]
+    for part in slices(len(segments), READ):
+        x = segments[part][:, :-2]
+        errors.append(observe(model, x, score_settings, fs_hz, device)[2:])
+    return np.concatenate(errors, axis=1)
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -208,6 +217,28 @@ def rhythm_table(beats, fs_hz):
             "rr_after_s": np.append(gaps, np.nan)[:n][scored]}
 
 
+class DetectedFeatures(BeatFeatures):
+    """Of DetectedBeats: mse and qrs_error are calculated once a score asks for them. To draw the
+    beats takes longer than to encode them, and the default score sees latents and rhythm alone.
+    """
+
+    def __init__(self, beats, record):
+        self.z = beats.z
+        self.record = record
+        self.recon = None
+        self._errors = functools.cache(beats.errors)
+
+    @property
+    def mse(self):
+        """(k,)"""
+        return self._errors()[0]
+
+    @property
+    def qrs_error(self):
+        """(k,)"""
+        return self._errors()[1]
+
+
 @dataclass
 class Evidence:
     """What is known of each beat (n,): NaN, "" and 0 where it is not scored."""
@@ -229,7 +260,7 @@ def score(beats, fitted, name, causal, fs_hz):
         return found
 
     table = rhythm_table(beats, fs_hz)
-    features = BeatFeatures(beats.z, beats.mse, beats.qrs_error, table["record"])
+    features = DetectedFeatures(beats, table["record"])
     features.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
     found.score[scored] = detector.scores_of(features, fitted, (name,))[name]
     found.excess[scored] = detector.excess(found.score[scored], features, fitted, causal)
