@@ -18,7 +18,7 @@ import preprocess
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
 from recording import reader
-from recording.output import rates
+from recording.picture import rates
 from recording.scored import line_to_flag, score_name, score_recording
 
 
