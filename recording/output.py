@@ -145,7 +145,7 @@ def annotation_bytes(steps, symbol, aux, subtype):
     """Annotations in the MIT format; steps (m,): samples since the one before. Each is a skip where
     the step is long, its code and step, its subtype and its aux where it has them.
     """
-    cells = []   # of each part of an annotation: (bytes (m, k), bool (m, k): whether they are there)
+    cells = []   # of each part: (words of two bytes (m, k), bool (m, k): whether they are there)
 
     # a skip has two words of 16 bits, the higher one first
     while (steps > LONGEST_STEP).any():

@@ -1,4 +1,4 @@
-"""The picture of one recording that detect.py writes: the whole of it, and its most abnormal beats."""
+"""The picture that detect.py writes: the whole recording, and its most abnormal beats."""
 
 import itertools
 

@@ -7,13 +7,15 @@ and its segments are put into a temporary file, from which the network takes the
 """
 
 import functools
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from models import latents
+from models import fused
 from preprocess import cut_segments, inside, normalise
 from recording import groups, kinds, quality, r_peaks
 from recording.reader import lead_index
@@ -25,15 +27,14 @@ from scoring.scores import self_references
 PIECE_S = 1800      # a multiple of VERDICT_S; the QRS detector learns anew in each: in pieces of
                     # 300 s it takes T waves of record 119 for beats
 SEAM_S = 0.06       # a beat on a seam is taken from both pieces, of which the first is kept
-READ = 16 * BATCH   # segments in memory at a time, 24 MB
 GIVEN_APART_S = 1e-4  # R peaks that are given: only a beat taken twice is dropped
 
 
 # --- what is kept ---------------------------------------------------------------------------------
 
 class Spool:
-    """float32 rows in a temporary file, indexed like an array; what is not asked for takes no
-    memory.
+    """float32 rows in a temporary file, by a slice, row numbers or (n,) bool; what is not asked for
+    takes no memory.
     """
 
     def __init__(self, width):
@@ -50,10 +51,16 @@ class Spool:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        if not len(self):
-            return np.empty(self.shape, np.float32)[rows]
-        mapped = np.memmap(self.file, np.float32, "r", shape=self.shape)
-        return np.array(mapped[rows])  # a copy: the file is unmapped again
+        rows = np.arange(len(self))[rows]
+        result = np.empty((len(rows), self.shape[1]), np.float32)
+
+        # run by run of rows: of a mapped file two hundred rows of a day were 200 MB
+        edges = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
+        for first, last in zip(edges[:-1], edges[1:]):
+            self.file.seek(int(rows[first]) * 4 * self.shape[1])
+            self.file.readinto(result[first:last])
+        self.file.seek(0, os.SEEK_END)
+        return result
 
 
 @dataclass
@@ -173,19 +180,22 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
     return DetectedBeats(*found, segments, z, errors, duration_s)
 
 
+@torch.inference_mode()
 def encode(model, segments, device, progress):
     """Spool of the latents of a Spool of segments; nothing is drawn."""
+    model = fused(model)
     z = Spool(model.model_args["latent_dim"])
     # whole batches, whatever the pieces held: for each new size of a batch torch keeps buffers
-    for part in progress(slices(len(segments), READ)):
-        z.append(latents(model, segments[part][:, :-2], BATCH, device))
+    for part in progress(slices(len(segments), BATCH)):
+        x = torch.from_numpy(segments[part][:, np.newaxis, :-2])
+        z.append(model.encode(x.to(device)).cpu().numpy())
     return z
 
 
 def errors_of(model, segments, score_settings, fs_hz, device):
     """(mse (k,), qrs_error (k,)) of a Spool of segments: what the network's drawing lacks."""
     errors = [np.empty((2, 0))]
-    for part in slices(len(segments), READ):
+    for part in slices(len(segments), 4 * BATCH):
         x = segments[part][:, :-2]
         errors.append(observe(model, x, score_settings, fs_hz, device)[2:])
     return np.concatenate(errors, axis=1)
