@@ -29,7 +29,7 @@ from tqdm import tqdm
 from pipeline import errors, settings
 from pipeline.errors import UserError
 from pipeline.runtime import cores, machine_parser, parse
-from recording import cluster, output, places, reader, reviewed, summary
+from recording import cluster, output, places, reader, summary
 from recording.api import score    # for notebooks: docs/python.md
 from recording.output import EXTENSION
 from recording.process import ALL, check_places, checkpoint_of, load, output_stem, process
@@ -175,6 +175,7 @@ def sum_up(folder, rows):
 def main(argv=None):
     args = parse_args(argv)
     if args.reviewed:
+        from recording import reviewed  # here: pandas takes half a second to load
         for place in args.reviewed:
             for path in reviewed.reviews_of(place):
                 print(reviewed.in_words(*reviewed.read_back(path, args.out)))

@@ -10,7 +10,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 
 from recording.kinds import FOREIGN, SLIGHT
-from scoring.features import BATCH, slices
+from scoring.scores import squares_away
 
 # Recordings of DS1 and svdb have 12 and 10 groups (median) at 5, 11 and 8 at 5.5; at both 99.1 and
 # 97.7 % of the beats are of their group's most frequent class. From 7 on the premature beats of 821
@@ -65,12 +65,9 @@ def sample_of(excess):
 def nearest_label(queries, known, label):
     """(m,) label of the nearest of known (r, d) to queries (m, d); 0 beyond DISTANCE of it."""
     result = np.zeros(len(queries), int)
-    squares = (known ** 2).sum(axis=1)
-    for part in slices(len(queries), BATCH):
-        away = squares - 2 * queries[part] @ known.T
-        nearest = away.argmin(axis=1)
+    for part, away in squares_away(known, queries):
         square = away.min(axis=1) + (queries[part] ** 2).sum(axis=1)
-        result[part] = np.where(square <= DISTANCE ** 2, label[nearest], 0)
+        result[part] = np.where(square <= DISTANCE ** 2, label[away.argmin(axis=1)], 0)
     return result
 
 

@@ -25,8 +25,9 @@ from bokeh.resources import INLINE
 from pipeline.artefacts import whole_file, without_nan
 from pipeline.figures import ABNORMAL, GREY, NORMAL
 from recording.episodes import NO_QRS
-from recording.output import EXTENSION, clock, quality_of, rates, rhythms_of
+from recording.output import EXTENSION, quality_of, rhythms_of
 from recording.page_data import STATES, STRIP_S, content_of, join_spans, states
+from recording.picture import clock, rates
 from recording.review import where_it_deviates
 from recording.reviewed import REVIEWED
 

@@ -9,36 +9,30 @@ folder is read, and nothing is allocated because a header says so.
 
 import glob
 import os
+import pkgutil
 import re
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import wfdb
 
 from pipeline.errors import UserError
-from recording.reader_array import open_mat, open_npy, open_npz
-from recording.reader_edf import Edf
 from recording.reader_files import check_rate, regular_file
-from recording.reader_ishne import Ishne
 from recording.reader_sniff import DOUBTFUL, OF_LIBRARY, sentence, why_not
-from recording.reader_table import open_table
-from recording.reader_wfdb import Wfdb, header_lines, named_files
-
-
-def _open_device(path, fs_hz):
-    from recording.reader_devices import open_device  # here: it needs a library of its own
-    return open_device(path, fs_hz)
-
 
 # A format is added here, and only here. An opener takes the path of a file that exists, and the
 # rate in Hz that the user gave or None. It returns an object with fs_hz; leads, units and
 # calibrated, each a list with one entry a lead (name or "", unit or "", whether `read` gives true
 # mV); n_samples, the same for all leads; start, a datetime or None; and read(lead, start, stop),
-# (stop - start,) float64, NaN where a sample is missing. For a bad file it raises UserError.
-READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".ecg": Ishne, ".csv": open_table,
-           ".tsv": open_table, ".txt": open_table, ".npy": open_npy, ".npz": open_npz,
-           ".mat": open_mat} | dict.fromkeys(OF_LIBRARY, _open_device)
+# (stop - start,) float64, NaN where a sample is missing. For a bad file it raises UserError. Here
+# they are "module:name", imported when a file is opened: each needs libraries of its own.
+_EDF = "recording.reader_edf:Edf"
+_TABLE = "recording.reader_table:open_table"
+_DEVICE = "recording.reader_devices:open_device"
+READERS = {".hea": "recording.reader_wfdb:Wfdb", ".edf": _EDF, ".bdf": _EDF,
+           ".ecg": "recording.reader_ishne:Ishne", ".csv": _TABLE, ".tsv": _TABLE, ".txt": _TABLE,
+           ".npy": "recording.reader_array:open_npy", ".npz": "recording.reader_array:open_npz",
+           ".mat": "recording.reader_array:open_mat"} | dict.fromkeys(OF_LIBRARY, _DEVICE)
 SUFFIXES = tuple(READERS)
 FS_TOLERANCE = 1e-3             # --fs may differ from the file's own rate by this share of it
 MAX_HOURS = 366 * 24            # a header must not make us walk through gaps for ever
@@ -200,6 +194,8 @@ def _without_parts(paths):
     parts = set()
     for path in paths:
         if path.suffix.lower() == ".hea":
+            # here: wfdb takes half a second to load
+            from recording.reader_wfdb import header_lines, named_files
             # a header that cannot be read is said when the recording is opened
             with suppress(UserError, OSError):
                 parts.update(path.with_name(name) for name in named_files(header_lines(path))
@@ -231,6 +227,8 @@ def open_recording(path, fs_hz=None):
         if file.stat().st_size == 0:
             raise UserError(f"{path}: empty. Copy or export the recording again.")
 
+        if isinstance(opener, str):
+            opener = pkgutil.resolve_name(opener)
         source = opener(path, fs_hz)
     except UserError:
         raise
@@ -285,6 +283,8 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     recording, where the annotations have none of their own. Raises UserError, ending in `remedy`,
     where the file is missing, damaged or out of order.
     """
+    import wfdb  # here: it takes half a second to load, and few recordings come with beats
+
     base = str(path.with_suffix("") if path.suffix == ".hea" else path)
     file = f"{base}.{annotator}"
 

@@ -6,8 +6,6 @@ not make the folder fail, nor be passed over silently.
 
 from importlib.util import find_spec
 
-from recording.reader_table import looks_like_table
-
 INSTALL = "pip install -r requirements/formats.txt"
 HEAD_BYTES = 2**16
 ECG_XML = (b"AnnotatedECG", b"RestingECG")       # the root that an XML file's head names
@@ -33,6 +31,7 @@ def why_not(path):
 
 def _why_not(path, suffix):
     if suffix == ".txt":
+        from recording.reader_table import looks_like_table  # here: pandas takes long to load
         return "" if looks_like_table(path) else "no table of numbers"
     if suffix == ".mat":
         return "" if not path.with_suffix(".hea").is_file() else None

@@ -6,11 +6,16 @@ nothing depends on how much is read at a time. A piece is resampled, filtered, i
 and its segments are put into a temporary file, from which the network takes them.
 """
 
+import functools
+import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from models import fused
 from preprocess import cut_segments, inside, normalise
 from recording import groups, kinds, p_wave, quality, r_peaks
 from recording.reader import lead_index
@@ -28,8 +33,8 @@ GIVEN_APART_S = 1e-4  # R peaks that are given: only a beat taken twice is dropp
 # --- what is kept ---------------------------------------------------------------------------------
 
 class Spool:
-    """float32 rows in a temporary file, indexed like an array; what is not asked for takes no
-    memory.
+    """float32 rows in a temporary file, by a slice, row numbers or (n,) bool; what is not asked for
+    takes no memory.
     """
 
     def __init__(self, width):
@@ -49,18 +54,23 @@ class Spool:
         return np.asarray(self[:], dtype)
 
     def __getitem__(self, rows):
-        if not len(self):
-            return np.empty(self.shape, np.float32)[rows]
-        mapped = np.memmap(self.file, np.float32, "r", shape=self.shape)
-        return np.array(mapped[rows])  # a copy: the file is unmapped again
+        rows = np.arange(len(self))[rows]
+        result = np.empty((len(rows), self.shape[1]), np.float32)
+
+        # run by run of rows: of a mapped file two hundred rows of a day were 200 MB
+        edges = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
+        for first, last in zip(edges[:-1], edges[1:]):
+            self.file.seek(int(rows[first]) * 4 * self.shape[1])
+            self.file.readinto(result[first:last])
+        self.file.seek(0, os.SEEK_END)
+        return result
 
 
 @dataclass
 class DetectedBeats:
     """The beats of one lead, a row each, and the verdict on each stretch of VERDICT_S.
 
-    The k beats that are readable and whole have a row in segments, z, mse and qrs_error, in
-    order of time.
+    The k beats that are readable and whole have a row in segments and z, in order of time.
     """
 
     time_s: np.ndarray         # (n,) of the R peak
@@ -72,8 +82,7 @@ class DetectedBeats:
     swing: np.ndarray          # (n_seconds,) of the filtered lead: stretch.swings
     segments: Spool            # (k, window_size + 2): x of the network, its offset and scale
     z: Spool                   # (k, latent_dim)
-    mse: np.ndarray            # (k,)
-    qrs_error: np.ndarray      # (k,)
+    errors: Callable           # () -> (mse (k,), qrs_error (k,)): the network draws each beat
     duration_s: float
 
     @property
@@ -169,20 +178,30 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
             segments.append(np.column_stack(normalise(cut)))
 
     found = [np.concatenate(values) for values in zip(*columns)]
-    seen = see(model, segments, score_settings, fs_hz, device, progress)
-    return DetectedBeats(*found, segments, *seen, duration_s)
+    z = encode(model, segments, device, progress)
+    errors = functools.partial(errors_of, model, segments, score_settings, fs_hz, device)
+    return DetectedBeats(*found, segments, z, errors, duration_s)
 
 
-def see(model, segments, score_settings, fs_hz, device, progress):
-    """(z Spool, mse (k,), qrs_error (k,)) of a Spool of segments: what the network says of each."""
+@torch.inference_mode()
+def encode(model, segments, device, progress):
+    """Spool of the latents of a Spool of segments; nothing is drawn."""
+    model = fused(model)
     z = Spool(model.model_args["latent_dim"])
-    errors = [np.empty((2, 0))]
     # whole batches, whatever the pieces held: for each new size of a batch torch keeps buffers
-    for part in progress(slices(len(segments), 4 * BATCH)):
-        _, latents, *both = observe(model, segments[part][:, :-2], score_settings, fs_hz, device)
-        z.append(latents)
-        errors.append(both)
-    return z, *np.concatenate(errors, axis=1)
+    for part in progress(slices(len(segments), BATCH)):
+        x = torch.from_numpy(segments[part][:, np.newaxis, :-2])
+        z.append(model.encode(x.to(device)).cpu().numpy())
+    return z
+
+
+def errors_of(model, segments, score_settings, fs_hz, device):
+    """(mse (k,), qrs_error (k,)) of a Spool of segments: what the network's drawing lacks."""
+    errors = [np.empty((2, 0))]
+    for part in slices(len(segments), 4 * BATCH):
+        x = segments[part][:, :-2]
+        errors.append(observe(model, x, score_settings, fs_hz, device)[2:])
+    return np.concatenate(errors, axis=1)
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -211,6 +230,28 @@ def rhythm_table(beats, fs_hz):
             "rr_after_s": np.append(gaps, np.nan)[:n][scored]}
 
 
+class DetectedFeatures(BeatFeatures):
+    """Of DetectedBeats: mse and qrs_error are calculated once a score asks for them. To draw the
+    beats takes longer than to encode them, and the default score sees latents and rhythm alone.
+    """
+
+    def __init__(self, beats, record):
+        self.z = beats.z
+        self.record = record
+        self.recon = None
+        self._errors = functools.cache(beats.errors)
+
+    @property
+    def mse(self):
+        """(k,)"""
+        return self._errors()[0]
+
+    @property
+    def qrs_error(self):
+        """(k,)"""
+        return self._errors()[1]
+
+
 @dataclass
 class Evidence:
     """What is known of each beat (n,): NaN, "" and 0 where it is not scored."""
@@ -234,7 +275,7 @@ def score(beats, fitted, name, causal, fs_hz):
         return found
 
     table = rhythm_table(beats, fs_hz)
-    features = BeatFeatures(beats.z, beats.mse, beats.qrs_error, table["record"])
+    features = DetectedFeatures(beats, table["record"])
     features.set_rhythm(table, slice(None), fitted["settings"], fs_hz)
     found.score[scored] = detector.scores_of(features, fitted, (name,))[name]
     found.excess[scored] = detector.excess(found.score[scored], features, fitted, causal)

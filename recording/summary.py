@@ -24,12 +24,8 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
-import pandas as pd
-
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
-from pipeline.figures import ABNORMAL
 from recording import places
 from recording.episodes import NO_QRS
 
@@ -144,6 +140,8 @@ def write(folder, rows):
 
 def table_of(rows):
     """DataFrame of rows in order: the columns of summary.csv."""
+    import pandas as pd  # here: it takes half a second to load, and one recording has no summary
+
     # a kind of episode that has no name here has its own
     kinds = dict(COLUMNS)
     for row in rows:
@@ -177,6 +175,10 @@ def no_formula(text):
 
 def page_of(rows):
     """summary.html of rows in order."""
+    # here: they take half a second to load, and one recording has no summary
+    import jinja2
+    from pipeline.figures import ABNORMAL
+
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["link"] = link_to
     template = environment.from_string(pkgutil.get_data(__name__, "summary.html").decode())

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from pipeline.errors import UserError
-from scoring.features import BATCH, rows_by_record, slices
+from scoring.features import rows_by_record, slices
 
 # beats whose neighbours are searched at a time: memory does not grow with the recording
 SEARCH = 20000
+BLOCK = 128         # of them in one matrix of distances, which stays in the cache: 1 MB
 TINY = 1e-9         # a distance of 0 (a copy of a reference) must keep a logarithm
 LEAST_SELF = 5      # beats of its own that a record must have before it is its own reference
 # own reference beats kept, evenly in time: a day's search stays linear in its length
@@ -39,6 +39,9 @@ SELF_LIMIT = 2000
 
 def neighbours(references, queries, k):
     """(distances (n, k), indices (n, k)) of the k nearest references, Euclidean."""
+    # here: it takes a second to load, and the default score of a recording does without
+    from sklearn.neighbors import NearestNeighbors
+
     # brute force: in 34 dimensions a tree visits nearly every reference all the same
     search = NearestNeighbors(n_neighbors=min(k, len(references)), algorithm="brute")
     return search.fit(references).kneighbors(queries)
@@ -100,14 +103,25 @@ def distance_to_share(known, queries, share):
     """
     # a beat of the reference is its own neighbour 0: at least the third beside it is asked
     k = min(max(3, int(share * len(known))), len(known) - 1)
-    squares = (known ** 2).sum(axis=1)
     result = np.empty(len(queries))
 
-    # squared distances as one matrix product: |q|^2 - 2 q r + |r|^2
-    for part in slices(len(queries), BATCH):
-        kth = np.partition(squares - 2 * queries[part] @ known.T, k, axis=1)[:, k]
-        result[part] = 0.5 * np.log(np.maximum(kth + (queries[part] ** 2).sum(axis=1), TINY))
+    for part, away in squares_away(known, queries):
+        away.partition(k, axis=1)
+        square = away[:, k] + (queries[part] ** 2).sum(axis=1)
+        result[part] = 0.5 * np.log(np.maximum(square, TINY))
     return result
+
+
+def squares_away(known, queries):
+    """Of each BLOCK of queries (m, d): (its slice, squared distances (BLOCK, r) to known (r, d),
+    each less the square of the query's length).
+    """
+    squares = (known ** 2).sum(axis=1)
+    # as one matrix product: |q|^2 - 2 q r + |r|^2
+    for part in slices(len(queries), BLOCK):
+        away = (-2 * queries[part]) @ known.T
+        away += squares
+        yield part, away
 
 
 # --- scores ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import preprocess
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
 from recording import reader
-from recording.output import rates
+from recording.picture import rates
 from recording.scored import line_to_flag, score_name, score_recording
 
 
@@ -235,7 +235,7 @@ def test_what_is_done_is_skipped_and_a_changed_flag_or_lost_file_is_not(folder, 
 
 
 def test_failed_write_leaves_no_summary_of_before(folder, monkeypatch):
-    monkeypatch.setattr(detect.output, "save", lambda *a: 1 / 0)
+    monkeypatch.setattr(detect.output, "write_csv", lambda *a: 1 / 0)
     with pytest.raises(UserError, match="s02.hea: ZeroDivisionError"):
         run(folder / "s02.hea", "--excess", 1)
     assert not (folder / "s02.ecgad.json").exists()

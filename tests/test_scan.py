@@ -144,6 +144,26 @@ def test_given_beats_get_the_scores_of_the_pipeline(simulated, shipped):
         assert not causal or not known.group.any()
 
 
+def test_a_beat_is_drawn_only_for_a_score_that_asks(simulated, shipped, monkeypatch):
+    model, stored = shipped
+    found, _ = scanned(simulated[0], shipped)
+    with monkeypatch.context() as without_decoder:
+        without_decoder.setattr(models.ConvAutoencoder, "decode", None)
+        quick, _ = scanned(simulated[0], shipped)
+        known = scan.score(quick, stored["fitted"], "combined", False, FS)
+    assert np.isfinite(known.score[quick.scored]).all()
+
+    x = found.segments[:][:, :-2]
+    recon, z = models.reconstruct(model, x, 512, "cpu")
+    assert_allclose(quick.z[:], z, atol=1e-4)
+    error = (x * model.taper.numpy() - recon.numpy()) ** 2
+    for name, weights in (("mse", np.ones(720)),
+                          ("qrs_error", preprocess.gaussian(720, 40 / 360 * FS))):
+        known = scan.score(quick, stored["fitted"], name, False, FS)
+        assert_allclose(known.score[quick.scored], np.average(error, axis=1, weights=weights),
+                        rtol=1e-4)
+
+
 # --- lead -----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("names, wanted, expected", [

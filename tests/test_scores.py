@@ -48,7 +48,7 @@ def beats(request, monkeypatch):
     References of a and b only; c has no beat in the first minutes.
     """
     monkeypatch.setattr(scores, "SEARCH", 50)  # several parts of the search
-    monkeypatch.setattr(scores, "BATCH", 16)
+    monkeypatch.setattr(scores, "BLOCK", 16)
     rng = np.random.default_rng(8)
     found = BeatFeatures(rng.normal(size=(180, 4)).astype(np.float32), None, None, RECORD)
     for prefix in ("", "past_"):

@@ -19,7 +19,7 @@ import config
 import visualize
 from pipeline import artefacts, figures, settings
 from pipeline.errors import UserError
-from recording import output
+from recording import picture
 from recording.scored import EXAMPLES
 from scoring import beat_parts
 from studies import ablation, benchmark_report, network_worth, noise_stress
@@ -49,7 +49,7 @@ def overview():
     example = {"offset_s": np.linspace(-1, 1, 720), "signal": rng.normal(size=720),
                "recon": np.zeros(720), "time_s": 1799.0, "kind": "V", "excess": 12.3}
     excess = rng.normal(0, 1, len(time_s))
-    return output.draw_overview(SimpleNamespace(
+    return picture.draw_overview(SimpleNamespace(
         name="119", lead="MLII", unit="mV", beats=beats, excess=excess, flagged=excess > 1.65,
         line=1.65, rr_before_s=np.full(len(time_s), 0.8), unreadable_s=np.array([[60, 90.0]]),
         examples=[example] * EXAMPLES))
