@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording.reader_array import open_mat, open_npy, open_npz
 from recording.reader_edf import Edf
 from recording.reader_files import check_rate, regular_file
@@ -77,7 +77,9 @@ class Recording:
                              f"has {self.n_samples} of {len(self.leads)}")
 
         try:
-            signal = self._source.read(int(lead_index), int(start), int(stop))
+            # what is no number, or larger than numbers are, is missing below
+            with np.errstate(over="ignore", invalid="ignore"):
+                signal = self._source.read(int(lead_index), int(start), int(stop))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read any more ({error}). Was it moved or "
                             "changed? Copy it anew.") from error
@@ -229,8 +231,8 @@ def open_recording(path, fs_hz=None):
         raise
     except (OSError, RuntimeError) as error:
         # RuntimeError: a signal file in a FLAC format that is none
-        raise UserError(f"{path}: cannot be read ({error}). Check the file, the rights to it and "
-                        "the space in the temporary folder (TMPDIR names another).") from error
+        raise UserError(f"{path}: cannot be read ({said(error)}). Check the file, the rights to it "
+                        "and the space in the temporary folder (TMPDIR names another).") from error
 
     if not source.leads or not source.n_samples:
         raise UserError(f"{path}: has {len(source.leads)} leads of {source.n_samples} samples; "
@@ -284,8 +286,8 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     try:
         notes = wfdb.rdann(base, annotator)
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{file}: missing or damaged ({error}); expected an annotation file "
-                        f"beside the record. {remedy}") from error
+        raise UserError(f"{file}: missing or damaged ({said(error)}); expected an annotation "
+                        f"file beside the record. {remedy}") from error
 
     symbol = np.asarray(notes.symbol)
     beat = np.isin(symbol, list(symbols))

@@ -14,7 +14,7 @@ from operator import attrgetter
 import numpy as np
 from wfdb.io._signal import BIT_RES, BYTES_PER_SAMPLE, COMPRESSED_FMTS, _rd_segment
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording.reader_files import FILE_NAME, WFDB_RECORD, beside, overlaps, start_of, to_mv
 
 MAX_HEADER_BYTES = 8 * 2**20    # the longest multi-segment headers of MIMIC have 0.2 MB
@@ -191,7 +191,8 @@ class _Segment:
                                   init_value=[value] * len(self.stored), sampfrom=begin, sampto=end)
         except Exception as error:  # the decoder of a damaged file raises anything
             raise UserError(
-                f"{self.file}: samples {begin} to {end} cannot be read ({error}). A signal file "
+                f"{self.file}: samples {begin} to {end} cannot be read ({said(error)}). A signal "
+                "file "
                 "is damaged or has become shorter. Copy it again.") from error
 
         # the mean of a frame is that of the samples it has; wfdb takes a missing one for a number

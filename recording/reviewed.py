@@ -16,7 +16,7 @@ import pandas as pd
 import wfdb
 
 from pipeline.artefacts import whole_file, write_json
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording.output import EXTENSION
 
 REVIEWED = "reviewed"      # NAME.reviewed
@@ -68,7 +68,7 @@ def beats_of(path):
                         "detect.py: copy it there, or name the folder with --out.") from error
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"{path}: damaged ({error}). Run detect.py on the recording again.") from error
+            f"{path}: damaged ({said(error)}). Run detect.py on the recording again.") from error
     return beats
 
 
@@ -79,8 +79,8 @@ def from_table(path, beats):
                             dtype={"reviewed_kind": str, "verdict": str})
         table = table.astype({"sample": int})
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); expected a table with the columns "
-                        f"{', '.join(COLUMNS)}. Save it from the page again.") from error
+        raise UserError(f"{path}: damaged ({said(error)}); expected a table with the "
+                        f"columns {', '.join(COLUMNS)}. Save it from the page again.") from error
 
     check_letters(path, table["reviewed_kind"])
     unknown = table.loc[~table["verdict"].isin(VERDICTS), "verdict"]
@@ -104,8 +104,8 @@ def from_annotations(path, beats):
         notes = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
         symbol = np.asarray(notes.symbol)
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{path}: damaged ({error}); expected a WFDB annotation file. Save it from "
-                        "the page again.") from error
+        raise UserError(f"{path}: damaged ({said(error)}); expected a WFDB annotation file. Save "
+                        "it from the page again.") from error
 
     # what is neither a letter of ours nor a change of rhythm or quality was put there by hand
     beat = ~np.isin(symbol, ["~", "+", "[", "]", '"'])
@@ -141,8 +141,8 @@ def write_annotations(folder, source, name, kind_at):
     try:
         notes = wfdb.rdann(str(source / name), EXTENSION)
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({error}). Run detect.py "
-                        "on the recording again.") from error
+        raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({said(error)}). Run "
+                        "detect.py on the recording again.") from error
 
     symbol = [kind_at.get(sample, old) if old in LETTERS else old
               for sample, old in zip(notes.sample, notes.symbol)]
