@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import wfdb
 
 from pipeline.errors import UserError, said
 from recording.reader_array import open_mat, open_npy, open_npz
@@ -23,7 +22,7 @@ from recording.reader_files import check_rate, regular_file
 from recording.reader_ishne import Ishne
 from recording.reader_sniff import DOUBTFUL, OF_LIBRARY, sentence, why_not
 from recording.reader_table import open_table
-from recording.reader_wfdb import Wfdb, header_lines, named_files
+from recording.reader_wfdb import Wfdb, header_lines, named_files, read_annotations
 
 
 def _open_device(path, fs_hz):
@@ -284,7 +283,7 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     file = f"{base}.{annotator}"
 
     try:
-        notes = wfdb.rdann(base, annotator)
+        notes = read_annotations(base, annotator)
     except Exception as error:  # the reader of a damaged file raises anything
         raise UserError(f"{file}: missing or damaged ({said(error)}); expected an annotation "
                         f"file beside the record. {remedy}") from error

@@ -18,6 +18,7 @@ import wfdb
 from pipeline.artefacts import whole_file, write_json
 from pipeline.errors import UserError, said
 from recording.output import EXTENSION
+from recording.reader_wfdb import read_annotations
 
 REVIEWED = "reviewed"      # NAME.reviewed
 LETTERS = "NSVFQ"
@@ -62,7 +63,9 @@ def beats_of(path):
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype={"kind": str})
         beats = table[table["state"] == "scored"].reset_index(drop=True)
-        beats = beats.astype({"sample": int, "flag": int})
+        beats = beats.astype({"sample": int, "flag": int, "kind": str})
+        if beats["sample"].duplicated().any():
+            raise ValueError("two beats at a sample")
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing. What was reviewed is read back beside the output of "
                         "detect.py: copy it there, or name the folder with --out.") from error
@@ -101,7 +104,7 @@ def from_annotations(path, beats):
     changed.
     """
     try:
-        notes = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
+        notes = read_annotations(path.with_suffix(""), path.suffix[1:])
         symbol = np.asarray(notes.symbol)
     except Exception as error:  # the reader of a damaged file raises anything
         raise UserError(f"{path}: damaged ({said(error)}); expected a WFDB annotation file. Save "
@@ -139,12 +142,16 @@ def rows_of(path, beats, samples):
 def write_annotations(folder, source, name, kind_at):
     """NAME.reviewed: the annotations of NAME.ecgad in the folder `source` with other letters."""
     try:
-        notes = wfdb.rdann(str(source / name), EXTENSION)
+        notes = read_annotations(source / name, EXTENSION)
+        if not all(isinstance(symbol, str) for symbol in notes.symbol):
+            raise ValueError("an annotation without a symbol")
+        if not len(notes.sample) or (np.diff(notes.sample) < 0).any() or notes.sample[0] < 0:
+            raise ValueError("no annotations, or out of order")
     except Exception as error:  # the reader of a damaged file raises anything
         raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({said(error)}). Run "
                         "detect.py on the recording again.") from error
 
-    symbol = [kind_at.get(sample, old) if old in LETTERS else old
+    symbol = [kind_at.get(sample, old) if old in list(LETTERS) else old
               for sample, old in zip(notes.sample, notes.symbol)]
     with (whole_file(folder / f"{name}.{REVIEWED}") as part,
           tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as written):

@@ -264,7 +264,7 @@ def feed(name, path, data):
         return True
     except UserError as error:
         said = str(error)
-        assert len(said) < MAX_MESSAGE and path.stem in said, said[:MAX_MESSAGE]
+        assert len(said) < MAX_MESSAGE and str(path.parent) in said, said[:MAX_MESSAGE]
         assert said.rstrip().endswith("."), said
         return False
     finally:
