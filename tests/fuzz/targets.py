@@ -137,7 +137,8 @@ def edf(folder):
     for width, kind in ((2, ""), (3, ""), (2, "EDF+D")):
         stored = np.round(wave() * 1000).astype("<i4").view(np.uint8).reshape(N, 2, 4)[..., :width]
         begins = b"\xffBIOSEMI" if width == 3 else b"0       "
-        head = begins + b"x".ljust(160) + b"01.01.8500.00.00" + b"1024    " + kind.ljust(44).encode()
+        head = begins + b"x".ljust(160) + b"01.01.8500.00.00" + b"1024    "
+        head += kind.ljust(44).encode()
         head += b"2       1       3   "
         top = 2**(8 * width - 1) - 1
         labels = ("ECG II", "ECG V5", "EDF Annotations")
