@@ -40,6 +40,7 @@ READERS = {".hea": Wfdb, ".edf": Edf, ".bdf": Edf, ".ecg": Ishne, ".csv": open_t
            ".mat": open_mat} | dict.fromkeys(OF_LIBRARY, _open_device)
 SUFFIXES = tuple(READERS)
 FS_TOLERANCE = 1e-3             # --fs may differ from the file's own rate by this share of it
+MAX_VALUE = 1e15                # in whatever unit: what is larger is no sample
 MAX_HOURS = 366 * 24            # a header must not make us walk through gaps for ever
 
 
@@ -83,8 +84,8 @@ class Recording:
             raise UserError(f"{self.path}: cannot be read any more ({error}). Was it moved or "
                             "changed? Copy it anew.") from error
 
-        # a table or an array may hold infinity, which no filter survives
-        signal[~np.isfinite(signal)] = np.nan
+        # a table or an array may hold infinity, or numbers whose square is: no filter survives them
+        signal[~(np.abs(signal) <= MAX_VALUE)] = np.nan
         return signal
 
     def close(self):
