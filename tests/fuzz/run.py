@@ -1,6 +1,8 @@
 """Feed spoilt files to a target and keep those that end otherwise than in a result or a UserError.
 
-    PYTHONPATH=tests:. python -m fuzz.run TARGET --seconds 60 [--found FOLDER]
+    PYTHONPATH=tests:. python -m fuzz.run TARGET --seconds 60 [--found FOLDER] [--corpus FOLDER]
+
+TARGET "all" is each in turn, for its share of the seconds: `make fuzz SECONDS=600`.
 
 Atheris (requirements/fuzz.txt) mutates valid files, and keeps what reaches new lines of the
 readers. An error that is new by its type and line goes to FOLDER/TARGET-NAME; what ends the process
@@ -9,6 +11,8 @@ itself (a crash in C, more than 20 s or 1 GB) goes there as crash-, timeout- or 
 
 import argparse
 import hashlib
+import re
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -33,12 +37,15 @@ SEEN = {}
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("target", choices=targets.TARGETS)
+    parser.add_argument("target", choices=["all", *targets.TARGETS])
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--found", type=Path, default=Path("found"))
     parser.add_argument("--corpus", type=Path, help="kept between runs; default: none")
     args = parser.parse_args()
     args.found.mkdir(parents=True, exist_ok=True)
+    if args.target == "all":
+        run_all(args)
+        return
 
     folder = tempfile.TemporaryDirectory(prefix="fuzz-")
     path, seeds = targets.TARGETS[args.target][0](Path(folder.name))
@@ -59,6 +66,25 @@ def main():
                    "-rss_limit_mb=1500", "-print_final_stats=1", "-verbosity=0", "-max_len=40000",
                    f"-artifact_prefix={args.found}/{args.target}-", str(corpus)], one)
     atheris.Fuzz()
+
+
+def run_all(args):
+    """Each target in a process of its own, for its share of the time."""
+    seconds = max(1, args.seconds // len(targets.TARGETS))
+    for name in targets.TARGETS:
+        command = [sys.executable, "-m", "fuzz.run", name, "--seconds", str(seconds), "--found",
+                   str(args.found)]
+        if args.corpus:
+            command += ["--corpus", str(args.corpus / name)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        tried = re.search(rb"number_of_executed_units: (\d+)", done.stdout)
+        print(f"{name}: {int(tried[1]) if tried else 0:,} inputs, status {done.returncode}",
+              flush=True)
+
+    found = sorted(args.found.iterdir())
+    for path in found:
+        print(f"  {path}")
+    sys.exit(f"{len(found)} inputs end badly: {args.found}" if found else None)
 
 
 def keep(args, error, data):
