@@ -6,13 +6,14 @@ SOURCE ?=
 PROTOCOLS = beat patient
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
+SECONDS ?= 600
 TESTS_INSTALLED = $(VENV)/tests-installed
 FETCH = $(RUN) dataset.py --download $(if $(SOURCE),--source "$(SOURCE)")
 SIMULATED = --database simulated
 # each worker of the tests has one core
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
-.PHONY: all data real simulated reproduce check test clean
+.PHONY: all data real simulated reproduce check test fuzz kill clean
 
 # exit status 3 of --download: no source of the real data answers; anything else that is not 0 stops
 all: $(INSTALLED)
@@ -70,6 +71,15 @@ check: $(TESTS_INSTALLED)
 test: $(TESTS_INSTALLED)
 	$(PYTEST) -n 2 --dist loadfile -m "not alone" tests
 	$(PYTEST) -m alone tests
+
+# spoilt files for SECONDS, each reader in turn; those that end badly are kept in runs/fuzz
+fuzz: $(INSTALLED)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/fuzz.txt
+	PYTHONPATH=tests:. $(RUN) -m fuzz.run all --seconds $(SECONDS) --found runs/fuzz
+
+# detect.py killed at fifty random moments
+kill: $(TESTS_INSTALLED)
+	PYTHONPATH=tests:. $(RUN) -m fuzz.kill 50
 
 clean:
 	rm -rf simulated data/segments.npz checkpoints/*.resume.pt

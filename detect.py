@@ -90,6 +90,8 @@ def parse_args(argv=None):
     parser.add_argument("--demo", action="store_true",
                         help="a simulated recording, to see the output")
     parser.add_argument("--jobs", type=int, default=1, help="recordings at a time")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS",
+                        help="a recording that takes longer has failed; default: no limit")
     parser.add_argument("--cluster", metavar="ADDRESS",
                         help="of a dask scheduler, whose workers do it")
     parser.add_argument("--force", action="store_true", help="also what is done already")
@@ -103,6 +105,8 @@ def parse_args(argv=None):
                      "have threads")
     if args.jobs < 1:
         parser.error("--jobs is a whole number from 1")
+    if args.timeout is not None and not 0 < args.timeout <= 1e8:
+        parser.error("--timeout is a number of seconds above 0")
     if args.sensitivity is not None and not 0 < args.sensitivity < 1:
         parser.error("--sensitivity is a number between 0 and 1")
     if args.alarms_per_hour is not None and not args.alarms_per_hour >= 0:

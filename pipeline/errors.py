@@ -2,6 +2,8 @@
 
 import sys
 
+MOST = 300
+
 
 class UserError(RuntimeError):
     """Something the user can mend: the message names the thing, what was expected and the
@@ -16,12 +18,26 @@ class Unreachable(UserError):
     exit_status = 3
 
 
+def said(error):
+    """What an error says, as one line of at most MOST characters.
+
+    A library's message may hold as much of a damaged file as it likes.
+    """
+    line = " ".join(printable(str(error)).split())
+    return line if len(line) <= MOST else f"{line[:MOST]}..."
+
+
+def printable(text):
+    """The text with ? for what would move the cursor of a terminal; its lines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def run(main):
     """Run a script: a UserError or a full disk becomes one line on stderr and its exit status."""
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_status)
     except BrokenPipeError:
         # the reader of our output, `head` for example, has left

@@ -12,6 +12,7 @@ is not.
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import hashlib
 import importlib
@@ -19,6 +20,7 @@ import importlib.metadata
 import itertools
 import logging
 import pickle
+import signal
 import sys
 import tempfile
 import threading
@@ -38,6 +40,7 @@ AHEAD = 2             # tasks in flight a thread: the next is there when one end
 WAITS_S = (1, 4, 16)  # before a task is tried again whose connection was lost
 CONNECT_S = 8         # until a scheduler that does not answer is an error, and one without workers
 LOST_S = 60           # without a single worker, in the middle, before giving up
+AGAIN_S = 5           # a library may swallow what ends a task: it is told again
 PASSING = (errno.EIO, errno.ESTALE, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH)
 ROOMS = ("pipeline", "scoring", "recording", "scaling")
 PACKAGES = ("torch", "numpy", "scipy", "sleepecg", "wfdb", "matplotlib", "dask", "distributed")
@@ -73,6 +76,74 @@ def describe(error, item):
     # a defect is to be found from this line alone, on whatever machine it happened
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+
+
+class _OutOfTime(BaseException):
+    """Ends a task; no Exception, which readers take for a damaged file."""
+
+
+@contextlib.contextmanager
+def within(timeout_s, item):
+    """UserError, which names the item, where the block takes more than timeout_s; None: no limit.
+
+    A call into a library of C ends first. Elsewhere than in the main thread, as on a worker of a
+    cluster, what waits (for a lock, a sleep) ends first, too.
+    """
+    if timeout_s is None:
+        yield
+        return
+
+    try:
+        main = threading.current_thread() is threading.main_thread()
+        with _alarm(timeout_s) if main and hasattr(signal, "setitimer") else _told(timeout_s):
+            yield
+    except _OutOfTime:
+        raise UserError(f"{item}: not done within {timeout_s:g} s. Give it longer with --timeout, "
+                        "or leave the recording out.") from None
+
+
+@contextlib.contextmanager
+def _alarm(timeout_s):
+    """Raise _OutOfTime in the main thread by a signal, which also ends a sleep."""
+    def ring(*_):
+        raise _OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, timeout_s, AGAIN_S)
+        yield
+    finally:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:  # it rang on the line above
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _told(timeout_s):
+    """Raise _OutOfTime in this thread, from another one."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    tell = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    done = threading.Event()
+
+    def watch():
+        wait_s = timeout_s
+        while not done.wait(wait_s):
+            tell(thread, ctypes.py_object(_OutOfTime))
+            wait_s = AGAIN_S
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        try:
+            done.set()
+        finally:  # told on the line above, or at the last moment: it must not reach the next task
+            done.set()
+            watcher.join()
+            tell(thread, None)
 
 
 def local(path):

@@ -56,7 +56,6 @@ def beat_table(scored):
 def write_csv(path, scored):
     """The beat_columns, flags as 0 and 1, as pandas would write them in three times the time."""
     columns = beat_columns(scored)
-    names = ",".join(columns)
     lead = quoted(columns["lead"])
     columns["lead"] = np.full(len(columns["time_s"]), LEAD)
     row = ",".join(FORMATS[values.dtype.kind] for values in columns.values()) + "\n"

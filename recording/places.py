@@ -214,7 +214,10 @@ def stamp(place):
     if isinstance(place, Path):
         try:
             return {"size": place.stat().st_size, "mtime": place.stat().st_mtime_ns}
-        except FileNotFoundError as error:
+        except OSError as error:
+            # a header may name a file that no disk can hold
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
             raise UserError(f"{place}: missing. Check the path: workers of a cluster need one that "
                             "is good there, too.") from error
 

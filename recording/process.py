@@ -104,8 +104,14 @@ def process(args, place):
     """[summary] of one recording, whose files it writes, a summary a lead; place: Path or address.
 
     Of what is not in the file a summary has "stem", where its files are; "page", whether a page is
-    among them; and "earlier" where an earlier run has done it.
+    among them; and "earlier" where an earlier run has done it. Raises UserError after --timeout.
     """
+    with cluster.within(args.timeout, place):
+        return process_leads(args, place)
+
+
+def process_leads(args, place):
+    """`process` without a limit of time."""
     use_threads(args.threads)
     model, stored = load(args)
     stem = output_stem(place, args.out)

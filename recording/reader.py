@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording.reader_files import check_rate, regular_file
 from recording.reader_sniff import DOUBTFUL, OF_LIBRARY, sentence, why_not
 
@@ -35,6 +35,7 @@ READERS = {".hea": "recording.reader_wfdb:Wfdb", ".edf": _EDF, ".bdf": _EDF,
            ".mat": "recording.reader_array:open_mat"} | dict.fromkeys(OF_LIBRARY, _DEVICE)
 SUFFIXES = tuple(READERS)
 FS_TOLERANCE = 1e-3             # --fs may differ from the file's own rate by this share of it
+MAX_VALUE = 1e15                # in whatever unit: what is larger is no sample
 MAX_HOURS = 366 * 24            # a header must not make us walk through gaps for ever
 
 
@@ -71,7 +72,9 @@ class Recording:
                              f"has {self.n_samples} of {len(self.leads)}")
 
         try:
-            signal = self._source.read(int(lead_index), int(start), int(stop))
+            # what is no number, or larger than numbers are, is missing below
+            with np.errstate(over="ignore", invalid="ignore"):
+                signal = self._source.read(int(lead_index), int(start), int(stop))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read any more ({error}). Was it moved or "
                             "changed? Copy it anew.") from error
@@ -83,8 +86,8 @@ class Recording:
                              f"{signal.shape} for samples {start} to {stop}; expected "
                              f"({stop - start},)")
 
-        # a table or an array may hold infinity, which no filter survives
-        signal[~np.isfinite(signal)] = np.nan
+        # a table or an array may hold infinity, or numbers whose square is: no filter survives them
+        signal[~(np.abs(signal) <= MAX_VALUE)] = np.nan
         return signal
 
     def close(self):
@@ -234,8 +237,8 @@ def open_recording(path, fs_hz=None):
         raise
     except (OSError, RuntimeError) as error:
         # RuntimeError: a signal file in a FLAC format that is none
-        raise UserError(f"{path}: cannot be read ({error}). Check the file, the rights to it and "
-                        "the space in the temporary folder (TMPDIR names another).") from error
+        raise UserError(f"{path}: cannot be read ({said(error)}). Check the file, the rights to it "
+                        "and the space in the temporary folder (TMPDIR names another).") from error
 
     if not source.leads or not source.n_samples:
         raise UserError(f"{path}: has {len(source.leads)} leads of {source.n_samples} samples; "
@@ -289,10 +292,11 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     file = f"{base}.{annotator}"
 
     try:
-        notes = wfdb.rdann(base, annotator)
+        from recording.reader_wfdb import read_annotations
+        notes = read_annotations(base, annotator)
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{file}: missing or damaged ({error}); expected an annotation file "
-                        f"beside the record. {remedy}") from error
+        raise UserError(f"{file}: missing or damaged ({said(error)}); expected an annotation "
+                        f"file beside the record. {remedy}") from error
 
     symbol = np.asarray(notes.symbol)
     beat = np.isin(symbol, list(symbols))

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording.reader_files import overlaps, same_size
 
 MAX_LEADS = 1024
@@ -131,8 +131,8 @@ def open_array(path, file, fs_hz):
 
 
 def _not_an_array(path, error):
-    return UserError(f"{path}: damaged or no plain array of numbers ({error}). Save the signal "
-                     "again with numpy.save, not as a pickle.")
+    return UserError(f"{path}: damaged or no plain array of numbers ({said(error)}). Save the "
+                     "signal again with numpy.save, not as a pickle.")
 
 
 # --- MATLAB -------------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def open_mat(path, fs_hz):
     except Exception as error:  # the reader of a damaged file raises anything
         if getattr(error, "errno", None):
             raise  # the disk's
-        raise UserError(f"{path}: damaged or no MATLAB file up to version 7 ({error}). {remedy}"
-                        ) from error
+        raise UserError(f"{path}: damaged or no MATLAB file up to version 7 ({said(error)}). "
+                        f"{remedy}") from error
 
     if array.ndim != 2 or array.dtype.kind not in "iuf" or min(array.shape) > MAX_LEADS:
         raise UserError(f"{path}: {array.dtype} of shape {array.shape}; expected a matrix of "

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording import reader_times
 from recording.reader_array import Array
 from recording.reader_files import to_mv
@@ -116,8 +116,8 @@ def _parse(path, block, layout, last):
                                     f"number; expected one with a decimal {word}, or an empty cell "
                                     "for a missing sample. Mend that cell.") from error
 
-        raise UserError(f"{path}: not understood from row {block[0][0]} on ({error}). Export it "
-                        "again.") from error
+        raise UserError(f"{path}: not understood from row {block[0][0]} on ({said(error)}). Export "
+                        "it again.") from error
 
     table = np.empty(frame.shape)
     for k in frame:

@@ -12,12 +12,15 @@ from itertools import groupby
 from operator import attrgetter
 
 import numpy as np
+import wfdb
+from wfdb.io import annotation
 from wfdb.io._signal import BIT_RES, BYTES_PER_SAMPLE, COMPRESSED_FMTS, _rd_segment
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording.reader_files import FILE_NAME, WFDB_RECORD, beside, overlaps, start_of, to_mv
 
 MAX_HEADER_BYTES = 8 * 2**20    # the longest multi-segment headers of MIMIC have 0.2 MB
+MAX_ANNOTATION_BYTES = 20e6     # two weeks of beats, each with a note, have 15 MB
 DEFAULT_FS_HZ = 250.0           # what the WFDB library takes where the header says nothing
 DEFAULT_GAIN = 200.0            # likewise, per mV; such a lead is not calibrated
 
@@ -46,6 +49,37 @@ def split_header(raw):
     """The same of a header's content (bytes)."""
     lines = map(str.strip, re.split(r"[\r\n]+", raw.decode("utf-8", "replace")))
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_annotations(base, extension):
+    """wfdb.Annotation of the file BASE.EXTENSION; raises ValueError or whatever wfdb does.
+
+    Of notes at its start that begin with "## ", wfdb 4.3.1 takes the rate and definitions of
+    symbols; at any other, as at a second rate, it waits for ever.
+    """
+    file = f"{base}.{extension}"
+    with open(file, "rb") as stream:
+        raw = stream.read(int(MAX_ANNOTATION_BYTES) + 1)
+    if len(raw) > MAX_ANNOTATION_BYTES:
+        raise ValueError(f"more than {MAX_ANNOTATION_BYTES:,.0f} bytes")
+
+    if b"## " in raw:
+        pairs = annotation.load_byte_pairs(str(base), extension, None)
+        sample, label, _, _, _, notes = annotation.proc_ann_bytes(pairs, None)
+        special, _ = annotation.get_special_inds(sample, label, notes)
+        kinds = "".join(map(_kind_of_note, notes[:len(special)]))
+        if not re.fullmatch("(BE)*R?(BE)*", kinds):
+            raise ValueError("a note that begins with ## and is no definition")
+    return wfdb.rdann(str(base), extension)
+
+
+def _kind_of_note(note):
+    """R, a rate; B and E, where definitions begin and end; X, another "## "; "" for the rest."""
+    if not note.startswith("## "):
+        return ""
+    if annotation.rx_fs.search(note):
+        return "R"
+    return {"## annotation type definitions": "B", "## end of definitions": "E"}.get(note, "X")
 
 
 def named_files(lines):
@@ -191,7 +225,8 @@ class _Segment:
                                   init_value=[value] * len(self.stored), sampfrom=begin, sampto=end)
         except Exception as error:  # the decoder of a damaged file raises anything
             raise UserError(
-                f"{self.file}: samples {begin} to {end} cannot be read ({error}). A signal file "
+                f"{self.file}: samples {begin} to {end} cannot be read ({said(error)}). A signal "
+                "file "
                 "is damaged or has become shorter. Copy it again.") from error
 
         # the mean of a frame is that of the samples it has; wfdb takes a missing one for a number

@@ -16,8 +16,9 @@ import pandas as pd
 import wfdb
 
 from pipeline.artefacts import whole_file, write_json
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from recording.output import EXTENSION
+from recording.reader_wfdb import read_annotations
 
 REVIEWED = "reviewed"      # NAME.reviewed
 LETTERS = "NSVFQ"
@@ -74,13 +75,15 @@ def beats_of(path):
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype={"kind": str})
         beats = table[table["state"] == "scored"].reset_index(drop=True)
-        beats = beats.astype({"sample": int, "flag": int})
+        beats = beats.astype({"sample": int, "flag": int, "kind": str})
+        if beats["sample"].duplicated().any():
+            raise ValueError("two beats at a sample")
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing. What was reviewed is read back beside the output of "
                         "detect.py: copy it there, or name the folder with --out.") from error
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"{path}: damaged ({error}). Run detect.py on the recording again.") from error
+            f"{path}: damaged ({said(error)}). Run detect.py on the recording again.") from error
     return beats
 
 
@@ -91,8 +94,8 @@ def from_table(path, beats):
                             dtype={"reviewed_kind": str, "verdict": str})
         table = table.astype({"sample": int})
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); expected a table with the columns "
-                        f"{', '.join(COLUMNS)}. Save it from the page again.") from error
+        raise UserError(f"{path}: damaged ({said(error)}); expected a table with the "
+                        f"columns {', '.join(COLUMNS)}. Save it from the page again.") from error
 
     check_letters(path, table["reviewed_kind"])
     unknown = table.loc[~table["verdict"].isin(VERDICTS), "verdict"]
@@ -113,11 +116,11 @@ def from_annotations(path, beats):
     beside it where the page has saved it, else it is what changed.
     """
     try:
-        notes = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
+        notes = read_annotations(path.with_suffix(""), path.suffix[1:])
         symbol = np.asarray(notes.symbol)
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{path}: damaged ({error}); expected a WFDB annotation file. Save it from "
-                        "the page again.") from error
+        raise UserError(f"{path}: damaged ({said(error)}); expected a WFDB annotation file. Save "
+                        "it from the page again.") from error
 
     # what is neither a letter of ours nor a change of rhythm or quality was put there by hand
     beat = ~np.isin(symbol, ["~", "+", "[", "]", '"'])
@@ -128,9 +131,9 @@ def from_annotations(path, beats):
 
     rejected = (beats["flag"] == 1) & (kind == "N")
     verdict = np.where(rejected, "rejected", np.where(kind != beats["kind"], "accepted", ""))
-    said = np.array(notes.aux_note, object)[beat]
-    told = np.isin(said, VERDICTS[:2])
-    verdict[row[told]] = said[told]
+    noted = np.array(notes.aux_note, object)[beat]
+    told = np.isin(noted, VERDICTS[:2])
+    verdict[row[told]] = noted[told]
     return kind, verdict
 
 
@@ -157,21 +160,26 @@ def write_annotations(folder, source, name, review_at):
     letter and verdict of review_at {sample: (letter, verdict)}.
     """
     try:
-        notes = wfdb.rdann(str(source / name), EXTENSION)
+        notes = read_annotations(source / name, EXTENSION)
+        if not all(isinstance(symbol, str) for symbol in notes.symbol):
+            raise ValueError("an annotation without a symbol")
+        if not len(notes.sample) or (np.diff(notes.sample) < 0).any() or notes.sample[0] < 0:
+            raise ValueError("no annotations, or out of order")
     except Exception as error:  # the reader of a damaged file raises anything
-        raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({error}). Run detect.py "
-                        "on the recording again.") from error
+        raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({said(error)}). Run "
+                        "detect.py on the recording again.") from error
 
     symbol = []
-    said = []
+    verdicts = []
     for sample, old, note in zip(notes.sample, notes.symbol, notes.aux_note):
-        letter, verdict = review_at.get(sample, (old, "")) if old in LETTERS else (old, note)
+        beat = old in list(LETTERS)
+        letter, verdict = review_at.get(sample, (old, "")) if beat else (old, note)
         symbol.append(letter)
-        said.append(verdict)
+        verdicts.append(verdict)
     with (whole_file(folder / f"{name}.{REVIEWED}") as part,
           tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as written):
         # wfdb takes no path and refuses many names: written as r.reviewed
-        wfdb.wrann("r", REVIEWED, notes.sample, symbol, aux_note=said,
+        wfdb.wrann("r", REVIEWED, notes.sample, symbol, aux_note=verdicts,
                    subtype=notes.subtype, fs=notes.fs, write_dir=written)
         (Path(written) / f"r.{REVIEWED}").replace(part)
 
