@@ -286,13 +286,13 @@ def annotated_beats(path, annotator, fs_hz, symbols, remedy):
     recording, where the annotations have none of their own. Raises UserError, ending in `remedy`,
     where the file is missing, damaged or out of order.
     """
-    import wfdb  # here: it takes half a second to load, and few recordings come with beats
+    # here: wfdb takes half a second to load, and few recordings come with beats
+    from recording.reader_wfdb import read_annotations
 
     base = str(path.with_suffix("") if path.suffix == ".hea" else path)
     file = f"{base}.{annotator}"
 
     try:
-        from recording.reader_wfdb import read_annotations
         notes = read_annotations(base, annotator)
     except Exception as error:  # the reader of a damaged file raises anything
         raise UserError(f"{file}: missing or damaged ({said(error)}); expected an annotation "
