@@ -1,6 +1,7 @@
 """The files that the steps hand to each other: written whole or not at all, loaded or a clear
 error."""
 
+import glob
 import json
 import os
 import zipfile
@@ -27,8 +28,11 @@ def whole_file(path):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    for leftover in path.parent.glob(f".part-*-{path.name}"):  # of a run that was killed
-        leftover.unlink(missing_ok=True)
+    # of a run that was killed; another one may be writing the same file just now
+    for leftover in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
+        pid = leftover.name.split("-")[1]
+        if not pid.isdecimal() or not _is_running(int(pid)):
+            leftover.unlink(missing_ok=True)
 
     # in the same folder: only there is a rename one step, and whole for every reader
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
@@ -37,6 +41,17 @@ def whole_file(path):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _is_running(pid):
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)  # asks only
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return pid != os.getpid()
 
 
 def write_json(path, value):
