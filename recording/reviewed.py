@@ -147,6 +147,8 @@ def write_annotations(folder, source, name, kind_at):
             raise ValueError("an annotation without a symbol")
         if not len(notes.sample) or (np.diff(notes.sample) < 0).any() or notes.sample[0] < 0:
             raise ValueError("no annotations, or out of order")
+        if any("\n" in note or "\t" in note for note in notes.aux_note):
+            raise ValueError("a note with a tab or a line break")
     except Exception as error:  # the reader of a damaged file raises anything
         raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({said(error)}). Run "
                         "detect.py on the recording again.") from error
