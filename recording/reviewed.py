@@ -163,8 +163,6 @@ def write_annotations(folder, source, name, review_at):
         notes = read_annotations(source / name, EXTENSION)
         if not all(isinstance(symbol, str) for symbol in notes.symbol):
             raise ValueError("an annotation without a symbol")
-        if not len(notes.sample) or (np.diff(notes.sample) < 0).any() or notes.sample[0] < 0:
-            raise ValueError("no annotations, or out of order")
     except Exception as error:  # the reader of a damaged file raises anything
         raise UserError(f"{source / name}.{EXTENSION}: missing or damaged ({said(error)}). Run "
                         "detect.py on the recording again.") from error
@@ -179,8 +177,13 @@ def write_annotations(folder, source, name, review_at):
     with (whole_file(folder / f"{name}.{REVIEWED}") as part,
           tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as written):
         # wfdb takes no path and refuses many names: written as r.reviewed
-        wfdb.wrann("r", REVIEWED, notes.sample, symbol, aux_note=verdicts,
-                   subtype=notes.subtype, fs=notes.fs, write_dir=written)
+        try:
+            wfdb.wrann("r", REVIEWED, notes.sample, symbol, aux_note=verdicts,
+                       subtype=notes.subtype, fs=notes.fs, write_dir=written)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            # no annotations, out of order, a note with a tab
+            raise UserError(f"{source / name}.{EXTENSION}: damaged ({said(error)}). Run detect.py "
+                            "on the recording again.") from error
         (Path(written) / f"r.{REVIEWED}").replace(part)
 
 

@@ -6,6 +6,7 @@ everything after a last run that is not killed, and nothing else is left. Says h
 where.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -99,7 +100,8 @@ def kills(count, jobs="1", seed=0):
             process = start(folder, out, "--jobs", jobs)
             wait_for_writes(out, rng.randint(0, 36), process)
             time.sleep(rng.uniform(0, 0.3))
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(process.pid, signal.SIGKILL)
             killed = process.wait() == -signal.SIGKILL
             process.communicate()
             where = check_done(out, whole) if killed else "ended first"
