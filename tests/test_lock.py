@@ -1,4 +1,4 @@
-"""requirements.lock is that of requirements.txt: `make lock` was run after a version was changed."""
+"""requirements.lock is that of requirements.txt: `make lock` is run after a version was changed."""
 
 import re
 
