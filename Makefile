@@ -6,6 +6,7 @@ SOURCE ?=
 PROTOCOLS = beat patient
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
+REQUIREMENTS ?= requirements.lock
 SECONDS ?= 600
 TESTS_INSTALLED = $(VENV)/tests-installed
 FETCH = $(RUN) dataset.py --download $(if $(SOURCE),--source "$(SOURCE)")
@@ -13,7 +14,7 @@ SIMULATED = --database simulated
 # each worker of the tests has one core
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
-.PHONY: all data real simulated reproduce check test fuzz kill clean
+.PHONY: all data real simulated reproduce check test fuzz kill lock clean
 
 # exit status 3 of --download: no source of the real data answers; anything else that is not 0 stops
 all: $(INSTALLED)
@@ -24,10 +25,18 @@ all: $(INSTALLED)
 	  $(MAKE) --no-print-directory simulated; \
 	else exit $$status; fi
 
-$(INSTALLED): requirements.txt
+# by the hashes of requirements.lock; `make REQUIREMENTS=requirements.txt` by versions alone, with
+# another build of torch, for example
+$(INSTALLED): requirements.txt requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	touch $@
+
+# the hashes that the index has of requirements.txt, and of all it needs, for every system
+lock: $(INSTALLED)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
+	$(VENV)/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+	  --no-annotate --custom-compile-command "make lock" requirements.txt -o requirements.lock
 
 data: $(INSTALLED)
 	$(FETCH)

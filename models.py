@@ -9,6 +9,7 @@ import inspect
 import io
 import pickle
 import tokenize
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import config
 from pipeline import settings
 from pipeline.artefacts import whole_file
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 from pipeline.strided_convolution import (ChannelsLastBatchNorm1d, StridedConv1d,
                                           StridedConvTranspose1d, as_image)
 from preprocess import gaussian
@@ -230,6 +231,34 @@ def save_checkpoint(path, model, **fields):
         part.write_bytes(buffer.getbuffer())
 
 
+def check_packing(path):
+    """Raise ValueError for a file of torch.save that unpacks to more than it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"no file of torch.save: {error}") from error
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"unpacks to {unpacked:,} bytes")
+
+
+def check_sizes(network, model_args, weights, size):
+    """Raise ValueError where a network would be larger than the weights of a file of `size` bytes.
+
+    A few bytes may ask for a network that fills the memory.
+    """
+    held = sum(value.numel() for value in weights.values())
+    numbers = [value for value in model_args.values() if isinstance(value, (int, float))]
+    if held > size or any(not abs(value) <= size for value in numbers):
+        raise ValueError(f"sizes {model_args} for {size:,} bytes")
+
+    # shapes alone: nothing is allocated
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in network(**model_args).state_dict().items()}
+    if any(key not in weights or weights[key].shape != shape for key, shape in shapes.items()):
+        raise ValueError("weights of other names or shapes")
+
+
 def load_checkpoint(path, command, needs=DETECTOR):
     """Checkpoint file -> (model in eval mode, dict of everything stored).
 
@@ -243,6 +272,7 @@ def load_checkpoint(path, command, needs=DETECTOR):
     remedy = f"Name another checkpoint, or make it with: {command}"
 
     try:
+        check_packing(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise UserError(
@@ -251,17 +281,18 @@ def load_checkpoint(path, command, needs=DETECTOR):
         raise UserError(
             f"{path}: not a checkpoint of this project (format {FORMAT!r} expected). {remedy}")
 
-    network = NETWORKS.get(stored.get("network"))
+    network = NETWORKS.get(str(stored.get("network")))
     if network is None or network_code(network) != stored.get("network_code"):
         raise UserError(
             f"{path}: made with another network: {stored.get('network')} in models.py is missing "
             f"or was edited since. Take models.py as it was, or train anew with: {command}")
     try:
+        check_sizes(network, stored["model_args"], stored["state_dict"], path.stat().st_size)
         model = network(**stored["model_args"])
         model.load_state_dict(stored["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{path}: weights do not fit the network: {str(error).splitlines()[0]}. {remedy}"
+            f"{path}: weights do not fit the network: {said(error)}. {remedy}"
             ) from error
 
     lacking = [key for key in needs if key not in stored]

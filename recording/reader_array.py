@@ -18,6 +18,8 @@ ARRAY_NAMES = ("signal", "x", "ecg")
 RATE_NAMES = ("fs", "fs_hz", "sampling_rate", "sample_rate")
 MAX_NUMBER_BYTES = 2**12
 MAX_MAT_BYTES = 2**28
+MAX_PACKED = 100            # an ECG is packed to a tenth
+FREE_BYTES = 2**28          # that an archive may unpack to, however small it is
 
 
 class Array:
@@ -88,6 +90,11 @@ def open_npz(path, fs_hz):
 
                 # what an archive unpacks to is its own claim, and never more than that is written
                 size = archive.getinfo(wanted).file_size
+                packed = path.stat().st_size
+                if size > max(FREE_BYTES, MAX_PACKED * packed):
+                    raise UserError(f"{path}: {packed:,} bytes that would unpack to {size:,}; no "
+                                    f"signal is packed {MAX_PACKED} times. Save it with "
+                                    "numpy.save.")
                 free = shutil.disk_usage(folder).free
                 if size > free / 2:
                     raise UserError(f"{path}: would unpack to {size:,} bytes, of {free:,} that are "

@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import time
+import zipfile
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -22,6 +23,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 import detect
 from fuzz import targets
 from pipeline.errors import UserError
+from recording import reader_array
 
 CORPUS = sorted(path for path in (Path(__file__).parent / "fuzz" / "corpus").iterdir())
 DEFECT = re.compile(r"\.py, line \d+\)")        # cluster.describe: not the recording's own fault
@@ -75,6 +77,25 @@ def test_what_was_found_before(tmp_path, kept):
     name = kept.name.partition(".")[0]
     path, _ = targets.TARGETS[name][0](tmp_path)
     targets.feed(name, path, kept.read_bytes())
+
+
+def test_an_archive_that_unpacks_to_much_more_than_it_is(tmp_path, monkeypatch):
+    """Zeros are packed a thousand times, and would fill the disk; small ones are read."""
+    path = tmp_path / "r.npz"
+    np.savez_compressed(path, signal=np.zeros(2**20))
+    targets.read(path)
+    monkeypatch.setattr(reader_array, "FREE_BYTES", 2**20)
+    with pytest.raises(UserError, match="r.npz: .* would unpack to 8,388,736; no signal"):
+        targets.read(path)
+
+
+def test_names_in_an_archive_lead_nowhere_else(tmp_path):
+    """zip knows no folders above."""
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "r.npz", "w") as archive:
+        archive.writestr("../../evil.npy", targets.npy_bytes(targets.wave()))
+    targets.read(tmp_path / "in" / "r.npz")
+    assert not list(tmp_path.rglob("evil*"))
 
 
 # --- detect.py ------------------------------------------------------------------------------------
@@ -208,6 +229,7 @@ def test_a_device_in_its_own_process(tmp_path, name):
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40)
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(NAMES)
 @example("\x1b[2J")
 @example("a\nb")
