@@ -6,7 +6,7 @@ SOURCE ?=
 PROTOCOLS = beat patient
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
-REQUIREMENTS ?= requirements.lock
+REQUIREMENTS ?= requirements.txt
 SECONDS ?= 600
 TESTS_INSTALLED = $(VENV)/tests-installed
 FETCH = $(RUN) dataset.py --download $(if $(SOURCE),--source "$(SOURCE)")
@@ -25,8 +25,8 @@ all: $(INSTALLED)
 	  $(MAKE) --no-print-directory simulated; \
 	else exit $$status; fi
 
-# by the hashes of requirements.lock; `make REQUIREMENTS=requirements.txt` by versions alone, with
-# another build of torch, for example
+# by versions; `make REQUIREMENTS=requirements.lock` by the hashes of the index. That takes its own build
+# of torch, with some GB of CUDA, where a smaller one lies on the disk or in another index
 $(INSTALLED): requirements.txt requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
