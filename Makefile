@@ -27,7 +27,7 @@ all: $(INSTALLED)
 
 # by versions; `make REQUIREMENTS=requirements.lock` by the hashes of the index. That takes its own build
 # of torch, with some GB of CUDA, where a smaller one lies on the disk or in another index
-$(INSTALLED): requirements.txt requirements.lock
+$(INSTALLED): requirements.txt $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	touch $@
