@@ -18,7 +18,7 @@ from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 from recording import cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 
 def run(folder, out, *flags):
