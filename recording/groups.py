@@ -91,15 +91,22 @@ def rows(found, kind, flagged, time_s):
     result = []
     for number in np.unique(found.group[found.group > 0]).tolist():
         here = found.group == number
-        letters, counts = np.unique(kind[here], return_counts=True)
-        early = float(np.median(found.early[here]))
-        distance = float(np.median(found.distance[here]))
-        result.append({"group": number, "kind": str(letters[counts.argmax()]),
-                       "beats": int(here.sum()), "flagged": int(flagged[here].sum()),
-                       "excess": float(np.median(found.excess[here])), "early": early,
-                       "qrs_distance": distance, "first_s": float(time_s[here][0]),
-                       "why": in_words(early, distance)})
+        result.append({"group": number, "flagged": int(flagged[here].sum())}
+                      | described(here, found, kind, time_s))
     return result
+
+
+def described(here, found, kind, time_s):
+    """{"kind", "beats", "excess", "early", "qrs_distance", "first_s", "why"} of the beats here (n,)
+    bool: their most frequent kind, medians, the time of the first, and words.
+    """
+    letters, counts = np.unique(kind[here], return_counts=True)
+    early = float(np.median(found.early[here]))
+    distance = float(np.median(found.distance[here]))
+    return {"kind": str(letters[counts.argmax()]), "beats": int(here.sum()),
+            "excess": float(np.median(found.excess[here])), "early": early,
+            "qrs_distance": distance, "first_s": float(time_s[here][0]),
+            "why": in_words(early, distance)}
 
 
 def in_words(early, distance):

@@ -8,7 +8,7 @@ prematurity (Ward 1963), single beats among them. Each is accepted, rejected or 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from recording.groups import in_words
+from recording.groups import described
 from scoring.features import BATCH, slices
 
 # In 23 records of svdb and 22 of DS1 flagged beats make 5 and 6 review groups (median), 9 and 11 at
@@ -74,18 +74,9 @@ def rows(number, found, kind, time_s):
     row a review group, in their order.
 
     number (n,) as of review_groups, 0 where not flagged; found: scan.Evidence; kind, time_s (n,).
-    Figures are medians.
     """
-    result = []
-    for one in range(1, number.max(initial=0) + 1):
-        here = number == one
-        early = float(np.median(found.early[here]))
-        distance = float(np.median(found.distance[here]))
-        result.append({"review_group": one, "kind": str(kind[here][0]), "beats": int(here.sum()),
-                       "excess": float(np.median(found.excess[here])), "early": early,
-                       "qrs_distance": distance, "first_s": float(time_s[here][0]),
-                       "why": in_words(early, distance)})
-    return result
+    return [{"review_group": one} | described(number == one, found, kind, time_s)
+            for one in range(1, number.max(initial=0) + 1)]
 
 
 # --- what a review group looks like ---------------------------------------------------------------

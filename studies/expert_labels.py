@@ -126,7 +126,7 @@ def score_record(path, model, stored, annotator, given, device, **asked):
     with reader.open_recording(path) as recording:
         time_s, symbol = expert_beats(path, annotator, recording.fs_hz)
         _, scored = score_recording(recording, model, stored, device=device,
-                                           given_s=time_s if given else None, **asked)
+                                    given_s=time_s if given else None, **asked)
 
     rows, record = compare(path.stem, scored, time_s, symbol)
     notes = wfdb.rdann(str(path.with_suffix("")), annotator)
@@ -267,33 +267,49 @@ def run(tasks, threads):
                      total=len(tasks), desc="recordings", disable=None))
 
 
-def parse_args(argv=None):
-    parser = runtime.machine_parser(__doc__)
+def labels_parser(text):
+    """The flags of a study of records with expert labels; text: its docstring."""
+    parser = runtime.machine_parser(text)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="records with expert labels")
     parser.add_argument("--annotator", default="atr", help="suffix of the labels [%(default)s]")
-    parser.add_argument("--given-beats", action="store_true", help="R peaks of the labels")
-    parser.add_argument("--score-all", action="store_true",
-                        help="without the rule of what cannot be read (recording/quality.py)")
-    parser.add_argument("--causal", action="store_true", help="from the past alone")
-    parser.add_argument("--by-beat", action="store_true",
-                        help="each beat is flagged for itself, not its group")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="needed with FOLDER")
+    return parser
+
+
+def parse_labels(parser, argv):
+    """The arguments of a labels_parser, checked."""
     args = runtime.parse(parser, argv)
     if args.folders and not args.out:
         parser.error("--out FILE.json: say where the figures of your own recordings go")
     return args
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    database, device = runtime.prepare(args)
-    detector = load_detector(database)
-
+def labelled_records(args, database):
+    """[Path] of the headers in args.folders, else of the test patients; UserError without any."""
     folders = args.folders or [database.records_dir() / name for name in database.test]
     paths = [path for path in reader.find_recordings(folders) if path.suffix == ".hea"]
     if not paths:
         raise UserError(f"{', '.join(args.folders)}: no WFDB record. "
                         f"Give a folder of .hea, .dat and .{args.annotator} files.")
+    return paths
+
+
+def parse_args(argv=None):
+    parser = labels_parser(__doc__)
+    parser.add_argument("--given-beats", action="store_true", help="R peaks of the labels")
+    parser.add_argument("--score-all", action="store_true",
+                        help="without the rule of what cannot be read (recording/quality.py)")
+    parser.add_argument("--causal", action="store_true", help="from the past alone")
+    parser.add_argument("--by-beat", action="store_true",
+                        help="each beat is flagged for itself, not its group")
+    return parse_labels(parser, argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    database, device = runtime.prepare(args)
+    detector = load_detector(database)
+    paths = labelled_records(args, database)
 
     asked = {"score_all": args.score_all, "causal": args.causal, "by_group": not args.by_beat}
     found = run([delayed(score_record)(path, *detector, args.annotator, args.given_beats, device,

@@ -11,21 +11,19 @@ figures are the kinds' before review and after it, gross, as in studies.expert_l
 detect.py's own, and the first five minutes do not count.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from joblib import delayed
 
 from pipeline import errors, runtime
 from pipeline.artefacts import write_json
-from pipeline.errors import UserError
 from pipeline.settings import AAMI_OF
 from pipeline.tables import readable
 from recording import reader
 from recording.scored import score_recording
 from scoring.ec57 import UNCOUNTED_S
-from studies.expert_labels import FALSE_WHERE, expert_beats, load_detector, match, run
+from studies.expert_labels import (FALSE_WHERE, expert_beats, labelled_records, labels_parser,
+                                   load_detector, match, parse_labels, run)
 
 ABNORMAL = "SVFQ"
 NO_BEAT = "x"             # class of a detection where the expert has no beat
@@ -102,27 +100,11 @@ def figures_of(found):
             "purity": largest / len(flagged) if len(flagged) else None, "kinds": kinds}
 
 
-def parse_args(argv=None):
-    parser = runtime.machine_parser(__doc__)
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="records with expert labels")
-    parser.add_argument("--annotator", default="atr", help="suffix of the labels [%(default)s]")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="needed with FOLDER")
-    args = runtime.parse(parser, argv)
-    if args.folders and not args.out:
-        parser.error("--out FILE.json: say where the figures of your own recordings go")
-    return args
-
-
 def main(argv=None):
-    args = parse_args(argv)
+    args = parse_labels(labels_parser(__doc__), argv)
     database, device = runtime.prepare(args)
     detector = load_detector(database)
-
-    folders = args.folders or [database.records_dir() / name for name in database.test]
-    paths = [path for path in reader.find_recordings(folders) if path.suffix == ".hea"]
-    if not paths:
-        raise UserError(f"{', '.join(map(str, folders))}: no WFDB record. "
-                        f"Give a folder of .hea, .dat and .{args.annotator} files.")
+    paths = labelled_records(args, database)
 
     found = run([delayed(beats_of)(path, *detector, args.annotator, device) for path in paths],
                 args.threads)
