@@ -30,6 +30,7 @@ from recording.page_data import STATES, STRIP_S, content_of, join_spans, states
 from recording.picture import clock, rates
 from recording.review import where_it_deviates
 from recording.reviewed import REVIEWED
+from recording.summary import first_of, urgency
 
 BINS = 2000                # of heart rate and flagged share at most, ...
 BIN_S = 10                 # ... about so long at least
@@ -151,17 +152,14 @@ def review_of(scored, summary, recording, content):
 
 
 def most_urgent(found):
-    """The longest episode of the kind that most needs a look, None where there is none."""
-    for kind in URGENT:
-        own = [row for row in found if row["kind"] == kind]
-        if own:
-            return max(own, key=lambda row: row["end_s"] - row["start_s"])
-    return None
+    """The episode that most needs a look, None where none is of an URGENT kind."""
+    firsts = [first_of(kind, found) for kind in URGENT]
+    return next(filter(None, firsts), None)
 
 
 def glance_of(scored):
     """What the template draws at a glance: the rate as points of a line (0 to 1000, 0 to 100), and
-    episodes by kind, each with the longest.
+    episodes by kind, the most urgent first, each with the longest.
     """
     duration_s = max(scored.beats.duration_s, SHORTEST_S)
     edges = np.linspace(0, duration_s, GLANCE_BINS + 1)
@@ -173,7 +171,7 @@ def glance_of(scored):
 
     kinds = {}
     longest = sorted(scored.episodes, key=lambda row: row["start_s"] - row["end_s"])[:BARS]
-    for row in sorted(scored.episodes, key=lambda row: row["start_s"]):
+    for row in sorted(scored.episodes, key=lambda row: urgency(row["kind"])):
         kinds.setdefault(row["kind"], {"n": 0, "seconds": 0, "bars": []})
         kinds[row["kind"]]["n"] += 1
         kinds[row["kind"]]["seconds"] += row["end_s"] - row["start_s"]

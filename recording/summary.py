@@ -90,16 +90,29 @@ def most_urgent(kind, episodes):
     """(what is said of the episode of a kind that comes first, by what it is compared with others):
     the longest, of ventricular runs the fastest.
     """
-    own = [episode for episode in episodes if episode["kind"] == kind]
-    if not own:
+    first = first_of(kind, episodes)
+    if first is None:
         return "", 0
 
+    weight = weight_of(first)
     if kind in RUNS:
-        by = "rate_per_min" if kind == "ventricular run" else "beats"
-        first = max(own, key=lambda episode: episode[by])
-        return f"{first['beats']} beats at {first['rate_per_min']:.0f}/min", first[by]
-    length_s = max(episode["end_s"] - episode["start_s"] for episode in own)
-    return f"{length_s:.1f} s" if length_s < 10 else f"{length_s:.0f} s", length_s
+        return f"{first['beats']} beats at {first['rate_per_min']:.0f}/min", weight
+    return f"{weight:.1f} s" if weight < 10 else f"{weight:.0f} s", weight
+
+
+def first_of(kind, episodes):
+    """The episode of a kind that most needs a look, None where there is none."""
+    own = [episode for episode in episodes if episode["kind"] == kind]
+    return max(own, key=weight_of, default=None)
+
+
+def weight_of(episode):
+    """What episodes of its kind are compared by: rate, beats or seconds."""
+    if episode["kind"] == "ventricular run":
+        return episode["rate_per_min"]
+    if episode["kind"] in RUNS:
+        return episode["beats"]
+    return episode["end_s"] - episode["start_s"]
 
 
 def urgency(kind):

@@ -18,7 +18,7 @@ from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
 from recording import cluster
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 def run(folder, out, *flags):
@@ -89,7 +89,8 @@ def test_a_disk_that_is_full_at_each_write_in_turn(folder, tmp_path, monkeypatch
         try:
             run(folder, out)
         except UserError as error:
-            assert "No space left on device" in str(error), str(error)
+            # a line that is too long is broken, wherever the folder's name ends it
+            assert "No space left on device" in " ".join(str(error).split()), str(error)
         files = kill.files_of(out)
         for name, data in files.items():
             assert name.startswith("summary") or data == whole[name], name
