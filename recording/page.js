@@ -25,11 +25,11 @@ function extremes(line, lead, low, high, first, last, group, time) {
 }
 
 // The line of a lead (0: the scored one) from sample a to b, `width` of them a column: at full rate where that is
-// kept, else from the envelope, which the scored lead alone has
-function signal_line(a, b, width, lead = 0) {
+// kept, else from the envelope of the scored lead, or not at all
+function signal_line(a, b, width, lead = 0, outline = true) {
   const line = {x: [], y: []}
   const v = full[lead], {low, high} = envelope.data
-  const between = (from, to) => lead === 0 && extremes(
+  const between = (from, to) => outline && lead === 0 && extremes(
     line, lead, low, high, Math.ceil(from / step), Math.min(low.length, Math.ceil(to / step)),
     Math.max(1, Math.round(width / step)), (k) => ms((k + 0.5) * step))
   let at = a, place = 0

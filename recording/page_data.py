@@ -1,13 +1,15 @@
 """What a page of recording/page.py holds of a recording, bounded whatever its length.
 
 The scored lead, and one beside it, are kept at full rate up to FULL_SAMPLES in all; of a longer
-recording STRIP_S about as many of its flagged beats, and of the scored lead the lowest and highest
-sample of each of ENVELOPE stretches.
+recording STRIP_S about some of its flagged beats and episodes, and of the scored lead the lowest
+and highest sample of each of ENVELOPE stretches.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from recording.summary import weight_of
 
 FULL_SAMPLES = 1_800_000   # two leads of 41 min at 360 Hz; int16 in base64: 4.8 MB of the page
 ENVELOPE = 400_000         # 2.1 MB
@@ -74,21 +76,28 @@ def states(scored):
 
 def full_rate(scored, n_samples, most):
     """(k, 2) from, to, ascending and apart, kept at full rate: everything up to `most` samples, or
-    STRIP_S about flagged beats, as many of each review group, evenly in time.
+    STRIP_S about flagged beats, evenly in time, and about the middle of the episodes that most need
+    a look: as many of each review group and of each kind of episode.
     """
     if n_samples <= most:
         return np.array([[0, n_samples]])
 
     n_groups = int(scored.review_group.max(initial=0))
-    each = int(most // (STRIP_S * scored.fs_hz)) // max(n_groups, 1)
-    chosen = [np.empty(0, int)]
+    kinds = {}
+    for episode in sorted(scored.episodes, key=weight_of, reverse=True):
+        middle_s = (episode["start_s"] + episode["end_s"]) / 2
+        kinds.setdefault(episode["kind"], []).append(round(middle_s * scored.fs_hz))
+
+    each = int(most // (STRIP_S * scored.fs_hz)) // max(n_groups + len(kinds), 1)
+    chosen = [np.array(samples[:each]) for samples in kinds.values()]
     for number in range(1, n_groups + 1):
-        rows = np.flatnonzero(scored.review_group == number)
-        chosen.append(rows[np.linspace(0, len(rows) - 1, min(each, len(rows))).astype(int)])
+        samples = scored.samples[scored.review_group == number]
+        even = np.linspace(0, len(samples) - 1, min(each, len(samples))).astype(int)
+        chosen.append(samples[even])
 
     half = int(STRIP_S * scored.fs_hz / 2)
-    samples = np.sort(scored.samples[np.concatenate(chosen)])
-    strips = samples[:, None] + [-half, half + 1]
+    middles = np.sort(np.concatenate([np.empty(0, int), *chosen]))
+    strips = middles[:, None] + [-half, half + 1]
     return join_spans(strips.clip(0, n_samples))
 
 

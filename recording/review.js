@@ -13,15 +13,17 @@ const PRINTED_MM = 187.5, PRINTED_LEAD_MM = 25       // of 7.5 s, three to a pag
 const members = new Map(data.groups.map((group) => [group.review_group, []]))
 beats.data.review_group.forEach((number, k) => members.get(number)?.push(k))
 
-// Those of them that can be looked at: of a long recording the page has the signal of some at full rate
+// Those of them that can be looked at: of a long recording the page has the strips of some at full rate
+const half = Math.floor(strip_s * fs / 2)
 const seen = new Map([...members].map(([number, rows]) => [number, rows.filter((k) => is_kept(beats.data.sample[k]))]))
 function is_kept(sample) {
+  const from = Math.max(0, sample - half), to = Math.min(n, sample + half)
   let low = 0, high = start.length
   while (low < high) {
     const middle = (low + high) >> 1
-    if (stop[middle] <= sample) low = middle + 1; else high = middle
+    if (stop[middle] < to) low = middle + 1; else high = middle
   }
-  return low < start.length && start[low] <= sample
+  return low < start.length && start[low] <= from
 }
 const letter = (k) => states[beats.data.state[k]]
 
@@ -131,7 +133,8 @@ function strip_of(sample, label, within = STRIP_MM, lead_mm = LEAD_MM) {
   const x_of = (time_ms) => within / 2 + (time_ms - ms(sample)) / 1000 * MM_S
   const a = Math.max(0, Math.ceil(sample - reach)), b = Math.min(n, Math.floor(sample + reach) + 1)
   for (let lead = 0; lead < leads; lead++) {
-    const line = signal_line(a, b, 1, lead), known = line.y.filter(Number.isFinite).sort((i, j) => i - j)
+    // an outline of extremes on ECG paper would look like another heart
+    const line = signal_line(a, b, 1, lead, false), known = line.y.filter(Number.isFinite).sort((i, j) => i - j)
     const quantile = (q) => known[Math.floor(q * (known.length - 1))] ?? 0
 
     // without a known gain, and where 10 mm/mV would not fit, the lead is drawn as high as there is room
@@ -330,7 +333,9 @@ for (const element of document.querySelectorAll("[data-from]")) {
     move(from - room, to + room)
     const middle = Math.round((from + to) / 2000 * fs)
     by_id("episode").replaceChildren(strip_of(middle, `${strip_s} seconds of ECG around ${clock(middle)}`))
-    by_id("episode-said").textContent = `${element.dataset.kind}, ${clock(from / 1000 * fs)}: ${element.dataset.why}.`
+    const kept_here = is_kept(middle) ? "" : " Of so long a recording the page has this stretch in outline only: below."
+    by_id("episode-said").textContent =
+      `${element.dataset.kind}, ${clock(from / 1000 * fs)}: ${element.dataset.why}.${kept_here}`
     by_id("timeline").scrollIntoView()
   })
 }

@@ -248,12 +248,15 @@ def test_browser_draws_a_long_recording_from_extremes_and_strips(browser, tmp_pa
     drawn = np.array(ask(browser, "return line('signal').y"), float)
     assert_allclose([drawn.min(), drawn.max()], [signal.min(), signal.max()], atol=1e-3)
 
-    # those of the flagged beats that lie in a strip can be looked at
+    # those of the flagged beats whose strip is kept can be looked at
     seen = re.match(r"Beat \d+ of (\d+) that the page shows of 80, ", told(browser)[2])
     kept = page_data.full_rate(scored, 20_000, 3 * 1001)
     samples = scored.samples[scored.flagged]
-    within = (samples[:, None] >= kept[:, 0]) & (samples[:, None] < kept[:, 1])
+    first, last = (samples - 500).clip(0), (samples + 500).clip(max=20_000)
+    within = (first[:, None] >= kept[:, 0]) & (last[:, None] <= kept[:, 1])
     assert len(kept) == 3 and int(seen[1]) == within.sum() < 80
+    path = browser.find_element("css selector", "#strip path[fill='none'][stroke='#111']")
+    assert path.get_attribute("d").count("L") == 1000     # every sample, none of the outline
     assert len(browser.find_elements("css selector", "#strip svg.paper")) == 1
     assert complaints(browser) == []
 

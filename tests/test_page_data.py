@@ -76,3 +76,12 @@ def test_int16_gives_the_signal_back(signal, step):
     usual = ~(np.abs(signal) > 1e3)
     assert_allclose(back[usual], signal[usual], atol=step)
     assert np.isfinite(back[~usual]).all() and (back[~usual] > 100).all()
+
+
+def test_of_a_long_recording_the_episodes_that_most_need_a_look_are_kept():
+    scored = scored_beats(np.arange(50, 90_000, 100), np.zeros(900), 90_000)
+    rows = [("pause", 100, 103), ("pause", 200, 209), ("ventricular run", 400, 402)]
+    scored.episodes = [{"kind": kind, "start_s": a, "end_s": b, "rate_per_min": 150.0, "beats": 5}
+                       for kind, a, b in rows]
+    kept = page_data.full_rate(scored, 90_000, 2 * 1001)     # one of each kind, the longest pause
+    assert kept.tolist() == [[20_450 - 500, 20_450 + 501], [40_100 - 500, 40_100 + 501]]
