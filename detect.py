@@ -30,7 +30,7 @@ from pipeline import errors, settings
 from pipeline.errors import UserError
 from pipeline.runtime import cores, machine_parser, parse
 from recording import cluster, output, places, reader, summary
-from recording.api import score    # for notebooks: docs/python.md
+from recording.ahead import ReadingAhead
 from recording.output import EXTENSION
 from recording.process import ALL, check_places, checkpoint_of, load, output_stem, process
 from recording.summary import lines_of, narrow
@@ -38,6 +38,14 @@ from recording.summary import lines_of, narrow
 __all__ = ["main", "parse_args", "score", "write_demo"]
 
 DEMO_S = 1800
+
+
+def __getattr__(name):
+    """`detect.score`, for notebooks (docs/python.md): it loads the network's library."""
+    if name == "score":
+        from recording.api import score
+        return score
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # --- what is asked for ----------------------------------------------------------------------------
@@ -185,9 +193,21 @@ def main(argv=None):
                 print(reviewed.in_words(*reviewed.read_back(path, args.out)))
         return
 
-    load(args)  # a missing checkpoint is one error, not one a recording
+    with ReadingAhead() as second:
+        detect(args, second)
+
+
+def detect(args, second):
+    """Recordings are found, scored and summed up; second: the process that may read them."""
     found, skipped = recordings_of(args)
     check_places(found, args.out)
+
+    # one recording at a time, and a core to spare
+    work = functools.partial(process, args)
+    if args.jobs == 1 and not args.cluster and args.threads > 1:
+        second.start(found[0])
+        work = functools.partial(process, args, opened=second.open_recording)
+    load(args)  # a missing checkpoint is one error, not one a recording
 
     # several are summed up in one place, unless the recordings have no folder in common
     several = len(found) > 1 or args.lead == ALL
@@ -195,8 +215,7 @@ def main(argv=None):
     if several and folder is not None:
         summary.check(folder)
 
-    done = cluster.each(functools.partial(process, args), found, args.jobs, args.cluster,
-                        [checkpoint_of(args)])
+    done = cluster.each(work, found, args.jobs, args.cluster, [checkpoint_of(args)])
     rows, failed = tell(args, done, len(found), folder)
 
     if skipped:

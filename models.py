@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from scipy.signal import firwin
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import config
@@ -107,6 +106,15 @@ class ConvAutoencoder(nn.Module):
     def forward(self, x):
         """x (n, 1, window_size) -> recon of the same shape: of x times the taper"""
         return self.decode(self.encode(x))
+
+
+def firwin(taps, cutoff, fs):
+    """(taps,) low-pass of a windowed sinc, as scipy.signal.firwin makes it: that takes half a
+    second to load, and whatever has a network needs one.
+    """
+    t = np.arange(taps) - (taps - 1) / 2
+    kernel = np.sinc(2 * cutoff / fs * t) * np.hamming(taps)
+    return kernel / kernel.sum()
 
 
 NETWORKS = {"ConvAutoencoder": ConvAutoencoder}

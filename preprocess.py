@@ -6,7 +6,7 @@ Settings arrive as arguments; signals are one lead in mV, positions are in sampl
 from fractions import Fraction
 
 import numpy as np
-from scipy.signal import butter, resample_poly, sosfiltfilt
+import scipy
 
 # segments normalised at a time: 370 kB, which stay in a core's cache between operations
 NORMALISED = 64
@@ -20,8 +20,8 @@ def bandpass(signal_mv, fs_hz, band_hz, order):
     annotation has it and the effective order doubles.
     """
     # second-order sections: as one polynomial the 0.5 Hz edge loses its digits at 360 Hz
-    sos = butter(order, band_hz, btype="bandpass", fs=fs_hz, output="sos")
-    return sosfiltfilt(sos, signal_mv)
+    sos = scipy.signal.butter(order, band_hz, btype="bandpass", fs=fs_hz, output="sos")
+    return scipy.signal.sosfiltfilt(sos, signal_mv)
 
 
 def fill_gaps(signal):
@@ -39,7 +39,9 @@ def fill_gaps(signal):
 def resample(signal, from_hz, to_hz):
     """(n,) at another rate: polyphase filter, time 0 stays where it is."""
     ratio = Fraction(to_hz / from_hz).limit_denominator(RATIO_LIMIT)
-    return signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator)
+    if ratio == 1:
+        return signal
+    return scipy.signal.resample_poly(signal, ratio.numerator, ratio.denominator)
 
 
 def longest_flat_run(signal_mv):

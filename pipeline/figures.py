@@ -43,18 +43,20 @@ def new_figure(width, height, origin, simulated):
     return figure
 
 
-def save(path, draw):
+def save(path, draw, few_colours=True):
     """Write the Figure that `draw()` returns as a PNG; a file of the same pixels is left as it is.
 
     A picture is under version control: drawing it again changes no byte where no pixel changes.
+    few_colours: half the size, and longer to make.
     """
     with _DRAWING, matplotlib.rc_context(STYLE):
         canvas = FigureCanvasAgg(draw())
         canvas.draw()
 
-    # 256 colours: a third of the size; the median cut would turn the colour of a rare class grey
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    if few_colours:
+        # the median cut would turn the colour of a rare class grey
+        image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     if np.array_equal(pixels(path), np.asarray(image.convert("RGB"))):
         return
 

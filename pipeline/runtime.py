@@ -1,10 +1,16 @@
-"""What every step does first: flags, threads, device."""
+"""What every step does first: flags, threads, device.
+
+torch is loaded by the functions that need it: that takes a second, in which detect.py begins to
+read.
+"""
 
 import argparse
+import contextlib
 import ctypes
+import gc
 import os
+from concurrent.futures import ThreadPoolExecutor
 
-import torch
 from threadpoolctl import threadpool_limits
 
 import config
@@ -35,7 +41,7 @@ def machine_parser(description):
 
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     add_database(parser)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     parser.add_argument("--threads", type=int, default=config.THREADS, help="0: one a core")
     return parser
 
@@ -61,9 +67,10 @@ def parse(parser, argv):
 
 def prepare(args):
     """(Database, torch.device) for the flags, threads set."""
+    name = args.device or best_device()
     # each process of torchrun on a machine has a GPU of its own
-    several = args.device == "cuda" and launched() > 1
-    device = device_of(f"cuda:{os.environ['LOCAL_RANK']}" if several else args.device)
+    several = name == "cuda" and launched() > 1
+    device = device_of(f"cuda:{os.environ['LOCAL_RANK']}" if several else name)
     use_threads(args.threads or cores())
     return settings.database(args.database, args.run), device
 
@@ -74,10 +81,26 @@ def use_threads(n):
 
     With another number of them a product is summed in another order and the last digits differ.
     """
+    import torch
+
     # torch has a pool of its own, beside that of the BLAS which numpy and scikit-learn share
     torch.set_num_threads(n)
     threadpool_limits(n)
     keep_memory()
+
+
+def in_threads(function, items):
+    """Call function(item) of each item, as many at a time as `use_threads` has set for torch; for
+    functions of large arrays, during which other threads run.
+
+    Each has the product of two matrices to itself: what one thread does is the same in any number.
+    """
+    import torch
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        # an error comes out where its result is taken
+        for _ in pool.map(function, items):
+            pass
 
 
 def keep_memory():
@@ -98,8 +121,16 @@ def keep_memory():
     mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
+def best_device():
+    """"cuda" where there is a GPU, else "cpu"."""
+    import torch
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def device_of(name):
     """torch.device, sure to be usable here."""
+    import torch
+
     # a name that torch knows may still be a device that this machine lacks
     try:
         device = torch.device(name)
@@ -108,6 +139,19 @@ def device_of(name):
         raise UserError(
             f"--device {name}: {str(error).splitlines()[0]}. Use --device cpu.") from error
     return device
+
+
+@contextlib.contextmanager
+def importing():
+    """Libraries are imported in this block: of the half a million objects that torch is made of
+    none is garbage, and to look for some takes a quarter of the time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 # --- the processes of torchrun --------------------------------------------------------------------

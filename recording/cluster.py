@@ -10,7 +10,6 @@ to those that join later. What a lost worker was at is done again by another; wh
 is not.
 """
 
-import asyncio
 import contextlib
 import ctypes
 import errno
@@ -29,9 +28,6 @@ import traceback
 import zipfile
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-
-import cloudpickle
-import joblib
 
 from pipeline import settings
 from pipeline.errors import UserError
@@ -74,8 +70,13 @@ def describe(error, item):
         return f"{error.filename or item}: {error.strerror or error}"
 
     # a defect is to be found from this line alone, on whatever machine it happened
+    return f"{type(error).__name__}: {error} ({getattr(error, 'place', place_of(error))})"
+
+
+def place_of(error):
+    """"scan.py, line 80": where an error was raised."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+    return f"{Path(place.filename).name}, line {place.lineno}"
 
 
 class _OutOfTime(BaseException):
@@ -172,6 +173,13 @@ def each(task, items, jobs=1, address=None, files=()):
         yield from each_on_cluster(task, items, address, files)
         return
 
+    if jobs == 1:
+        yield from (attempt(task, item) for item in items)
+        return
+
+    # here: it takes a fifth of a second to load, and one recording does without
+    import joblib
+
     # as they finish: a recording of a week would hold up those of minutes behind it
     try:
         yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
@@ -256,6 +264,7 @@ def connect(address):
 
     try:
         # a client that finds nobody takes 16 s more to close: a bare connection says so at once
+        import asyncio
         asyncio.run(knock(address, timeout=CONNECT_S)).abort()
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except Exception as error:  # whatever listens there may answer anything
@@ -289,6 +298,7 @@ def send_project(client, task, files):
     They go as one zip, named after its content: a worker that has it is not sent it again. Returns
     the function of an item that the workers are to run.
     """
+    import cloudpickle
     from distributed.diagnostics.plugin import UploadFile
 
     # what each file is called there, and where it lies here

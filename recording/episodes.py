@@ -15,7 +15,7 @@ atrial fibrillation, suspected: half a minute (ESC 2020) of intervals that are i
 """
 
 import numpy as np
-from scipy.ndimage import median_filter, percentile_filter
+import scipy
 
 RUN_BEATS = 3
 CYCLES = 3
@@ -183,7 +183,7 @@ def pauses(rr_s, joined):
 
 def rates(rr_s, joined):
     """(name, (n,) bool of the beats, why) of slow and of fast rhythms."""
-    usual_s = median_filter(rr_s, RATE_BEATS, mode="nearest")
+    usual_s = scipy.ndimage.median_filter(rr_s, RATE_BEATS, mode="nearest")
     slow = joined & (usual_s > 60 / SLOW_PER_MIN)
     fast = joined & (usual_s < 60 / FAST_PER_MIN)
     return [("bradycardia", np.append(slow, False), f"below {SLOW_PER_MIN} beats/min"),
@@ -216,9 +216,10 @@ def irregular_beats(rr_s, kind, joined):
     for lag in (1, 2, 3):
         away = np.abs(values[lag:] - values[:-lag])
         away = np.append(np.full(lag, np.median(away)), away)
-        least = np.minimum(least, median_filter(away, IRREGULAR_BEATS, mode="nearest"))
+        usual = scipy.ndimage.median_filter(away, IRREGULAR_BEATS, mode="nearest")
+        least = np.minimum(least, usual)
 
-    low, high = (percentile_filter(values, share, IRREGULAR_BEATS, mode="nearest")
+    low, high = (scipy.ndimage.percentile_filter(values, share, IRREGULAR_BEATS, mode="nearest")
                  for share in MIDDLE)
 
     # left-out intervals belong to what is around them, but not across an unreadable stretch

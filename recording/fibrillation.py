@@ -9,9 +9,8 @@ complexes resemble one another that frequency must be high: a slow rhythm may ha
 """
 
 import numpy as np
+import scipy
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.signal import welch
-from scipy.stats import kurtosis
 
 from recording.quality import BATCH_WINDOWS, VERDICT_S
 
@@ -50,7 +49,7 @@ def oscillation(filtered, fs_hz):
     for first in range(0, len(starts), BATCH_WINDOWS):
         part = sliding_window_view(filtered, window)[starts[first:first + BATCH_WINDOWS]]
         with np.errstate(invalid="ignore", divide="ignore"):
-            peaked = kurtosis(part[:, 2 * lag:] - part[:, :-2 * lag], axis=1)
+            peaked = scipy.stats.kurtosis(part[:, 2 * lag:] - part[:, :-2 * lag], axis=1)
             share, frequency_hz = concentration(part, fs_hz)
             within = np.log(np.min([
                 (KURTOSIS + NORMAL_KURTOSIS) / (peaked + NORMAL_KURTOSIS),
@@ -79,7 +78,7 @@ def concentration(windows, fs_hz):
     that frequency in Hz).
     """
     length = min(round(SPECTRUM_S * fs_hz), windows.shape[1])
-    hz, power = welch(windows, fs_hz, nperseg=length, axis=1)
+    hz, power = scipy.signal.welch(windows, fs_hz, nperseg=length, axis=1)
     inside = (hz >= PEAK_HZ[0]) & (hz <= PEAK_HZ[1])
     strongest_hz = hz[np.where(inside, power, 0).argmax(axis=1)]
     around = np.abs(hz - strongest_hz[:, None]) <= AROUND_HZ

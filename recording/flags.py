@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from recording import episodes, scan
+from recording import episodes
+from recording.beats import joined
 from recording.groups import of_group
 
 
 def flags(beats, found, line, causal, by_group=True):
-    """(n,) bool of DetectedBeats and their scan.Evidence.
+    """(n,) bool of DetectedBeats and their Evidence.
 
     A group has one answer, by the median of its excess: beats about the line do not fall on either
     side by chance. Neither early nor foreign (kind Q) is not flagged. Nor is a beat that is only
@@ -21,6 +22,6 @@ def flags(beats, found, line, causal, by_group=True):
         return flagged
 
     kind = np.where(flagged, found.kind, "N")
-    irregular = episodes.in_atrial_fibrillation(beats.time_s, kind, scan.joined(beats),
+    irregular = episodes.in_atrial_fibrillation(beats.time_s, kind, joined(beats),
                                                 found.without_p)
     return flagged & ~(irregular & (kind == "S"))

@@ -6,11 +6,10 @@ frequent one. No number of groups is asked for, and the result is the same in ev
 """
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
+import scipy
 
 from recording.kinds import FOREIGN, SLIGHT
-from scoring.scores import squares_away
+from scoring.scores import for_blocks
 
 # Recordings of DS1 and svdb have 12 and 10 groups (median) at 5, 11 and 8 at 5.5; at both 99.1 and
 # 97.7 % of the beats are of their group's most frequent class. From 7 on the premature beats of 821
@@ -36,7 +35,8 @@ def groups(vectors, excess):
 
     sample = sample_of(excess)
     label = np.zeros(len(vectors), int)
-    label[sample] = fcluster(linkage(pdist(vectors[sample]), "average"), DISTANCE, "distance")
+    tree = scipy.cluster.hierarchy.linkage(scipy.spatial.distance.pdist(vectors[sample]), "average")
+    label[sample] = scipy.cluster.hierarchy.fcluster(tree, DISTANCE, "distance")
     others = np.setdiff1d(np.arange(len(vectors)), sample)
     label[others] = nearest_label(vectors[others], vectors[sample], label[sample])
 
@@ -65,9 +65,13 @@ def sample_of(excess):
 def nearest_label(queries, known, label):
     """(m,) label of the nearest of known (r, d) to queries (m, d); 0 beyond DISTANCE of it."""
     result = np.zeros(len(queries), int)
-    for part, away in squares_away(known, queries):
-        square = away.min(axis=1) + (queries[part] ** 2).sum(axis=1)
-        result[part] = np.where(square <= DISTANCE ** 2, label[away.argmin(axis=1)], 0)
+
+    def of(part, away):
+        nearest = away.argmin(axis=1)
+        square = away[np.arange(len(away)), nearest] + (queries[part] ** 2).sum(axis=1)
+        result[part] = np.where(square <= DISTANCE ** 2, label[nearest], 0)
+
+    for_blocks(of, known, queries)
     return result
 
 
@@ -86,7 +90,7 @@ def rows(found, kind, flagged, time_s):
     """[{"group", "kind", "beats", "flagged", "excess", "early", "qrs_distance", "first_s", "why"}],
     a row a group, the largest first.
 
-    found: scan.Evidence; kind, flagged, time_s (n,) as in ScoredBeats. Figures are medians.
+    found: beats.Evidence; kind, flagged, time_s (n,) as in ScoredBeats. Figures are medians.
     """
     result = []
     for number in np.unique(found.group[found.group > 0]).tolist():

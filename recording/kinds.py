@@ -6,7 +6,9 @@ holds the beat before it. Figures: flagged beats of DS1 and of 23 records of svd
 
 import numpy as np
 
-from scoring.features import BATCH, slices
+from pipeline.runtime import in_threads
+from scoring.features import BATCH
+from scoring.rows import slices
 
 QRS_S = (0.083, 0.1)      # before and after the R peak
 LAG_S = 0.011             # the R peak may be so far off
@@ -43,13 +45,16 @@ def qrs_distance(segments, reference, fs_hz):
     known = unit(segments[reference][:, middle - before:middle + after])
 
     result = np.empty(len(segments))
-    for part in slices(len(segments), 16 * BATCH):
+
+    def of(part):
         around = segments[part][:, middle - before - lags:middle + after + lags]
         best = np.full(len(around), -1.0)
         for lag in range(2 * lags + 1):
             alike = unit(around[:, lag:lag + before + after]) @ known.T
             best = np.maximum(best, np.quantile(alike, NEAREST, axis=1))
         result[part] = 1 - best
+
+    in_threads(of, slices(len(segments), 4 * BATCH))
     return result
 
 

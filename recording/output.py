@@ -1,6 +1,7 @@
 """What detect.py writes of one recording: annotations, table, picture; all from its ScoredBeats."""
 
 import csv
+import functools
 import io
 import itertools
 import json
@@ -10,9 +11,10 @@ import numpy as np
 
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
+from pipeline.runtime import importing
 from recording import places
 from recording.episodes import NO_QRS, RHYTHMS
-from scoring.features import slices
+from scoring.rows import slices
 
 EXTENSION = "ecgad"
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again
@@ -177,15 +179,27 @@ def annotation_bytes(steps, symbol, aux, subtype):
 
 # --- all of it ------------------------------------------------------------------------------------
 
-def write_all(stem, scored):
-    """All files of one recording but the summary and the page."""
+def write_all(stem, scored, later=functools.partial):
+    """All files of one recording but the summary and the page; later: of the Recording."""
+    drawn = later(draw, Path(f"{stem}.{EXTENSION}.png"), scored)
     write_annotations(Path(f"{stem}.{EXTENSION}"), scored)
     write_csv(Path(f"{stem}.{EXTENSION}.csv"), scored)
+    drawn()
 
-    # here: matplotlib takes half a second to load, and detect.score draws nothing
+
+def draw(path, scored):
+    """The picture, into a file."""
     from pipeline.figures import save
     from recording.picture import draw_overview
-    save(Path(f"{stem}.{EXTENSION}.png"), lambda: draw_overview(scored))
+    save(path, lambda: draw_overview(scored), few_colours=False)
+
+
+def load_picture():
+    """Load what `draw` needs, matplotlib above all: it takes half a second, and detect.score draws
+    nothing.
+    """
+    with importing():
+        import recording.picture  # noqa: F401
 
 
 def file_beside(stem, end):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import ABNORMAL, DPI, GREY, NORMAL
 from recording.rhythm import USUAL_RR_S
-from recording.scored import APART_S, EXAMPLES
+from recording.beats import APART_S, EXAMPLES
 
 BINS = 180             # stretches of the time axis: 10 s of half an hour, some beats
 
@@ -117,7 +117,7 @@ def draw_examples(figure, scored):
         ax.plot(example["offset_s"], example["recon"], color=ABNORMAL, linewidth=1.1,
                 label="the network's drawing of the beat, tapered as it sees it")
         ax.set_title(f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
-                     f"excess {example['excess']:.1f}", fontsize=8.5)
+                     f"excess {example['excess']:.1f}", fontsize=8.5, y=1)
 
     for ax in grid[-1]:
         ax.set_xlabel("time from the R peak (s)")

@@ -19,6 +19,7 @@ import config
 from pipeline.errors import UserError
 from recording import reader
 from recording.cluster import INSTALL, first_line
+from recording.reader_header import MAX_HEADER_BYTES, named_files, split_header
 
 
 # --- addresses ----------------------------------------------------------------------------------
@@ -198,8 +199,6 @@ def files_of(place, annotator=None):
 
             # the list grows while it is gone over: a header names signals or other headers
             if name.endswith(".hea"):
-                # here: wfdb takes half a second to load
-                from recording.reader_wfdb import MAX_HEADER_BYTES, named_files, split_header
                 if (stamps[name]["size"] or 0) <= MAX_HEADER_BYTES:
                     more = named_files(split_header(read_bytes(file)))
                     names += [new for new in more if new not in names]

@@ -14,11 +14,9 @@ import config
 from pipeline import settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
-from pipeline.runtime import device_of, use_threads
+from pipeline.runtime import best_device, device_of, importing, use_threads
 from recording import cluster, leads, output, places, reader
-from recording.api import load_detector
 from recording.output import EXTENSION
-from recording.scored import score_recording
 
 OUTPUT = 12          # raise it with every change of what is found: earlier output is then stale
 ALL = "all"          # of --lead: one after the other
@@ -37,6 +35,8 @@ def checkpoint_of(args):
 
 def load(args):
     """(model, stored) of the checkpoint."""
+    with importing():
+        from recording.api import load_detector
     described = settings.database(args.database, args.run)
 
     command = described.stage_command("train_mitbih.py", "patient", config.SEED)
@@ -100,17 +100,18 @@ def for_lead(args, wanted):
 
 # --- one recording --------------------------------------------------------------------------------
 
-def process(args, place):
-    """[summary] of one recording, whose files it writes, a summary a lead; place: Path or address.
+def process(args, place, opened=reader.open_recording):
+    """[summary] of one recording, whose files it writes, a summary a lead; place: Path or address;
+    opened: opens it, here or in another process.
 
     Of what is not in the file a summary has "stem", where its files are; "page", whether a page is
     among them; and "earlier" where an earlier run has done it. Raises UserError after --timeout.
     """
     with cluster.within(args.timeout, place):
-        return process_leads(args, place)
+        return process_leads(args, place, opened)
 
 
-def process_leads(args, place):
+def process_leads(args, place, opened):
     """`process` without a limit of time."""
     use_threads(args.threads)
     model, stored = load(args)
@@ -127,7 +128,7 @@ def process_leads(args, place):
     if done:
         return done
 
-    with places.fetched(place, files) as path, reader.open_recording(path, args.fs) as recording:
+    with places.fetched(place, files) as path, opened(path, args.fs) as recording:
         if not every:
             return [write_lead(args, recording, stem, model, stored, origin)]
 
@@ -149,6 +150,8 @@ def process_leads(args, place):
 
 def write_lead(args, recording, stem, model, stored, origin):
     """Summary of one lead of an open recording; its files are written."""
+    from recording.scored import score_recording
+
     # a bar for the pieces of one recording, where it is the only one at a time
     progress = iter
     if args.jobs == 1 and not args.cluster:
@@ -160,8 +163,9 @@ def write_lead(args, recording, stem, model, stored, origin):
                                             settings.AAMI_OF,
                                             "Leave --beats out to have them detected.")
 
-    found, scored = score_recording(recording, model, stored, given_s=given_s,
-                                    device=device_of(args.device), progress=progress,
+    device = device_of(args.device or best_device())
+    found, scored = score_recording(recording, model, stored, given_s=given_s, device=device,
+                                    progress=progress,
                                     **{name: getattr(args, name) for name in ASKED})
 
     with places.written(stem, last=".json") as here:
@@ -171,7 +175,7 @@ def write_lead(args, recording, stem, model, stored, origin):
         for old in (summary_path, page_path):
             old.unlink(missing_ok=True)
 
-        output.write_all(here, scored)
+        output.write_all(here, scored, recording.later)
         if args.html:
             from recording import page  # here: bokeh takes a second to load, and only pages need it
             page.write_page(page_path, scored, found, recording)

@@ -20,8 +20,8 @@ Zhao & Zhang 2018, Front Physiol 9:727).
 """
 
 import numpy as np
+import scipy
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.stats import trim_mean
 
 REASONS = ("", "missing", "flat", "saturated", "noise", "no QRS complexes")
 VERDICT_S = 10.0              # a verdict for each window of this length
@@ -172,10 +172,12 @@ def match_by_window(peaks, correlation, amplitude, starts, window):
     low, high = np.searchsorted(peaks, [starts, starts + window])
     for k, (first, last) in enumerate(zip(low, high)):
         known = correlation[first:last]
-        known = known[~np.isnan(known)]
+        known = np.sort(known[~np.isnan(known)])
         if len(known) >= MIN_BEATS:
-            result[:, k] = (np.quantile(known, CORRELATION_QUANTILE, method="lower"),
-                            np.median(amplitude[first:last]))
+            # as np.quantile and np.median do of a whole array; here it is one in each window
+            size = np.sort(amplitude[first:last])
+            result[:, k] = (known[int((len(known) - 1) * CORRELATION_QUANTILE)],
+                            (size[(len(size) - 1) // 2] + size[len(size) // 2]) / 2)
     return result
 
 
@@ -226,8 +228,9 @@ def mix_noise(signal_mv, noise_mv, beats, snr_db, fs_hz):
     if not len(beats) or not len(chunks):
         raise ValueError(f"{len(beats)} beats inside the signal and {len(chunks)} s of noise: "
                          "expected at least one of each")
-    size = trim_mean(np.ptp(signal_mv[beats[:, None] + np.arange(-half, half + 1)], axis=1), 0.05)
-    rms = trim_mean(chunks.std(axis=1), 0.05)
+    heights = np.ptp(signal_mv[beats[:, None] + np.arange(-half, half + 1)], axis=1)
+    size = scipy.stats.trim_mean(heights, 0.05)
+    rms = scipy.stats.trim_mean(chunks.std(axis=1), 0.05)
     if not rms > 0:
         raise ValueError("the noise has no power")
 

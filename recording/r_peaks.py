@@ -5,8 +5,7 @@ Pure functions over arrays. Figures are of detections held against the experts' 
 """
 
 import numpy as np
-import sleepecg
-from scipy.ndimage import median_filter
+import scipy
 
 REFRACTORY_S = 0.2  # of two beats nearer than this the first is kept
 SHORTEST_S = 0.2     # that can hold a QRS complex
@@ -49,6 +48,8 @@ def detect(raw, fs_hz):
     recording: it is started on each of WARM_UP_S of the signal mirrored before its beginning, and
     the detections that are best as a whole are taken.
     """
+    import sleepecg   # here: as in pieces.load_libraries
+
     # sleepecg 0.6.0 leaves out a flat beginning, and fails on a rest that is shorter than a beat
     swings = np.flatnonzero(np.diff(raw))
     if len(raw) < 2 * fs_hz or not len(swings) or len(raw) - swings[0] < SHORTEST_S * fs_hz:
@@ -100,16 +101,23 @@ def search_back(filtered, found, fs_hz):
         return found
 
     slope = slope_of(filtered, fs_hz)
-    usual = median_filter(steepness(slope, found, STEEP_S, fs_hz), STEEP_BEATS, mode="nearest")
+    usual = scipy.ndimage.median_filter(steepness(slope, found, STEEP_S, fs_hz), STEEP_BEATS,
+                                        mode="nearest")
 
     reach = round(SEARCH_S * fs_hz)
     gaps = np.flatnonzero(np.diff(found) > 2 * reach)
+    least = SEARCH_SIZE * np.minimum(usual[gaps], usual[gaps + 1])
+
+    # most gaps hold nothing as steep, and need no closer look
+    room = round(STEEP_S * fs_hz)
+    possible = ranges(slope, found[gaps] + reach - room, found[gaps + 1] - reach + room) >= least
+    gaps, least = gaps[possible], least[possible]
+
     passed = np.empty(len(gaps), int)
     for i, k in enumerate(gaps):
         first = found[k] + reach
         passed[i] = first + first_deflection(np.abs(filtered[first:found[k + 1] - reach + 1]))
 
-    least = SEARCH_SIZE * np.minimum(usual[gaps], usual[gaps + 1])
     steep = steepness(slope, passed, STEEP_S, fs_hz) >= least
 
     kept = []
@@ -117,6 +125,13 @@ def search_back(filtered, found, fs_hz):
         if not is_t_wave(slope, found, k, beat, fs_hz):
             kept.append(beat)
     return np.sort(np.append(found, np.array(kept, int)))
+
+
+def ranges(values, first, last):
+    """(m,) range of values (n,) from each index first to last (m,), both included."""
+    values = np.append(values, values[-1])    # what lies behind the last one begins somewhere
+    ends = np.clip(np.stack([first, last + 1], axis=1), 0, len(values) - 1).ravel()
+    return (np.maximum.reduceat(values, ends) - np.minimum.reduceat(values, ends))[::2]
 
 
 def first_deflection(size):

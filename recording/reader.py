@@ -7,6 +7,7 @@ Files are untrusted: whatever is wrong with one is a UserError, no file outside 
 folder is read, and nothing is allocated because a header says so.
 """
 
+import functools
 import glob
 import os
 import pkgutil
@@ -18,6 +19,7 @@ import numpy as np
 
 from pipeline.errors import UserError, said
 from recording.reader_files import check_rate, regular_file
+from recording.reader_header import header_lines, named_files
 from recording.reader_sniff import DOUBTFUL, OF_LIBRARY, sentence, why_not
 
 # A format is added here, and only here. An opener takes the path of a file that exists, and the
@@ -89,6 +91,17 @@ class Recording:
         # a table or an array may hold infinity, or numbers whose square is: no filter survives them
         signal[~(np.abs(signal) <= MAX_VALUE)] = np.nan
         return signal
+
+    def each(self, work, items, *args):
+        """Yield work(recording, item, *args) of each item; ahead.py has it done by another process,
+        the next while this one is dealt with.
+        """
+        for item in items:
+            yield work(self, item, *args)
+
+    def later(self, work, *args):
+        """A function that gives work(*args); ahead.py begins with it at once."""
+        return functools.partial(work, *args)
 
     def close(self):
         """Let go of the file; what was written for it in the temporary folder is gone."""
@@ -197,8 +210,6 @@ def _without_parts(paths):
     parts = set()
     for path in paths:
         if path.suffix.lower() == ".hea":
-            # here: wfdb takes half a second to load
-            from recording.reader_wfdb import header_lines, named_files
             # a header that cannot be read is said when the recording is opened
             with suppress(UserError, OSError):
                 parts.update(path.with_name(name) for name in named_files(header_lines(path))
@@ -207,6 +218,14 @@ def _without_parts(paths):
 
 
 # --- opening ------------------------------------------------------------------------------------
+
+def load_reader(path):
+    """The opener of the format that a path's suffix names, its libraries imported; None for another
+    suffix.
+    """
+    opener = READERS.get(Path(path).suffix.lower())
+    return pkgutil.resolve_name(opener) if isinstance(opener, str) else opener
+
 
 def open_recording(path, fs_hz=None):
     """The Recording in a file of a format in READERS; a WFDB record may be named without suffix.
@@ -223,16 +242,12 @@ def open_recording(path, fs_hz=None):
 
     try:
         file = regular_file(path)
-        opener = READERS.get(path.suffix.lower())
-        if not opener:
+        if path.suffix.lower() not in READERS:
             raise UserError(f"{path}: no format that is read here; expected one of "
                             f"{' '.join(SUFFIXES)}. Convert the recording to one of them.")
         if file.stat().st_size == 0:
             raise UserError(f"{path}: empty. Copy or export the recording again.")
-
-        if isinstance(opener, str):
-            opener = pkgutil.resolve_name(opener)
-        source = opener(path, fs_hz)
+        source = load_reader(path)(path, fs_hz)
     except UserError:
         raise
     except (OSError, RuntimeError) as error:

@@ -18,8 +18,8 @@ from wfdb.io._signal import BIT_RES, BYTES_PER_SAMPLE, COMPRESSED_FMTS, _rd_segm
 
 from pipeline.errors import UserError, said
 from recording.reader_files import FILE_NAME, WFDB_RECORD, beside, overlaps, start_of, to_mv
+from recording.reader_header import header_lines
 
-MAX_HEADER_BYTES = 8 * 2**20    # the longest multi-segment headers of MIMIC have 0.2 MB
 MAX_ANNOTATION_BYTES = 20e6     # two weeks of beats, each with a note, have 15 MB
 DEFAULT_FS_HZ = 250.0           # what the WFDB library takes where the header says nothing
 DEFAULT_GAIN = 200.0            # likewise, per mV; such a lead is not calibrated
@@ -33,22 +33,6 @@ SIGNAL_LINE = re.compile(
     r"(\s+\S+(\s+(?P<zero>[-+]?\d{1,12})(\s+(?P<first>[-+]?\d{1,9})"
     r"(\s+\S+(\s+\S+(\s+(?P<name>.*))?)?)?)?)?)?)?")
 SEGMENT_LINE = re.compile(r"(\S+)\s+(\d{1,15})")
-
-
-def header_lines(path):
-    """Lines of a WFDB header without comments and empty ones."""
-    size = path.stat().st_size
-    if size > MAX_HEADER_BYTES:
-        raise UserError(f"{path}: {size:,} bytes are no WFDB header; expected at most "
-                        f"{MAX_HEADER_BYTES:,}. Copy it again.")
-
-    return split_header(path.read_bytes())
-
-
-def split_header(raw):
-    """The same of a header's content (bytes)."""
-    lines = map(str.strip, re.split(r"[\r\n]+", raw.decode("utf-8", "replace")))
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def read_annotations(base, extension):
@@ -80,14 +64,6 @@ def _kind_of_note(note):
     if annotation.rx_fs.search(note):
         return "R"
     return {"## annotation type definitions": "B", "## end of definitions": "E"}.get(note, "X")
-
-
-def named_files(lines):
-    """Names of the files that a header's lines name: of its signals, or its segments' headers."""
-    match = WFDB_RECORD.match(lines[0]) if lines else None
-    suffix = ".hea" if match and match[2] else ""
-    names = dict.fromkeys(line.split()[0] for line in lines[1:])
-    return [name + suffix for name in names if FILE_NAME.fullmatch(name)]
 
 
 def _matches(pattern, file, line):
@@ -230,8 +206,11 @@ class _Segment:
                 "is damaged or has become shorter. Copy it again.") from error
 
         # the mean of a frame is that of the samples it has; wfdb takes a missing one for a number
-        frames = values.reshape(-1, signal.samps_per_frame)
-        mean = np.ma.masked_where(frames == signal.missing, frames).mean(axis=1).filled(np.nan)
+        if signal.samps_per_frame == 1:
+            mean = np.where(values == signal.missing, np.nan, values)
+        else:
+            frames = values.reshape(-1, signal.samps_per_frame)
+            mean = np.ma.masked_where(frames == signal.missing, frames).mean(axis=1).filled(np.nan)
         result[:len(mean)] = (mean - signal.baseline) * signal.scale
         return result
 

@@ -6,10 +6,11 @@ prematurity (Ward 1963), single beats among them. Each is accepted, rejected or 
 """
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
+import scipy
 
 from recording.groups import described
-from scoring.features import BATCH, slices
+from scoring.features import BATCH
+from scoring.rows import slices
 
 # In 23 records of svdb and 22 of DS1 flagged beats make 5 and 6 review groups (median), 9 and 11 at
 # most; 93 and 95 % of the beats are of the most frequent class of theirs. Without a limit (average
@@ -56,10 +57,10 @@ def ward_labels(vectors):
 
     # evenly in time
     sample = vectors[::-(-len(vectors) // SAMPLE)]
-    tree = linkage(sample, "ward")
-    label = fcluster(tree, HEIGHT, "distance")
+    tree = scipy.cluster.hierarchy.linkage(sample, "ward")
+    label = scipy.cluster.hierarchy.fcluster(tree, HEIGHT, "distance")
     if label.max() > MOST:
-        label = fcluster(tree, MOST, "maxclust")
+        label = scipy.cluster.hierarchy.fcluster(tree, MOST, "maxclust")
     if len(sample) == len(vectors):
         return label - 1
 
@@ -73,7 +74,7 @@ def rows(number, found, kind, time_s):
     """[{"review_group", "kind", "beats", "excess", "early", "qrs_distance", "first_s", "why"}], a
     row a review group, in their order.
 
-    number (n,) as of review_groups, 0 where not flagged; found: scan.Evidence; kind, time_s (n,).
+    number (n,) as of review_groups, 0 where not flagged; found: beats.Evidence; kind, time_s (n,).
     """
     return [{"review_group": one} | described(number == one, found, kind, time_s)
             for one in range(1, number.max(initial=0) + 1)]

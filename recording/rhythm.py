@@ -15,7 +15,7 @@ An interval counts where nothing between its beats is unreadable. Runs are those
 import numpy as np
 
 from recording.episodes import RUN_BEATS, VENTRICULAR, pieces, spells
-from recording.scan import joined
+from recording.beats import joined
 
 USUAL_RR_S = (0.2, 5)     # intervals that a heart rate is taken from: outside of these it is a
                           # missed beat or one too many
@@ -46,7 +46,7 @@ def rhythm_of(scored):
 
 
 def rates(time_s, linked):
-    """The three rates, from time_s (n,) of the beats and linked (n - 1,) bool: see scan.joined."""
+    """The three rates, from time_s (n,) of the beats and linked (n - 1,) bool: see beats.joined."""
     rr_s = np.diff(time_s)
     usual = linked & (rr_s > USUAL_RR_S[0]) & (rr_s < USUAL_RR_S[1])
     mean = float(60 / rr_s[usual].mean()) if usual.any() else None

@@ -4,68 +4,18 @@ The excess of a beat is its score less the median of the recording's own regular
 on it is flagged, with the beats that are like it.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 
 import config
 from models import reconstruct
 from pipeline.errors import UserError
-from recording import episodes, flags, groups, quality, review, scan, trust
-from recording.quality import VERDICT_S
+from recording import episodes, flags, groups, pieces, quality, review, scan, trust
+from recording.beats import APART_S, EXAMPLES, ScoredBeats, joined
 from recording.rhythm import rhythm_of
-from recording.scan import DetectedBeats, Evidence
 from scoring.detector import excess_at
 from scoring.features import BATCH
 from scoring.scores import SCORES
-
-EXAMPLES = 8           # most abnormal beats kept with their drawing by the network
-APART_S = 10           # two of them are at least this far apart
-
-
-@dataclass
-class ScoredBeats:
-    """One recording's beats, what is known of each, and flags (n,), False where not scored."""
-
-    name: str
-    lead: str
-    lead_index: int
-    fs_hz: float               # of the recording
-    start: object              # datetime or None
-    unit: str                  # of the signal
-    beats: DetectedBeats
-    found: Evidence
-    flagged: np.ndarray
-    line: float
-    kind: np.ndarray           # (n,) N; S, V, F or Q where flagged (recording/kinds.py); "" else
-    review_group: np.ndarray   # (n,) of review.review_groups; 0 where not flagged
-    episodes: list = field(default_factory=list)   # of episodes.episodes
-    examples: list = field(default_factory=list)   # of most_abnormal
-    mean_beats: tuple = ()                         # of review.mean_beats
-
-    @property
-    def excess(self):
-        """(n,) NaN where not scored."""
-        return self.found.excess
-
-    @property
-    def samples(self):
-        """(n,) R peaks in samples of the recording."""
-        return np.round(self.beats.time_s * self.fs_hz).astype(np.int64)
-
-    @property
-    def rr_before_s(self):
-        """(n,) time since the beat before; NaN for the first."""
-        return np.diff(self.beats.time_s, prepend=np.nan)
-
-    @property
-    def unreadable_s(self):
-        """(k, 2) from, to, of the unreadable stretches."""
-        edges = np.diff(self.beats.unreadable > 0, prepend=False, append=False)
-        last_s = (round(self.beats.duration_s * self.fs_hz) - 1) / self.fs_hz
-        return np.minimum(np.flatnonzero(edges) * VERDICT_S, last_s).reshape(-1, 2)
-
 
 # --- one recording --------------------------------------------------------------------------------
 
@@ -84,7 +34,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     fitted = stored["fitted"]
     model.to(device)
 
-    lead, why = scan.choose_lead(recording, lead, signal)
+    lead, why = pieces.choose_lead(recording, lead, signal)
     beats = scan.scan(recording, lead, model, signal, fitted["settings"], device, given_s,
                       score_all, progress)
     found = scan.score(beats, fitted, score_name(stored, causal), causal, signal["FS_HZ"])
@@ -106,7 +56,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     review_group[flagged] = review.review_groups(
         latents, found.early[flagged], found.excess[flagged], kind[flagged])
 
-    stretches = episodes.episodes(beats.time_s, kind, scan.joined(beats), found.without_p)
+    stretches = episodes.episodes(beats.time_s, kind, joined(beats), found.without_p)
     stretches += episodes.without_qrs(beats.without_qrs, quality.VERDICT_S, beats.duration_s)
     stretches += episodes.still(beats.swing, beats.unreadable, quality.VERDICT_S, stretches)
     stretches.sort(key=lambda episode: episode["start_s"])
@@ -127,7 +77,7 @@ def score_recording(recording, model, stored, *, lead=None, given_s=None, causal
     summary["warnings"] += trust.inverted(beats, kind, scored.lead, signal["FS_HZ"])
     fast = [episode for episode in stretches if episode["kind"] == "tachycardia"]
     summary["warnings"] += trust.of_its_own(beats.scored, found.group, beats.time_s, fast)
-    summary["warnings"] += trust.rate_doubt(beats.time_s, scan.joined(beats))
+    summary["warnings"] += trust.rate_doubt(beats.time_s, joined(beats))
     return summary, scored
 
 

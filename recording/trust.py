@@ -79,7 +79,7 @@ def of_its_own(scored, group, time_s, fast):
 
 def rate_doubt(time_s, linked):
     """[sentence] where the usual rate is hardly one of a person awake or asleep: the sampling rate
-    may be wrong. time_s (n,); linked (n - 1,) bool as of scan.joined.
+    may be wrong. time_s (n,); linked (n - 1,) bool as of beats.joined.
     """
     rr_s = np.diff(time_s)[linked]
     if len(rr_s) < LEAST_BEATS:

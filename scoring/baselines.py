@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from preprocess import gaussian
-from scoring.features import rows_by_record, slices
+from scoring.rows import rows_by_record, slices
 from scoring.scores import neighbours
 
 COMPONENTS = 32        # as many as the network has latent dimensions

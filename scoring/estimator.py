@@ -20,7 +20,8 @@ import config
 from models import fused, load_checkpoint
 from pipeline import settings
 from preprocess import normalise
-from scoring.features import BATCH, slices
+from scoring.features import BATCH
+from scoring.rows import slices
 from scoring.scores import SEARCH, neighbours
 
 # The line of "auto": 98.5 % (mean over records) of the normal beats of DS1 after the first five

@@ -10,10 +10,11 @@ usual where one beat in ten is premature. No label is read: only when beats are.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import percentile_filter
+import scipy
 
 from models import reconstruct
 from preprocess import gaussian
+from scoring.rows import rows_by_record, slices
 
 BATCH = 512      # segments a forward pass: larger ones leave the cache and are slower on a CPU
 SAME_RR_S = 0.001    # the RR after a beat and the RR before the next one are one interval
@@ -104,19 +105,6 @@ def observe(model, x, settings, fs_hz, device):
     return recon, z.numpy(), mse, qrs_error
 
 
-def slices(n, size):
-    """Slices of `size` that cover n rows."""
-    return [slice(start, start + size) for start in range(0, n, size)]
-
-
-def rows_by_record(record):
-    """{name: row numbers, rising} of the records, by name."""
-    # stable: within a record the beats stay in time, which the causal scores count on
-    order = np.argsort(record, kind="stable")
-    names, starts = np.unique(record[order], return_index=True)
-    return dict(zip(names.tolist(), np.split(order, starts[1:])))
-
-
 # --- rhythm ---------------------------------------------------------------------------------------
 
 def fill_missing_rr(rr_s, causal):
@@ -141,7 +129,7 @@ def local_percentile(values, beats, percentile, causal):
     n = len(values)
     beats = min(beats, n)
     half = beats // 2
-    centred = percentile_filter(values, percentile, beats)
+    centred = scipy.ndimage.percentile_filter(values, percentile, beats)
 
     # a window that is cut would take its percentile of fewer beats near the ends than elsewhere
     if not causal:

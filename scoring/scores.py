@@ -24,7 +24,8 @@ from typing import Callable
 import numpy as np
 
 from pipeline.errors import UserError
-from scoring.features import rows_by_record, slices
+from pipeline.runtime import in_threads
+from scoring.rows import rows_by_record, slices
 
 # beats whose neighbours are searched at a time: memory does not grow with the recording
 SEARCH = 20000
@@ -105,23 +106,28 @@ def distance_to_share(known, queries, share):
     k = min(max(3, int(share * len(known))), len(known) - 1)
     result = np.empty(len(queries))
 
-    for part, away in squares_away(known, queries):
+    def of(part, away):
         away.partition(k, axis=1)
         square = away[:, k] + (queries[part] ** 2).sum(axis=1)
         result[part] = 0.5 * np.log(np.maximum(square, TINY))
+
+    for_blocks(of, known, queries)
     return result
 
 
-def squares_away(known, queries):
-    """Of each BLOCK of queries (m, d): (its slice, squared distances (BLOCK, r) to known (r, d),
-    each less the square of the query's length).
+def for_blocks(function, known, queries):
+    """Call function(part, away) of each BLOCK of queries (m, d): its slice, and its squared
+    distances (BLOCK, r) to known (r, d), each less the square of the query's length.
     """
     squares = (known ** 2).sum(axis=1)
-    # as one matrix product: |q|^2 - 2 q r + |r|^2
-    for part in slices(len(queries), BLOCK):
+
+    def call(part):
+        # as one matrix product: |q|^2 - 2 q r + |r|^2
         away = (-2 * queries[part]) @ known.T
         away += squares
-        yield part, away
+        function(part, away)
+
+    in_threads(call, slices(len(queries), BLOCK))
 
 
 # --- scores ---------------------------------------------------------------------------------------

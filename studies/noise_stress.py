@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 from pipeline.figures import CURVES, new_figure, save
 from pipeline.tables import readable
 from preprocess import resample
-from recording import quality, reader, scan
+from recording import pieces, quality, reader
 from recording.scored import score_recording
 from scoring.ec57 import UNCOUNTED_S
 from studies import expert_labels
@@ -73,7 +73,7 @@ def score_record(path, noise_path, snr_db, model, stored, device):
     """
     runtime.use_threads(1)
     with reader.open_recording(path) as recording:
-        lead, _ = scan.choose_lead(recording, None, stored["segment_settings"])
+        lead, _ = pieces.choose_lead(recording, None, stored["segment_settings"])
         signal = recording.read(lead, 0, recording.n_samples)
         time_s, symbol = expert_labels.expert_beats(path, "atr", recording.fs_hz)
 

@@ -32,7 +32,8 @@ from pipeline.artefacts import write_json
 from pipeline.corruption import Corruption
 from pipeline.tables import readable
 from scoring import detector, metrics
-from scoring.features import BeatFeatures, rows_by_record, slices
+from scoring.features import BeatFeatures
+from scoring.rows import rows_by_record, slices
 from studies.other_settings import load_or_train, other_settings
 
 FOLDS = 3            # of the patients of DS1: seven or so in each

@@ -23,9 +23,8 @@ import train_mitbih
 import visualize
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
-from recording.scored import ScoredBeats
-from recording.scan import Evidence
-from recording.reader import open_recording
+from recording.beats import Evidence, ScoredBeats
+from recording.reader import Recording, open_recording
 
 SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08",
          "test": "s10 s11"}
@@ -211,6 +210,9 @@ class Leads:
         self.start = None
         self.n_samples = len(signals[0])
         self.reads = []
+
+    each = Recording.each
+    later = Recording.later
 
     def read(self, lead, start, stop):
         self.reads.append((start, stop))

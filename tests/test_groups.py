@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import adjusted_rand_score
 
 from recording import flags, groups
-from recording.scan import Evidence
+from recording.beats import Evidence
 
 
 def shapes(*sizes, apart=20.0, seed=0):

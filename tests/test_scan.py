@@ -12,7 +12,7 @@ from scipy.signal import resample
 import models
 import preprocess
 from pipeline import settings, simulated_ecg
-from recording import quality, r_peaks, scan
+from recording import pieces, quality, r_peaks, scan
 from scoring import detector
 
 FS = 360
@@ -59,7 +59,7 @@ def test_beats_do_not_depend_on_where_pieces_begin(simulated, shipped, monkeypat
     detector learns first.
     """
     whole, _ = scanned(simulated[0], shipped)
-    monkeypatch.setattr(scan, "PIECE_S", 30)
+    monkeypatch.setattr(pieces, "PIECE_S", 30)
     parts, reads = scanned(simulated[0], shipped)
     assert [k / FS for k in reads[1]] == [0, 90] and len(reads) == 12
     assert abs(len(parts.time_s) - len(whole.time_s)) <= 1
@@ -175,4 +175,4 @@ def test_lead_is_asked_for_named_or_most_readable(simulated, shipped, names, wan
     noise = np.random.default_rng(0).normal(size=len(signal))
     recording = Leads([noise, signal, np.zeros(len(signal))][:len(names.split())], FS,
                       names.split())
-    assert scan.choose_lead(recording, wanted, shipped[1]["segment_settings"]) == expected
+    assert pieces.choose_lead(recording, wanted, shipped[1]["segment_settings"]) == expected

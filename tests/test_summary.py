@@ -15,7 +15,8 @@ from conftest import scored_beats
 import detect
 from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
-from recording import cluster, episodes, scan, summary
+from recording import cluster, episodes, summary
+from recording.beats import joined
 from recording.rhythm import rhythm_of
 from test_page import HOSTILE
 from test_page_browser import browser, complaints  # noqa: F401 (browser is a fixture)
@@ -41,7 +42,7 @@ def beats_of(rr_s, kind, gap_s=()):
     scored = scored_beats(1000 * time_s, excess, 1000 * (time_s[-1] + 1), fs_hz=1000)
     scored.kind = np.where(letters == "-", "", letters)
     scored.beats.unreadable[(np.array(gap_s) // 10).astype(int)] = 1
-    scored.episodes = episodes.episodes(time_s, scored.kind, scan.joined(scored.beats))
+    scored.episodes = episodes.episodes(time_s, scored.kind, joined(scored.beats))
     return scored
 
 

@@ -20,7 +20,7 @@ import visualize
 from pipeline import artefacts, figures, settings
 from pipeline.errors import UserError
 from recording import picture
-from recording.scored import EXAMPLES
+from recording.beats import EXAMPLES
 from scoring import beat_parts
 from studies import ablation, benchmark_report, network_worth, noise_stress
 
