@@ -4,6 +4,7 @@ x (n, 1, 720) -> z (n, 32) -> recon (n, 1, 720); 583,361 parameters at the defau
 Another network is a class like ConvAutoencoder and a row in NETWORKS: docs/extending.md.
 """
 
+import copy
 import hashlib
 import inspect
 import io
@@ -151,19 +152,21 @@ def n_parameters(model):
 # --- inference ------------------------------------------------------------------------------------
 
 def fused(model):
-    """A copy for inference whose convolutions hold the batch norms: the same to float rounding."""
-    copy = type(model)(**model.model_args)
-    copy.load_state_dict(model.state_dict())
-    copy.to(next(model.parameters()).device).eval()
+    """A copy for inference whose convolutions hold the batch norms: the same to float rounding; the
+    model itself where it is one.
+    """
+    if not any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
+        return model
+    result = copy.deepcopy(model).eval()
 
-    for layers in [m for m in copy.modules() if isinstance(m, nn.Sequential)]:
+    for layers in [m for m in result.modules() if isinstance(m, nn.Sequential)]:
         for k, layer in enumerate(layers):
             if isinstance(layer, nn.BatchNorm1d):
                 before = layers[k - 1]
                 layers[k - 1] = fuse_conv_bn_eval(before, layer,
                                                   isinstance(before, nn.ConvTranspose1d))
                 layers[k] = nn.Identity()
-    return copy
+    return result
 
 
 @torch.inference_mode()

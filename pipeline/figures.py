@@ -61,7 +61,7 @@ def save(path, draw, few_colours=True):
         return
 
     with whole_file(path) as part:
-        image.save(part, format="PNG", dpi=(DPI, DPI))
+        image.save(part, format="PNG", dpi=(DPI, DPI), compress_level=6 if few_colours else 3)
 
 
 def pixels(path):

@@ -97,7 +97,13 @@ def in_threads(function, items):
     """
     import torch
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) < 2:
+        for item in items:
+            function(item)
+        return
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         # an error comes out where its result is taken
         for _ in pool.map(function, items):
             pass

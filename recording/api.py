@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import config
-from models import load_checkpoint
+from models import fused, load_checkpoint
 from pipeline import settings
 from pipeline.artefacts import without_nan
 from pipeline.errors import UserError
@@ -81,7 +81,8 @@ def reasons(scored):
 
 
 def load_detector(path, command, name=None):
-    """(model, stored) of a checkpoint that fits today's scores; name: what messages call it.
+    """(model, stored) of a checkpoint that fits today's scores, the model as it is fastest; name:
+    what messages call it.
 
     Raises UserError, which names the `command` that makes it, where it does not.
     """
@@ -92,7 +93,7 @@ def load_detector(path, command, name=None):
     if lacking:
         raise UserError(f"{name or path}: its scores were fitted without {', '.join(lacking)}, by "
                         f"an earlier version. Fit them anew with: {command}")
-    return model, stored
+    return fused(model), stored
 
 
 # --- what is given --------------------------------------------------------------------------------

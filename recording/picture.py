@@ -1,7 +1,5 @@
 """The picture that detect.py writes: the whole recording, and its most abnormal beats."""
 
-import itertools
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -9,7 +7,19 @@ from pipeline.figures import ABNORMAL, DPI, GREY, NORMAL
 from recording.rhythm import USUAL_RR_S
 from recording.beats import APART_S, EXAMPLES
 
-BINS = 180             # stretches of the time axis: 10 s of half an hour, some beats
+BINS = 180             # stretches of the time axis: 10 s of half an hour ...
+BIN_S = 5              # ... and this at least: some beats
+UNITS = (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 0))   # of what is longer than the last, s
+IN_A_ROW = 4           # of the beats of highest excess ...
+BESIDE_S = 2.3         # ... so far from R peak to R peak: each is 2 s long
+SHORT_S = 120          # a recording whose rate over time says nothing
+LONG_IN = 4.5          # height of what is drawn over time ...
+SHORT_IN = 2.6
+EXAMPLES_IN = (0, 2.45, 3.9)   # ... and of so many rows of beats
+TICKS_S = (-0.5, 0, 0.5)
+LINES = {"signal": {"color": GREY, "linewidth": 0.8, "label": "signal"},
+         "recon": {"color": ABNORMAL, "linewidth": 1.1,
+                   "label": "the network's drawing of the beat, tapered as it sees it"}}
 
 
 def clock(time_s):
@@ -19,24 +29,45 @@ def clock(time_s):
 
 
 def draw_overview(scored):
-    """Figure of the whole recording: excess, flagged share, heart rate; below, the most
-    abnormal beats.
+    """Figure of the whole recording: excess, and of more than SHORT_S flagged share and heart rate;
+    below, the most abnormal beats.
     """
+    rows = -(-len(scored.examples) // IN_A_ROW)   # none where no beat could be scored
+    short = scored.beats.duration_s <= SHORT_S
+    heights_in = [SHORT_IN if short else LONG_IN, *[EXAMPLES_IN[rows]] * bool(rows)]
+
+    # margins and places of labels by hand: to find them doubles the time of drawing
+    figure = Figure(figsize=(9, sum(heights_in)), dpi=DPI)
+    over_time, *below = figure.subfigures(len(heights_in), 1, squeeze=False,
+                                          height_ratios=heights_in)[:, 0]
+    draw_over_time(over_time, scored, heights_in[0])
+    for part in below:
+        draw_examples(part, scored, rows)
+
+    for ax in figure.axes:
+        ax.yaxis.set_label_coords(-0.055, 0.5)
+        ax.set_title("", y=1)
+    return figure
+
+
+def draw_over_time(figure, scored, height_in):
+    """Excess, and where there is room flagged share and heart rate."""
     beats = scored.beats
-    # margins by hand: to find them doubles the time of drawing
-    figure = Figure(figsize=(9, 8.4), dpi=DPI)
     figure.suptitle(f"{scored.name}  ·  lead {scored.lead}  ·  "
                     f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} flagged  ·  "
-                    f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9, y=0.99)
-
-    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
-    axes = above.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1), gridspec_kw={
-        "left": 0.085, "right": 0.985, "bottom": 0.1, "top": 0.89, "hspace": 0.16})
+                    f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9,
+                    y=1 - 0.08 / height_in)
+    ratios = (1,) if height_in == SHORT_IN else (2, 1, 1)
+    axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={
+        "left": 0.085, "right": 0.985, "bottom": 0.45 / height_in, "top": 1 - 0.5 / height_in,
+        "hspace": 0.16, "height_ratios": ratios})[:, 0]
 
     # a day in hours, half an hour in minutes
-    unit, unit_s = ("h", 3600) if beats.duration_s > 7200 else ("min", 60)
+    unit, unit_s = next((unit, unit_s) for unit, unit_s, longer_s in UNITS
+                        if beats.duration_s > longer_s)
     draw_beats(axes[0], scored, unit_s)
-    draw_rates(axes[1], axes[2], scored, unit_s)
+    if len(axes) > 1:
+        draw_rates(axes[1], axes[2], scored, unit_s)
 
     # one entry in the legend for all stretches
     for ax in axes:
@@ -46,12 +77,8 @@ def draw_overview(scored):
             label = None
 
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=2, frameon=False)
-    axes[2].set(xlabel=f"time in the recording ({unit})", xlim=(0, beats.duration_s / unit_s))
-
-    # none where no beat could be scored
-    if scored.examples:
-        draw_examples(below, scored)
-    return figure
+    axes[-1].set(xlabel=f"time in the recording ({unit})", xlim=(0, beats.duration_s / unit_s))
+    axes[-1].xaxis.set_label_coords(0.5, -0.27 / axes[-1].get_position().height / height_in)
 
 
 def draw_beats(ax, scored, unit_s):
@@ -73,14 +100,17 @@ def draw_beats(ax, scored, unit_s):
 
 
 def draw_rates(flag_ax, rate_ax, scored, unit_s):
-    """Flagged share and heart rate of each of BINS stretches."""
-    edges = np.linspace(0, scored.beats.duration_s, BINS + 1)
+    """Flagged share and heart rate of each of BINS stretches, fewer in a short recording."""
+    bins = min(BINS, max(1, int(scored.beats.duration_s / BIN_S)))
+    edges = np.linspace(0, scored.beats.duration_s, bins + 1)
     rows = rates(scored, edges)
-    flag_ax.fill_between(edges[:-1] / unit_s, np.nan_to_num(rows["flagged"]), step="post",
-                         color=ABNORMAL, linewidth=0)
+    flag_ax.stairs(np.nan_to_num(rows["flagged"]), edges / unit_s, fill=True, color=ABNORMAL)
     flag_ax.set(ylabel="flagged\n(% of beats)", ylim=(0, 100))
 
-    rate_ax.plot((edges[:-1] + edges[1:]) / 2 / unit_s, rows["rate"], color="black", linewidth=0.8)
+    # a stretch between two without a beat has no line through it
+    alone = "." if np.isnan(rows["rate"]).any() else ""
+    rate_ax.plot((edges[:-1] + edges[1:]) / 2 / unit_s, rows["rate"], color="black", linewidth=0.8,
+                 marker=alone, markersize=2)
     rate_ax.set(ylabel="heart rate\n(beats/min)")
 
 
@@ -105,24 +135,33 @@ def rates(scored, edges):
             "flagged": mean(scored.beats.scored, 100 * scored.flagged)}
 
 
-def draw_examples(figure, scored):
-    """The most abnormal beats, each as it is and as the network draws it."""
-    grid = figure.subplots(2, EXAMPLES // 2, sharex=True, gridspec_kw={
-        "left": 0.085, "right": 0.985, "bottom": 0.18, "top": 0.87, "hspace": 0.26, "wspace": 0.22})
-    for ax, example in itertools.zip_longest(grid.flat, scored.examples):
-        if example is None:
-            ax.set_axis_off()
-            continue
-        ax.plot(example["offset_s"], example["signal"], color=GREY, linewidth=0.8, label="signal")
-        ax.plot(example["offset_s"], example["recon"], color=ABNORMAL, linewidth=1.1,
-                label="the network's drawing of the beat, tapered as it sees it")
-        ax.set_title(f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
-                     f"excess {example['excess']:.1f}", fontsize=8.5, y=1)
+def draw_examples(figure, scored, n_rows):
+    """The most abnormal beats, each as it is and as the network draws it, on one scale.
 
-    for ax in grid[-1]:
-        ax.set_xlabel("time from the R peak (s)")
-    for ax in grid[:, 0]:
-        ax.set_ylabel(f"signal ({scored.unit})")
+    Four stand side by side in the axes of a row: axes of its own for each take three times as long,
+    most of the time of a short recording.
+    """
+    height_in = EXAMPLES_IN[n_rows]
+    rows = figure.subplots(n_rows, 1, sharey=True, squeeze=False, gridspec_kw={
+        "left": 0.085, "right": 0.985, "bottom": 0.7 / height_in, "top": 1 - 0.52 / height_in,
+        "hspace": 0.36})[:, 0]
+    for k, ax in enumerate(rows):
+        examples = scored.examples[k * IN_A_ROW:][:IN_A_ROW]
+        centre_s = BESIDE_S * np.arange(len(examples))
+        for name, style in LINES.items():
+            time_s = [[*at + example["offset_s"], np.nan]
+                      for at, example in zip(centre_s, examples)]
+            values = [[*example[name], np.nan] for example in examples]
+            ax.plot(np.ravel(time_s), np.ravel(values), **style)
 
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="lower center", ncols=2)
+        for example, at in zip(examples, centre_s):
+            ax.text(at, 1.04, f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
+                    f"excess {example['excess']:.1f}", fontsize=8.5, ha="center",
+                    transform=ax.get_xaxis_transform())
+        ax.set_xticks(np.add.outer(centre_s, TICKS_S).ravel(), [*map(str, TICKS_S)] * len(examples))
+        ax.xaxis.set_label_coords(0.5, -0.24)
+        ax.set(xlim=(-BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5)), ylabel=f"signal ({scored.unit})")
+
+    rows[-1].set_xlabel("time from the R peak (s)")
+    figure.legend(*rows[0].get_legend_handles_labels(), loc="lower center", ncols=2)
     figure.suptitle(f"The beats of highest excess, at least {APART_S} s apart", fontsize=9)

@@ -25,6 +25,9 @@ LEADS = ".leads.json"   # which leads these are; written after all of their file
 ASKED = ("lead", "causal", "score_all", "excess", "alarms_per_hour", "sensitivity")
 
 
+_loaded = {}     # {(path, name, size, time) of a checkpoint: load_detector of it}
+
+
 # --- what it depends on ---------------------------------------------------------------------------
 
 def checkpoint_of(args):
@@ -34,14 +37,21 @@ def checkpoint_of(args):
 
 
 def load(args):
-    """(model, stored) of the checkpoint."""
+    """(model, stored) of the checkpoint; not loaded again while its file is the same."""
     with importing():
         from recording.api import load_detector
     described = settings.database(args.database, args.run)
 
     command = described.stage_command("train_mitbih.py", "patient", config.SEED)
     # on a worker of a cluster it is the copy that was sent there
-    return load_detector(cluster.local(checkpoint_of(args)), command, checkpoint_of(args))
+    path = cluster.local(checkpoint_of(args))
+    state = path.stat() if path.exists() else None
+    key = path, checkpoint_of(args), state and (state.st_size, state.st_mtime_ns)
+    if key not in _loaded:
+        found = load_detector(path, command, checkpoint_of(args))
+        _loaded.clear()
+        _loaded[key] = found
+    return _loaded[key]
 
 
 def origin_of(files, args, stored):

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 import detect
@@ -191,5 +191,5 @@ def test_files_are_the_same_with_and_without_it(tmp_path):
 
     # with another number of threads the last digits of what the network draws are others
     pictures = [Image.open(io.BytesIO(files[threads].pop("r.ecgad.png"))) for threads in files]
-    assert_allclose(*(np.asarray(picture, float) for picture in pictures), atol=2)
+    assert (np.asarray(pictures[0]) != np.asarray(pictures[1])).mean() < 1e-5
     assert len(files["1"]) == 5 and files["1"] == files["2"]
