@@ -118,13 +118,16 @@ def keep_memory():
     third of its time. Arrays above KEPT_BLOCK still go back at once. Only glibc has these settings;
     elsewhere nothing changes.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
-    mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK)
-    mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
+
+def give_memory_back():
+    """Give the system what `keep_memory` kept and nothing uses any more."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def best_device():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from models import fused
+from pipeline.runtime import give_memory_back
 from recording import groups, kinds, p_wave, pieces
 from recording.beats import DetectedBeats, Evidence, joined
 from recording.output import load_picture
@@ -23,6 +24,7 @@ from scoring.features import BATCH, BeatFeatures, observe
 from scoring.rows import slices
 from scoring.scores import self_references
 
+BATCH_OF_ONE = 128    # segments that a thread encodes at a time; with BATCH a day takes 250 MB more
 # of a pieces.Piece, in the order of DetectedBeats
 COLUMNS = ("time_s", "readable", "whole", "unreadable", "without_qrs", "oscillation", "swing")
 
@@ -134,12 +136,13 @@ class Encoder:
         self.pool.shutdown(cancel_futures=True)
         # what one thread sets is the number that later ones begin with
         torch.set_num_threads(self.threads)
+        give_memory_back()
 
     def encode_whole_batches(self):
         """Begin with what is there: whole batches, whatever the pieces held, since for each new
         size of a batch torch keeps buffers.
         """
-        self._begin(len(self.segments) // BATCH * BATCH)
+        self._begin(len(self.segments) // BATCH_OF_ONE * BATCH_OF_ONE)
 
         # what is done leaves the memory
         while self.batches and self.batches[0].done():
@@ -153,7 +156,7 @@ class Encoder:
         return self.z
 
     def _begin(self, stop):
-        for part in slices(stop - self.begun, BATCH):
+        for part in slices(stop - self.begun, BATCH_OF_ONE):
             rows = slice(self.begun + part.start, min(self.begun + part.stop, stop))
             self.batches.append(self.pool.submit(self._encode, rows))
         self.begun = stop

@@ -4,6 +4,7 @@ reads   data/mitdb, data/segments.npz       python dataset.py --download; python
         checkpoints/beat.pt, patient.pt     python train_mitbih.py --protocol beat (and patient)
         results/*/recipe.json, full.json    python -m studies.benchmark_training: the long runs
 writes  results/benchmark.json              every timing
+        results/detect.json                 those of detect.py (studies.benchmark_detect)
 
 Candidates of a group take turns, each in a process of its own: a machine's speed drifts, and memory
 kept by one would help the other. The commands run in a copy of the project, so that nothing of
@@ -35,14 +36,14 @@ from pipeline.corruption import Corruption
 from preprocess import bandpass
 from scoring import detector
 from scoring.features import BATCH, BeatFeatures
-from studies import benchmark_peers, benchmark_report, benchmark_training, report
-from studies.stopwatch import time_command, time_group
+from studies import (benchmark_detect, benchmark_peers, benchmark_report, benchmark_training,
+                     report)
+from studies.stopwatch import PRODUCT_GFLOP, matrix_product, time_command, time_group
 
 REPEATS = 9
 PEER_REPEATS = 3      # of other detectors, some of which take a minute
 STEPS = 20            # training steps a timing
 SEGMENTS = 4096       # a timing of inference
-MATRIX = 2048         # side of the large matrix product: the machine's limit
 BATCHES = (64, 128, 256, 512, 1024)
 ROOMS = ("pipeline", "scoring", "recording", "scaling")
 
@@ -148,15 +149,6 @@ def plain_inference(threads, checkpoint, x, batch):
     return work
 
 
-def matrix_product(threads, times):
-    """So many products of two large matrices."""
-    # the usual yardstick of what the cores can do: 148 GFLOP/s on two (docs/results.md)
-    runtime.use_threads(threads)
-    a = torch.randn(MATRIX, MATRIX)
-    out = torch.empty(MATRIX, MATRIX)
-    return lambda: [torch.mm(a, a, out=out) for _ in range(times)]
-
-
 def our_building(threads, database):
     """Columns of segments.npz from the records."""
     config.THREADS = threads
@@ -232,12 +224,11 @@ def measure(database, segments, threads, repeats):
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         plain(torch.zeros(1, 1, config.WINDOW_SIZE))
     gflop = counter.get_total_flops() / 1e9
-    gflop_of_product = 2 * MATRIX ** 3 / 1e9
 
     # --- training; the gradients are twice the work of a forward pass
     chosen = segments.part("patient", "train")[:STEPS * config.BATCH_SIZE]
     x = segments.x[chosen]
-    products = round(3 * gflop * len(x) / gflop_of_product)
+    products = round(3 * gflop * len(x) / PRODUCT_GFLOP)
     rows = time_group("training step", {
         "ours": (our_training, (threads, x, segments.rows["record"][chosen])),
         "plain": (plain_training, (threads, x, config.BATCH_SIZE)),
@@ -247,7 +238,7 @@ def measure(database, segments, threads, repeats):
 
     # --- inference, at batch sizes around the one that is used
     x = segments.x[:SEGMENTS]
-    products = round(gflop * len(x) / gflop_of_product)
+    products = round(gflop * len(x) / PRODUCT_GFLOP)
     candidates = {}
     for size in BATCHES:
         # the tables and the summary find ours by this word
@@ -258,7 +249,7 @@ def measure(database, segments, threads, repeats):
 
     # in operations, so that the matrix product stands beside the network at all
     amount = dict.fromkeys(candidates, gflop * len(x))
-    amount["matrix product"] = products * gflop_of_product
+    amount["matrix product"] = products * PRODUCT_GFLOP
     rows += time_group("inference", candidates, (amount, "GFLOP"), "plain", repeats)
 
     # --- building and scoring: several seconds a turn, so fewer turns
@@ -307,6 +298,8 @@ def time_commands(database):
 def parse_args(argv=None):
     parser = runtime.machine_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=REPEATS, help="turns, at most [%(default)s]")
+    parser.add_argument("--before", metavar="COMMIT",
+                        help="a version whose detect.py takes turns with this one's")
     return runtime.parse(parser, argv)
 
 
@@ -331,6 +324,8 @@ def main(argv=None):
     detectors = []
     for protocol in config.PROTOCOLS:
         detectors += benchmark_peers.time_detectors(database, protocol, segments, PEER_REPEATS)
+
+    benchmark_detect.write(database, threads, args.repeats, args.before)
 
     path = database.out / "results" / "benchmark.json"
     write_json(path, {"threads": threads, "rows": rows, "detectors": detectors,

@@ -161,6 +161,45 @@ def draw_library(ax, library, rows, colour, marker):
                 markersize=4.5, linestyle="none", label=f"{library}, {len(others)} others")
 
 
+# --- whole recordings -----------------------------------------------------------------------------
+
+def whole_recordings(timings):
+    """Figures of detect.json: {"rows": a dict a case, "product": ..., "million": ...}. Ratios are
+    medians over the turns.
+    """
+    rows = {(row["case"], row["version"]): row for row in timings["rows"]}
+    found = []
+    for (case, version), row in rows.items():
+        before = rows.get((case, "before"))
+        faster = None
+        if version == "now" and before:
+            faster = statistics.median(b / a for a, b in zip(row["seconds"], before["seconds"]))
+        found.append({"case": case, "version": version, "turns": len(row["seconds"]),
+                      "seconds": statistics.median(row["seconds"]), "peak_mb": max(row["peak_mb"]),
+                      "times_as_fast": faster})
+
+    day = rows["a day", "now"]
+    days = rows[f"{timings['days']} days", "now"]
+    seconds = statistics.median(day["seconds"])
+    strips = statistics.median(rows[f"{timings['strips']} strips", "now"]["seconds"])
+    workers = [(int(case.split()[-1]), statistics.median(row["seconds"]))
+               for (case, _), row in rows.items() if case.startswith("cluster")]
+    return {
+        "rows": found, "product_s": statistics.median(timings["products_s"]),
+        "of_product": statistics.median(a / b for a, b in zip(day["seconds"],
+                                                              timings["products_s"])),
+        "gflop_per_s": timings["gflop"] / statistics.median(timings["products_s"]),
+        "days_in_days": statistics.median(days["seconds"]) / seconds,
+        "days_memory": max(days["peak_mb"]) / max(day["peak_mb"]),
+        "strips_per_s": timings["strips"] / strips,
+        "workers": [{"workers": n, "hours_an_hour": 3600 * timings["cluster_hours"] / s,
+                     "times_one": workers[0][1] / s} for n, s in workers],
+        "core_hours": seconds * timings["threads"] * DAYS_HOURS / timings["hours"] / 3600,
+        "terabytes": timings["bytes_written"] * DAYS_HOURS / timings["hours"] / 1e12,
+        "read_mb_per_core_s": timings["bytes_read"] / seconds / timings["threads"] / 1e6,
+        "hours_an_hour": timings["hours"] * 3600 / seconds / timings["threads"]}
+
+
 # --- scaling --------------------------------------------------------------------------------------
 
 def stages_of(size):

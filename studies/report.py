@@ -211,13 +211,19 @@ def results_document(database):
                   **speed_values(database))
 
 
+def detect_values(database):
+    """What templates/detect.md shows."""
+    timings = saved(database, "detect.json", "benchmark_detect")
+    return {"detect": timings, "whole": benchmark_report.whole_recordings(timings)}
+
+
 def scaling_document(database):
     """docs/scaling.md."""
     size = saved(database, "size.json", "benchmark_scaling")
     streamed = saved(database, "scaling.json", "benchmark_scaling --folder FOLDER")
     stages = benchmark_report.stages_of(size)
     return render("scaling.md", size=size, streamed=streamed, stages=stages,
-                  need=benchmark_report.needs_of(size, stages))
+                  need=benchmark_report.needs_of(size, stages), **detect_values(database))
 
 
 def readme_blocks(database):

@@ -10,11 +10,15 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from pipeline import runtime
 from pipeline.errors import UserError
 
-POLL_S = 0.02   # between two looks at a command's memory
+POLL_S = 0.05   # between two looks at a command's memory
+MATRIX = 2048                          # side of the large matrix product: the machine's limit
+PRODUCT_GFLOP = 2 * MATRIX ** 3 / 1e9  # its operations
 
 
 # --- taking turns ---------------------------------------------------------------------------------
@@ -74,18 +78,30 @@ def time_group(what, candidates, amounts, against, repeats):
     return rows
 
 
+def matrix_product(threads, times):
+    """So many products of two large matrices."""
+    # the usual yardstick of what the cores can do: 148 GFLOP/s on two (docs/results.md)
+    runtime.use_threads(threads)
+    a = torch.randn(MATRIX, MATRIX)
+    out = torch.empty(MATRIX, MATRIX)
+    return lambda: [torch.mm(a, a, out=out) for _ in range(times)]
+
+
 # --- whole commands -------------------------------------------------------------------------------
 
 def resident_mb(pid):
-    """Memory of a process and all below it, in MB (Linux); 0 for one that has ended."""
+    """Memory of a process and all below it, in MB (Linux), what they share counted once; 0 for one
+    that has ended.
+    """
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        # "proportional": of a page that two of them share each has half
+        status = Path(f"/proc/{pid}/smaps_rollup").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
 
     # one that has ended and was not waited for yet has no such line
-    own = status.split("VmRSS:")[1].split()[0] if "VmRSS:" in status else 0
+    own = status.split("Pss:")[1].split()[0] if "Pss:" in status else 0
     return int(own) / 1024 + sum(map(resident_mb, children))
 
 
