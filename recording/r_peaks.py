@@ -6,7 +6,9 @@ Pure functions over arrays. Figures are of detections held against the experts' 
 
 import numpy as np
 import sleepecg
-from scipy.ndimage import median_filter
+from scipy.ndimage import median_filter, percentile_filter
+
+from recording.quality import FLOOR_PIECE_S, QRS_HALF_S
 
 REFRACTORY_S = 0.2  # of two beats nearer than this the first is kept
 SHORTEST_S = 0.2     # that can hold a QRS complex
@@ -32,13 +34,20 @@ TROUGH_SIZE = 0.4   # a detection within SEARCH_S of one with less than this sha
 TROUGH_STEEP_S = 0.05  # (this near) is the trough of a broad beat: 18 of them in 119, 0 now; Pan
                     # and Tompkins take half, which on DS1 and svdb costs 7 beats
 
+BUMP_SIZE = 0.75
+BUMP_APART = 1.2
+BUMP_PERCENTILE = 75
+BUMP_SNR_DB = 24.0
+FLOOR_S = 10.0
+FLOOR_PERCENTILE = 25
+
 
 def find_r_peaks(filtered, found, fs_hz):
     """R peaks (k,) in samples, rising, of a band-passed lead (n,) from detections (m,) in it."""
     peaks = search_back(filtered, found, fs_hz)
     peaks = align_to_extreme(filtered, peaks, round(ALIGN_S * fs_hz))
     peaks = peaks[apart(peaks / fs_hz, REFRACTORY_S)]
-    return drop_troughs(filtered, peaks, fs_hz)
+    return drop_bumps(filtered, drop_troughs(filtered, peaks, fs_hz), fs_hz)
 
 
 def detect(raw, fs_hz):
@@ -181,3 +190,40 @@ def drop_troughs(filtered, peaks, fs_hz):
         else:
             last = k
     return peaks[kept]
+
+
+# --- bumps of noise -------------------------------------------------------------------------------
+
+def drop_bumps(filtered, peaks, fs_hz):
+    """Peaks (k,) without those in noise that are less steep than the beats before and after them,
+    which are one usual interval apart: bumps of the noise between two beats.
+    """
+    if len(peaks) < 3:
+        return peaks
+    steep = steepness(slope_of(filtered, fs_hz), peaks, TROUGH_STEEP_S, fs_hz)
+    beats = np.flatnonzero(
+        steep >= BUMP_SIZE * median_filter(steep, STEEP_BEATS, mode="nearest"))
+    usual = percentile_filter(np.diff(peaks), BUMP_PERCENTILE, STEEP_BEATS, mode="nearest")
+
+    # from each beat to the next: peaks that are less steep may stand between them
+    near = np.diff(peaks[beats]) < BUMP_APART * usual[beats[:-1]]
+    between = np.zeros(len(peaks), bool)
+    for first, last in zip(beats[:-1][near], beats[1:][near]):
+        between[first + 1:last] = True
+    if not between.any():
+        return peaks
+    return peaks[~between | (snr_db(filtered, peaks, fs_hz) >= BUMP_SNR_DB)]
+
+
+def snr_db(filtered, peaks, fs_hz):
+    """(k,) signal-to-noise ratio around each peak, as quality.snr_db has it of a window."""
+    half = round(QRS_HALF_S * fs_hz)
+    around = np.clip(peaks[:, None] + np.arange(-half, half + 1), 0, len(filtered) - 1)
+    amplitude = median_filter(np.ptp(filtered[around], axis=1), STEEP_BEATS, mode="nearest")
+
+    piece = round(FLOOR_PIECE_S * fs_hz)
+    power = filtered[:len(filtered) // piece * piece].reshape(-1, piece).var(axis=1)
+    floor = percentile_filter(power, FLOOR_PERCENTILE, round(FLOOR_S / FLOOR_PIECE_S),
+                              mode="nearest")
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(amplitude ** 2 / 8 / floor[np.minimum(peaks // piece, len(floor) - 1)])
