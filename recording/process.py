@@ -20,7 +20,7 @@ from recording.api import load_detector
 from recording.output import EXTENSION
 from recording.scored import score_recording
 
-OUTPUT = 12          # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 13          # raise it with every change of what is found: earlier output is then stale
 ALL = "all"          # of --lead: one after the other
 LEADS = ".leads.json"   # which leads these are; written after all of their files
 # flags that decide what is found, arguments of score_recording
