@@ -28,6 +28,9 @@ PEAK_HZ = (1.0, 10.0)     # where the frequency is looked for; the share is of .
 AROUND_HZ = 0.75          # ... what lies so near to it ...
 WHOLE_HZ = (0.5, 30.0)    # ... of this power
 SPECTRUM_S = 4.0
+BESIDE = -0.1             # margin of noise beside such a window that is one too: in the same 11
+                          # records 91 % of fibrillation instead of 89, 7.0 % of it only unreadable
+                          # instead of 9.5, 1.0 % of noise instead of 0.9
 NORMAL_KURTOSIS = 3.0     # scipy counts from that of a normal distribution; 1 is the least there is
 
 
@@ -62,8 +65,14 @@ def oscillation(filtered, fs_hz):
 def without_qrs(margin, frequency_hz, noisy):
     """(n_windows,) bool of `oscillation`; noisy (n_windows,) bool: the beats that were detected do
     not resemble one another.
+
+    Fibrillation lasts: of noise beside such a window less is asked.
     """
-    return (margin > 0) & ((frequency_hz >= SLOWEST_HZ) | noisy)
+    found = (margin > 0) & ((frequency_hz >= SLOWEST_HZ) | noisy)
+    beside = np.zeros(len(found), bool)
+    beside[1:] |= found[:-1]
+    beside[:-1] |= found[1:]
+    return found | beside & noisy & (margin > BESIDE)
 
 
 def score(margin, frequency_hz):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import wfdb
 from conftest import Leads
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import preprocess
 from models import load_checkpoint
@@ -72,6 +72,13 @@ def test_the_score_is_the_least_sign():
     assert_allclose(frequency_hz, 4)
     expected = min(*margin, 0.5 * np.log(4 / fibrillation.SLOWEST_HZ))
     assert_allclose(fibrillation.score(margin, frequency_hz), expected)
+
+
+def test_of_noise_beside_it_less_is_asked():
+    margin = np.array([-0.05, 0.2, -0.05, -0.05, -0.05, 0.3, -0.2])
+    for noisy, expected in ((True, [1, 1, 1, 0, 1, 1, 0]), (False, [0, 1, 0, 0, 0, 1, 0])):
+        noisy = np.full(7, noisy)
+        assert_array_equal(fibrillation.without_qrs(margin, np.full(7, 4.0), noisy), expected)
 
 
 def test_leakage_is_nothing_of_a_sine_and_all_of_pulses():

@@ -88,6 +88,65 @@ def test_a_group_has_one_answer_and_a_beat_alone_its_own():
     assert_array_equal(by_beat, [0, 1, 1, 1, 0, 0, 1, 0, 0])
 
 
+def test_a_foreign_shape_must_deviate_by_more_than_the_noise_around_it():
+    """What comes in time deviates by 1.3: 0.75 times the 0.6 above 0.7 are the noise's."""
+    kind = np.full(60, "Q")
+    kind[[10, 20, 30, 40]] = list("VFSV")
+    for usual, expected in ((1.3, "SV"), (0.7, "VFSV")):
+        excess = np.full(60, usual)
+        excess[[10, 20, 30]] = 2.4
+        excess[40] = 2.5
+        found = evidence(excess, kind, np.zeros(60, int))
+        flagged = flags.flags(beats_at(0.8 * np.arange(1, 61)), found, 2.0, causal=False)
+        assert "".join(kind[flagged]) == expected
+
+    # early beats around it say nothing of noise, nor does what is above the line
+    assert (flags.of_noise(found, np.full(60, 3.0), 2.0) == 0).all()
+    found.early[:] = 0.2
+    assert (flags.of_noise(found, excess, 2.0) == 0).all()
+
+
+def test_a_group_deviates_by_the_noise_around_most_of_it():
+    """Five of nine are in noise of 1.3; a beat alone where it is quiet is decided for itself."""
+    excess = np.where(np.arange(80) < 40, 1.3, 0.0)
+    group = np.zeros(80, int)
+    group[[5, 10, 15, 20, 25, 50, 55, 60, 65]] = 1
+    kind = np.where(group == 1, "V", "Q")
+    excess[group == 1] = 2.4
+    excess[70] = 2.4
+    kind[70] = "V"
+    found = evidence(excess, kind, group)
+    flagged = flags.flags(beats_at(0.8 * np.arange(1, 81)), found, 2.0, causal=False)
+    assert_array_equal(np.flatnonzero(flagged), [70])
+
+
+def test_in_a_run_of_foreign_beats_a_little_less_is_enough():
+    """Beside two in a row, on either side or between two; not beside one, nor where it is far. Not
+    where its group is not flagged.
+    """
+    excess = np.array([0, 1.8, 3, 3, 1.8, 1.8, 0, 1.8, 3, 1.8, 0, 3, 1.8, 3, 0, 3, 3, 1.6])
+    kind = ["V" if value else "Q" for value in excess]
+    expected = np.isin(np.arange(18), [1, 2, 3, 4, 5, 8, 11, 12, 13, 15, 16])
+    time_s = 0.4 * np.arange(1, 19)
+    for group, wanted in ((np.zeros(18, int), expected), (excess == 1.8, excess == 3)):
+        found = evidence(excess, kind, group)
+        found.early[:] = 0.3
+        flagged = flags.flags(beats_at(time_s), found, 2.0, causal=False)
+        assert_array_equal(flagged, wanted)
+
+
+def test_a_run_ends_at_what_is_unreadable():
+    known = np.array([1, 1, 0, 0, 1, 0, 1], bool)
+    linked = np.ones(6, bool)
+    assert_array_equal(flags.in_runs(known, np.ones(7, bool), linked), np.ones(7))
+    for first in (0, 1):
+        linked = np.ones(6, bool)
+        linked[[first, 4]] = False
+        assert_array_equal(flags.in_runs(known, np.ones(7, bool), linked), known)
+    for n in range(3):
+        assert len(flags.in_runs(known[:n], known[:n], linked[:max(n - 1, 0)])) == n
+
+
 @pytest.mark.parametrize("deviation, expected", [(0.25, "V"), (0.02, "SV")])
 def test_an_early_beat_says_nothing_in_atrial_fibrillation_a_foreign_one_does(deviation, expected):
     rng = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import wfdb
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import preprocess
 from pipeline import settings, simulated_ecg
@@ -87,6 +87,44 @@ def test_the_trough_of_a_broad_beat_is_no_beat_and_a_steep_early_beat_is():
 
     early = waves(360 * 41, (BEATS, 1, 0.01), (trough, 0.8, 0.01))
     assert_array_equal(r_peaks.find_r_peaks(early, taken, FS), taken)
+
+
+def test_a_burst_of_noise_before_a_beat_is_not_taken_for_it():
+    """The detector is blind for 0.2 s after what it finds. A burst as steep as the beat stays."""
+    rows = [10, 25]
+    burst = BEATS[rows] - round(0.12 * FS)
+    taken = BEATS.copy()
+    taken[rows] = burst
+    for height, expected in ((0.4, BEATS), (0.9, taken)):
+        signal = waves(360 * 41, (BEATS, 1, 0.012), (burst, height, 0.012))
+        assert_array_equal(r_peaks.find_r_peaks(signal, taken, FS), expected)
+
+
+def test_a_bump_between_two_beats_is_none_in_noise_alone_and_only_where_none_is_due():
+    """Less steep, between two beats that are one interval apart. With a tenth of the noise it is an
+    interpolated beat, and where one is missing it is that one.
+    """
+    noise = 0.03 * np.random.default_rng(0).normal(size=360 * 41)
+    bump = BEATS[[10, 25]] + 170
+    usual = waves(360 * 41, (BEATS, 1, 0.012), (bump, 0.6, 0.012))
+    taken = np.sort(np.append(BEATS, bump))
+    assert_array_equal(r_peaks.drop_bumps(usual + noise / 10, taken, FS), taken)
+    assert_array_equal(r_peaks.drop_bumps(usual + noise, taken, FS), BEATS)
+    assert len(r_peaks.find_r_peaks(usual + noise, taken, FS)) == len(BEATS)
+
+    late = np.delete(BEATS, [11, 26])
+    signal = waves(360 * 41, (late, 1, 0.012), (bump, 0.6, 0.012)) + noise
+    taken = np.sort(np.append(late, bump))
+    assert_array_equal(r_peaks.drop_bumps(signal, taken, FS), taken)
+
+
+def test_signal_to_noise_ratio_is_that_of_the_surroundings():
+    """QRS power p^2 / 8 over that of the noise: 10 log10(1 / 8 / 0.03^2) = 21.4 dB."""
+    noise = np.random.default_rng(0).normal(size=360 * 41)
+    noise *= np.where(np.arange(len(noise)) < 360 * 20, 0.03, 0.003)
+    found_db = r_peaks.snr_db(waves(360 * 41, (BEATS, 1, 0.012)) + noise, BEATS, FS)
+    assert_allclose(found_db[:14], 21.4, atol=3)
+    assert_allclose(found_db[25:], 41.4, atol=3)
 
 
 @pytest.mark.parametrize("signal", [np.zeros(7200), np.full(7200, 5.0), np.zeros(10), np.ones(1),
