@@ -207,7 +207,9 @@ def detect(args, second):
     if args.jobs == 1 and not args.cluster and args.threads > 1:
         second.start(found[0])
         work = functools.partial(process, args, opened=second.open_recording)
-    load(args)  # a missing checkpoint is one error, not one a recording
+    # a missing checkpoint is one error, not one a recording; with --jobs the processes load it
+    if args.jobs == 1 or not checkpoint_of(args).is_file():
+        load(args)
 
     # several are summed up in one place, unless the recordings have no folder in common
     several = len(found) > 1 or args.lead == ALL

@@ -25,6 +25,7 @@ DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 
 STYLE = {"font.size": 9, "axes.titlesize": 9.5, "legend.fontsize": 8, "legend.title_fontsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3}
+QUICK = {"text.hinting": "none", "text.hinting_factor": 1}   # a quarter of the time of drawing
 DPI = 150
 # matplotlib's settings are those of the whole process, and two threads may draw at the same time
 _DRAWING = threading.Lock()
@@ -43,25 +44,25 @@ def new_figure(width, height, origin, simulated):
     return figure
 
 
-def save(path, draw, few_colours=True):
+def save(path, draw, quickly=False):
     """Write the Figure that `draw()` returns as a PNG; a file of the same pixels is left as it is.
 
     A picture is under version control: drawing it again changes no byte where no pixel changes.
-    few_colours: half the size, and longer to make.
+    quickly: in half the time and twice the bytes, for pictures by the thousand.
     """
-    with _DRAWING, matplotlib.rc_context(STYLE):
+    with _DRAWING, matplotlib.rc_context(STYLE | (QUICK if quickly else {})):
         canvas = FigureCanvasAgg(draw())
         canvas.draw()
 
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    if few_colours:
+    if not quickly:
         # the median cut would turn the colour of a rare class grey
         image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     if np.array_equal(pixels(path), np.asarray(image.convert("RGB"))):
         return
 
     with whole_file(path) as part:
-        image.save(part, format="PNG", dpi=(DPI, DPI), compress_level=6 if few_colours else 3)
+        image.save(part, format="PNG", dpi=(DPI, DPI), compress_level=3 if quickly else 6)
 
 
 def pixels(path):

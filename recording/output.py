@@ -191,7 +191,7 @@ def draw(path, scored):
     """The picture, into a file."""
     from pipeline.figures import save
     from recording.picture import draw_overview
-    save(path, lambda: draw_overview(scored), few_colours=False)
+    save(path, lambda: draw_overview(scored), quickly=True)
 
 
 def load_picture():

@@ -15,7 +15,7 @@ from pipeline import settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
 from pipeline.runtime import best_device, device_of, importing, use_threads
-from recording import cluster, leads, output, places, reader
+from recording import cluster, leads, output, pieces, places, reader
 from recording.output import EXTENSION
 
 OUTPUT = 13          # raise it with every change of what is found: earlier output is then stale
@@ -123,6 +123,11 @@ def process(args, place, opened=reader.open_recording):
 
 def process_leads(args, place, opened):
     """`process` without a limit of time."""
+    with importing():
+        # what another process would do is done here
+        if opened is reader.open_recording:
+            pieces.load_libraries()
+            output.load_picture()
     use_threads(args.threads)
     model, stored = load(args)
     stem = output_stem(place, args.out)

@@ -25,6 +25,7 @@ from scoring.rows import slices
 from scoring.scores import self_references
 
 BATCH_OF_ONE = 128    # segments that a thread encodes at a time; with BATCH a day takes 250 MB more
+LONG = 10_000         # segments of a recording
 # of a pieces.Piece, in the order of DetectedBeats
 COLUMNS = ("time_s", "readable", "whole", "unreadable", "without_qrs", "oscillation", "swing")
 
@@ -136,7 +137,9 @@ class Encoder:
         self.pool.shutdown(cancel_futures=True)
         # what one thread sets is the number that later ones begin with
         torch.set_num_threads(self.threads)
-        give_memory_back()
+        # of a short recording the next one takes it up again
+        if self.begun > LONG:
+            give_memory_back()
 
     def encode_whole_batches(self):
         """Begin with what is there: whole batches, whatever the pieces held, since for each new
