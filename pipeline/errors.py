@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 
 MOST = 300
 
@@ -57,22 +58,23 @@ def run(main):
         status = 130
 
     if main.__module__ == "__main__":
-        _status.append(status)
+        leave(status)
     if status:
         sys.exit(status)
 
 
-_status = []    # of the script that has ended
+def leave(status):
+    """End the process now: to take torch apart, object by object, takes half a second.
 
-
-@atexit.register
-def _leave():
-    """End the process of a script: to take torch apart, object by object, takes half a second.
-
-    What is registered first is called last: after whatever other libraries have to put away.
+    What libraries have to put away at the end they do; where threads run, the interpreter waits for
+    them and ends as always.
     """
-    if _status:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(_status[0])
+    if any(thread is not threading.main_thread() and not thread.daemon
+           for thread in threading.enumerate()):
+        return
+
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)

@@ -34,22 +34,33 @@ def rates(tn, fp, fn, tp):
 
 
 class Ranking:
-    """Beats sorted by falling score, so that areas and curves of any weighting take one pass."""
+    """Beats sorted by falling score, so that areas and curves of any choice of records take one
+    pass over the scores at which a curve bends; group (n,): number of each beat's record.
+    """
 
-    def __init__(self, scores, y):
+    def __init__(self, scores, y, group=None):
         order = np.argsort(-np.asarray(scores), kind="stable")
         ranked = np.asarray(scores)[order]
-        self.order = order
-        self.y = np.asarray(y, np.float64)[order]
+        y = np.asarray(y, bool)[order]
+        group = np.zeros(len(y), int) if group is None else np.asarray(group)[order]
+
         # equal scores are flagged together: only the last of them is a point of a curve
-        self.ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        # between two points that add true positives it runs straight: one in ten beats bends it
+        rises = np.diff(np.cumsum(y)[ends], prepend=0) > 0
+        rises[-1] = True
+        bends = ends[rises | np.append(rises[1:], False)]
 
-    def counts(self, weights=None):
-        """Cumulated (true positives, false positives) at each distinct score, falling."""
-        weights = np.ones(len(self.y)) if weights is None else weights[self.order]
-        positive = weights * self.y
+        numbers = np.unique(group)
+        self.tp = np.array([np.cumsum(y & (group == k))[bends] for k in numbers], float)
+        self.fp = np.array([np.cumsum(~y & (group == k))[bends] for k in numbers], float)
 
-        return np.cumsum(positive)[self.ends], np.cumsum(weights - positive)[self.ends]
+    def counts(self, times=None):
+        """Cumulated (true positives, false positives) at each score where a curve bends, falling;
+        times: how often each group counts, once where it is None.
+        """
+        times = np.ones(len(self.tp)) if times is None else np.asarray(times, float)
+        return times @ self.tp, times @ self.fp
 
 
 def auroc(tp, fp):
@@ -110,7 +121,7 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     auroc, auprc, auroc_record_mean and the rates at the threshold; bands of both curves.
     """
     names, codes = np.unique(record, return_inverse=True)
-    ranking = Ranking(scores, y)
+    ranking = Ranking(scores, y, codes)
     # a confusion matrix a record: (records, 4), as in `confusion`
     cells = 4 * codes + 2 * y + (scores >= threshold)
     counts = np.bincount(cells, minlength=4 * len(names)).reshape(-1, 4)
@@ -120,8 +131,8 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     curves = []
 
     def figures(times):
-        # one sort serves all resamples: only the weights of the beats change
-        tp, fp = ranking.counts(times[codes].astype(float))
+        # one sort serves all resamples: only the weights of the records change
+        tp, fp = ranking.counts(times)
         if tp[-1] and fp[-1]:
             curves.append((roc_at(tp, fp), precision_at(tp, fp)))
 
@@ -150,13 +161,12 @@ def paired_difference(scores, other, y, record, resamples, seed):
     Both are taken on the same resampled records, so what makes a draw easy cancels out.
     """
     names, codes = np.unique(record, return_inverse=True)
-    ranking = Ranking(scores, y)
-    ranking_of_other = Ranking(other, y)
+    ranking = Ranking(scores, y, codes)
+    ranking_of_other = Ranking(other, y, codes)
 
     def difference(times):
-        weights = times[codes].astype(float)
-        a = ranking.counts(weights)
-        b = ranking_of_other.counts(weights)
+        a = ranking.counts(times)
+        b = ranking_of_other.counts(times)
         return {"auroc": auroc(*a) - auroc(*b), "auprc": auprc(*a) - auprc(*b)}
 
     return bootstrap(difference, len(names), resamples, seed)

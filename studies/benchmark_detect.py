@@ -4,9 +4,9 @@ reads   data/mitdb/               python dataset.py --download
         checkpoints/patient.pt    shipped
 writes  results/detect.json       seconds and memory of every turn
 
-The day is the database's records one after another. Beside it stands what its beats cost the encoder
-at the least: the same number of operations as products of two large matrices. With --before an
-earlier version takes turns with this one. Memory is the most that all processes had together.
+The day is the database's records one after another. Beside it stands what its beats cost the
+encoder at the least: the same number of operations as products of two large matrices. With --before
+an earlier version takes turns with this one. Memory is the most that all processes had together.
 python -m studies.benchmark runs this, too. Run nothing beside it.
 Next: python -m studies.report --write
 """
@@ -48,8 +48,8 @@ def header_of(database):
     first, *lines = [line.split() for line in path.read_text().splitlines()
                      if line and not line.startswith("#")]
     if {line[1] for line in lines} != {FORMAT} or len(lines) != 2:
-        raise UserError(f"{path}: expected two signals in format {FORMAT}. Take a database that has "
-                        "them.")
+        raise UserError(f"{path}: expected two signals in format {FORMAT}. Take a database that "
+                        "has them.")
     return int(first[2]), 3, [f"{line[2]} {line[3]} {line[4]} 0 0 0 {line[-1]}" for line in lines]
 
 

@@ -27,13 +27,20 @@ def resample(record, n, seed):
 def test_areas_and_curves_equal_scikit_learn_with_ties_and_weights(beats):
     scores, y, _ = beats
     weights = np.random.default_rng(1).integers(0, 4, len(y)).astype(float)
-    counts = metrics.Ranking(scores, y).counts(weights)
+    # each beat a group of its own
+    counts = metrics.Ranking(scores, y, np.arange(len(y))).counts(weights)
     area = reference.roc_auc_score(y, scores, sample_weight=weights)
     assert metrics.auroc(*counts) == approx(area, abs=1e-12)
     area = reference.average_precision_score(y, scores, sample_weight=weights)
     assert metrics.auprc(*counts) == approx(area, abs=1e-12)
     fpr, tpr, _ = reference.roc_curve(y, scores, sample_weight=weights)
     assert_allclose(metrics.roc_at(*counts), np.interp(metrics.GRID, fpr, tpr), atol=1e-12)
+
+    # of equal recalls the last: the lowest threshold
+    precision, recall, _ = reference.precision_recall_curve(y, scores, sample_weight=weights)
+    assert_allclose(metrics.precision_at(*counts),
+                    np.interp(metrics.GRID, recall[-2::-1], precision[-2::-1]), atol=1e-12)
+    assert len(counts[0]) < len(np.unique(scores))
 
 
 def test_rates_of_the_published_confusion_matrix():
