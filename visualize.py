@@ -11,6 +11,7 @@ A beat is flagged when its score is at or above the threshold.
 
 import argparse
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -384,9 +385,13 @@ def main(argv=None):
     run = load_run(database, args.protocol)
     folder = database.plots_dir(args.protocol)
 
-    # drawn inside `save`: the style holds only there
-    for name in tqdm(FIGURES, desc="drawing", unit="figure", disable=None):
+    def make(name):
+        # drawn inside `save`: the style holds only there
         save(folder / name, lambda: draw(name, run))
+
+    # one is drawn while the colours of another are counted
+    with ThreadPoolExecutor(2) as pool:
+        list(tqdm(pool.map(make, FIGURES), "drawing", len(FIGURES), unit="figure", disable=None))
     print(f"{len(FIGURES)} pictures of {database.title} are in {folder}")
     print(f"next: {database.command('detect.py', 'RECORDING', '--out', 'found')}")
 

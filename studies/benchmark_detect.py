@@ -112,6 +112,12 @@ def encoder_gflop(beats):
     return counter.get_total_flops() * beats / 1e9
 
 
+def found_of(folder):
+    """(summary of the day, bytes of its files) of the output in a folder."""
+    written = sum(path.stat().st_size for path in folder.iterdir())
+    return json.loads((folder / "day.ecgad.json").read_text()), written
+
+
 def detect(folder, out, *arguments):
     """time_command of detect.py into a new folder."""
     with tempfile.TemporaryDirectory(dir=out) as fresh:
@@ -127,9 +133,8 @@ def measure(database, threads, repeats, before):
 
         # how many beats the encoder sees
         time_command(settings.ROOT, "detect.py", day, "--out", folder / "once")
-        found = json.loads((folder / "once" / "day.ecgad.json").read_text())
+        found, written = found_of(folder / "once")
         read = day.with_suffix(".dat").stat().st_size
-        written = sum(path.stat().st_size for path in (folder / "once").iterdir())
         gflop = encoder_gflop(found["scored"])
 
         cases = {"a day": [day], "half an hour": [database.records_dir() /
