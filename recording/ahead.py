@@ -29,6 +29,7 @@ from recording.pieces import load_libraries
 from recording.reader import Recording, load_reader, open_recording
 
 AHEAD = 2     # questions put before the answer to the first is taken
+PATIENCE_S = 1   # with a process that is at something when nobody waits for it any more
 # forked it begins at once; on a Mac libraries of the system do not bear it
 METHOD = "fork" if sys.platform == "linux" else "spawn"
 
@@ -62,11 +63,12 @@ class ReadingAhead:
         self.open_questions = 0
 
     def stop(self):
-        """End it, whatever it does."""
+        """End it, whatever it does; what it has in the temporary folder goes if it gives up soon."""
         if self.process:
+            self.connection.close()
+            self.process.join(PATIENCE_S)
             self.process.kill()
             self.process.join()
-            self.connection.close()
             self.process = None
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from PIL import Image
 import detect
 from pipeline.errors import UserError
 from pipeline.settings import ROOT
+from recording import pieces
 from recording.ahead import LOST, ReadingAhead
 from recording.reader import open_recording
 
@@ -172,6 +173,15 @@ errors.run(main)
         time.sleep(0.1)
     else:
         pytest.fail("it is still there")
+
+
+def test_a_recording_may_take_too_long_there_too(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "read_piece", lambda *_: time.sleep(600))
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="not done within\\s+2 s"):
+        detect.main([str(path), "--fs", "250", "--out", str(tmp_path / "out"), "--threads", "2",
+                     "--timeout", "2"])
+    assert time.monotonic() - begun < 60 and not list((tmp_path / "out").glob("r.ecgad*"))
 
 
 def test_files_are_the_same_with_and_without_it(tmp_path):
