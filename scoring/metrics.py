@@ -9,7 +9,10 @@ from collections import Counter
 
 import numpy as np
 
+from scoring.rows import slices
+
 GRID = np.linspace(0, 1, 101)  # where the bands of the curves are stored
+DRAWN = 20                     # resamples at a time
 MIN_BEATS = 5                  # of each class, for a record to have a ROC-AUC of its own
 
 
@@ -56,29 +59,31 @@ class Ranking:
         self.fp = np.array([np.cumsum(~y & (group == k))[bends] for k in numbers], float)
 
     def counts(self, times=None):
-        """Cumulated (true positives, false positives) at each score where a curve bends, falling;
-        times: how often each group counts, once where it is None.
+        """Cumulated (true positives, false positives), each (..., k), at each score where a curve
+        bends, falling; times (..., groups): how often each counts, once where it is None.
         """
         times = np.ones(len(self.tp)) if times is None else np.asarray(times, float)
         return times @ self.tp, times @ self.fp
 
 
 def auroc(tp, fp):
-    """Area under the ROC curve from Ranking.counts; NaN where one class is missing."""
-    if not (tp[-1] and fp[-1]):
-        return np.nan
-    return float(np.trapezoid(np.append(0, tp), np.append(0, fp)) / (tp[-1] * fp[-1]))
+    """(...) area under the ROC curve from Ranking.counts; NaN where one class is missing."""
+    # trapezoids; the first one begins at 0
+    area = (np.diff(fp) * (tp[..., 1:] + tp[..., :-1])).sum(axis=-1) + fp[..., 0] * tp[..., 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return area / 2 / (tp[..., -1] * fp[..., -1])
 
 
 def auprc(tp, fp):
-    """Average precision, sum of precision x rise of recall; NaN where one class is missing."""
-    if not (tp[-1] and fp[-1]):
-        return np.nan
+    """(...) average precision, sum of precision x rise of recall; NaN where one class is missing.
+    """
     flagged = tp + fp
+    total = np.where(fp[..., -1] > 0, tp[..., -1], 0)
 
     # a resampled set of records may lack the beats of the highest scores: nothing is flagged there
     precision = np.divide(tp, flagged, out=np.ones_like(tp), where=flagged > 0)
-    return float((np.diff(tp, prepend=0) * precision).sum() / tp[-1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (np.diff(tp, prepend=0) * precision).sum(axis=-1) / np.where(total > 0, total, np.nan)
 
 
 def roc_at(tp, fp):
@@ -133,17 +138,18 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
     def figures(times):
         # one sort serves all resamples: only the weights of the records change
         tp, fp = ranking.counts(times)
-        if tp[-1] and fp[-1]:
-            curves.append((roc_at(tp, fp), precision_at(tp, fp)))
+        for own_tp, own_fp in zip(tp, fp):
+            if own_tp[-1] and own_fp[-1]:
+                curves.append((roc_at(own_tp, own_fp), precision_at(own_tp, own_fp)))
 
         # records without an area of their own do not count in the mean over records
         weight = np.where(np.isnan(own), 0, times)
-        mean = (weight * np.nan_to_num(own)).sum() / weight.sum() if weight.sum() else np.nan
-        values = {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp), "auroc_record_mean": mean}
+        with np.errstate(invalid="ignore"):
+            mean = weight @ np.nan_to_num(own) / weight.sum(axis=1)
 
         # the threshold stays: only how often each record's beats count is drawn again
-        values |= rates(*(counts * times[:, None]).sum(axis=0))
-        return {name: float(value) for name, value in values.items()}
+        return {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp), "auroc_record_mean": mean,
+                **rates(*(times @ counts).T)}
 
     intervals = bootstrap(figures, len(names), resamples, seed)
     curves = curves[1:]  # the first one is that of all records
@@ -175,20 +181,21 @@ def paired_difference(scores, other, y, record, resamples, seed):
 def bootstrap(figures, n, resamples, seed):
     """{name: {"value", "low", "high"}}: of all n records, and the 95 % interval of resampled ones.
 
-    figures: how often each record counts (n,) -> {name: value}.
+    figures: how often each record counts in each of m resamples (m, n) -> {name: (m,)}.
     """
     # all draws at once from one seed: the same resamples for every score that is compared
-    point = figures(np.ones(n))
+    point = figures(np.ones((1, n)))
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    drawn = [figures(times) for times in draws]
+    # some at a time: what lies in the cache is not fetched again
+    drawn = [figures(draws[part]) for part in slices(resamples, DRAWN)]
 
     result = {}
-    for name, value in point.items():
-        values = [figure[name] for figure in drawn]
+    for name, (value,) in point.items():
+        values = np.concatenate([figure[name] for figure in drawn])
         # resamples without a beat of one class have no area: the interval is that of the others
         known = np.isfinite(values).any()
         low, high = np.nanpercentile(values, (2.5, 97.5)) if known else (np.nan, np.nan)
-        result[name] = {"value": value, "low": float(low), "high": float(high)}
+        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
     return result
 
 
