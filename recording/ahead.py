@@ -63,7 +63,8 @@ class ReadingAhead:
         self.open_questions = 0
 
     def stop(self):
-        """End it, whatever it does; what it has in the temporary folder goes if it gives up soon."""
+        """End it, whatever it does; what it has in the temporary folder goes if it gives up soon.
+        """
         if self.process:
             self.connection.close()
             self.process.join(PATIENCE_S)

@@ -78,12 +78,11 @@ def auprc(tp, fp):
     """(...) average precision, sum of precision x rise of recall; NaN where one class is missing.
     """
     flagged = tp + fp
-    total = np.where(fp[..., -1] > 0, tp[..., -1], 0)
+    total = np.where((tp[..., -1] > 0) & (fp[..., -1] > 0), tp[..., -1], np.nan)
 
     # a resampled set of records may lack the beats of the highest scores: nothing is flagged there
     precision = np.divide(tp, flagged, out=np.ones_like(tp), where=flagged > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (np.diff(tp, prepend=0) * precision).sum(axis=-1) / np.where(total > 0, total, np.nan)
+    return (np.diff(tp, prepend=0) * precision).sum(axis=-1) / total
 
 
 def roc_at(tp, fp):
