@@ -21,7 +21,8 @@ LOWEST = {"threads": 0, "seed": 0, "repeats": 1, "copies": 1}    # of the script
 M_TRIM_THRESHOLD = -1         # malloc.h of glibc
 M_MMAP_THRESHOLD = -3
 KEPT_BLOCK = 1 << 25          # 32 MB: the most that every version of glibc takes
-KEPT_FREE = 1 << 29           # 512 MB of free memory are kept
+KEPT_FREE = 1 << 29           # 512 MB of free memory are kept ...
+USUALLY_FREE = 1 << 17        # ... 128 kB where nothing is said
 
 
 def stage_parser(description):
@@ -125,9 +126,11 @@ def keep_memory():
 
 
 def give_memory_back():
-    """Give the system what `keep_memory` kept and nothing uses any more."""
+    """Give the system what `keep_memory` kept and nothing uses, and from now on at once."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_TRIM_THRESHOLD, USUALLY_FREE)
+        library.malloc_trim(0)
 
 
 def best_device():

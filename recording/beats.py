@@ -8,7 +8,7 @@ Nothing here needs the network's library: a second process takes these over, too
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -92,6 +92,11 @@ class ScoredBeats:
     episodes: list = field(default_factory=list)   # of episodes.episodes
     examples: list = field(default_factory=list)   # of most_abnormal
     mean_beats: tuple = ()                         # of review.mean_beats
+
+    def __getstate__(self):
+        # another process draws the picture: what that does not show would be 60 MB of a week
+        found = replace(Evidence(*[None] * len(fields(Evidence))), excess=self.excess)
+        return vars(self) | {"found": found, "review_group": None, "mean_beats": ()}
 
     @property
     def excess(self):

@@ -9,7 +9,8 @@ import numpy as np
 import scipy
 
 from recording.kinds import FOREIGN, SLIGHT
-from scoring.scores import for_blocks
+from scoring.rows import slices
+from scoring.scores import SEARCH, for_blocks
 
 # Recordings of DS1 and svdb have 12 and 10 groups (median) at 5, 11 and 8 at 5.5; at both 99.1 and
 # 97.7 % of the beats are of their group's most frequent class. From 7 on the premature beats of 821
@@ -27,8 +28,8 @@ EARLY = 0.08              # of the usual RR interval; what regular beats vary by
 def groups(vectors, excess):
     """(k,) number of each beat's group, 1 the largest; 0 where it stands alone.
 
-    vectors (k, d): latents in units of their spread within a record, then weighted timing; excess
-    (k,) of the same beats.
+    vectors (k, d), indexed by row numbers: latents in units of their spread within a record, then
+    weighted timing; excess (k,) of the same beats.
     """
     if len(vectors) < LEAST_BEATS:
         return np.zeros(len(vectors), int)
@@ -38,7 +39,10 @@ def groups(vectors, excess):
     tree = scipy.cluster.hierarchy.linkage(scipy.spatial.distance.pdist(vectors[sample]), "average")
     label[sample] = scipy.cluster.hierarchy.fcluster(tree, DISTANCE, "distance")
     others = np.setdiff1d(np.arange(len(vectors)), sample)
-    label[others] = nearest_label(vectors[others], vectors[sample], label[sample])
+    known = vectors[sample]
+    for part in slices(len(others), SEARCH):
+        rows = others[part]
+        label[rows] = nearest_label(vectors[rows], known, label[sample])
 
     # by size; label 0 is far from all of the sample
     size = np.bincount(label)

@@ -85,7 +85,10 @@ def annotations_of(scored):
     episode that WFDB has a rhythm for, in order of time.
     """
     rows = np.flatnonzero(scored.beats.scored)
-    excess = list(map("{:.2f}".format, scored.excess[rows]))
+    # a part at a time: as objects of Python the numbers of a week are 60 MB
+    parts = [np.array(list(map("{:.2f}".format, scored.excess[rows[part]])))
+             for part in slices(len(rows), ROWS)]
+    excess = np.concatenate(parts) if parts else np.empty(0, "<U1")
     beats = (scored.samples[rows], scored.kind[rows], excess, np.zeros(len(rows), int))
 
     found = [beats]

@@ -219,6 +219,23 @@ class DetectedFeatures(BeatFeatures):
         return self._errors()[1]
 
 
+class GroupVectors:
+    """Vectors (k, d) of the scored beats as groups compare them, by a slice or row numbers."""
+
+    def __init__(self, features, fitted):
+        self.features = features
+        self.z_scale = fitted["z_scale"]
+        self.weight = groups.TIMING_WEIGHT / fitted["settings"]["TIMING_WEIGHT"]
+
+    def __len__(self):
+        return len(self.features.z)
+
+    def __getitem__(self, rows):
+        vectors = self.features.vectors(self.z_scale, rows=rows)
+        vectors[:, -2:] *= self.weight
+        return vectors
+
+
 def score(beats, fitted, name, causal, fs_hz):
     """Evidence of DetectedBeats by the score `name`, the recording as its own reference."""
     scored = beats.scored
@@ -250,7 +267,5 @@ def score(beats, fitted, name, causal, fs_hz):
 
     # a group is known when all of its beats are
     if not causal:
-        vectors = features.vectors(fitted["z_scale"])
-        vectors[:, -2:] *= groups.TIMING_WEIGHT / fitted["settings"]["TIMING_WEIGHT"]
-        found.group[scored] = groups.groups(vectors, found.excess[scored])
+        found.group[scored] = groups.groups(GroupVectors(features, fitted), found.excess[scored])
     return found
