@@ -1,7 +1,7 @@
 """detect.py killed at random moments: PYTHONPATH=tests:. python -m fuzz.kill 50
 
 A folder of recordings is gone through by a process that is killed (SIGKILL), again and again, into
-the same output. After each kill, what counts as done has the bytes of a run left alone; so has
+the same output; with one job a second process reads ahead and draws. After each kill, what counts as done has the bytes of a run left alone; so has
 everything after a last run that is not killed, and nothing else is left. Says how many kills fell
 where.
 """
@@ -36,7 +36,7 @@ def write_recordings(folder):
 
 def start(folder, out, *flags):
     command = [sys.executable, "detect.py", str(folder), "--fs", "250", "--out", str(out), "--html",
-               "--threads", "1", *flags]
+               "--threads", "2", *flags]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
 
