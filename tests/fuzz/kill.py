@@ -1,9 +1,9 @@
 """detect.py killed at random moments: PYTHONPATH=tests:. python -m fuzz.kill 50
 
 A folder of recordings is gone through by a process that is killed (SIGKILL), again and again, into
-the same output; with one job a second process reads ahead and draws. After each kill, what counts as done has the bytes of a run left alone; so has
-everything after a last run that is not killed, and nothing else is left. Says how many kills fell
-where.
+the same output; with one job a second process reads ahead and draws. After each kill, what counts
+as done has the bytes of a run left alone; so has everything after a last run that is not killed,
+and nothing else is left. Says how many kills fell where.
 """
 
 import contextlib
