@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import ABNORMAL, DPI, GREY, NORMAL
 from recording.rhythm import USUAL_RR_S
-from recording.beats import APART_S, EXAMPLES
+from recording.beats import APART_S
 
 BINS = 180             # stretches of the time axis: 10 s of half an hour ...
 BIN_S = 5              # ... and this at least: some beats

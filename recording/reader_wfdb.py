@@ -17,7 +17,7 @@ from wfdb.io import annotation
 from wfdb.io._signal import BIT_RES, BYTES_PER_SAMPLE, COMPRESSED_FMTS, _rd_segment
 
 from pipeline.errors import UserError, said
-from recording.reader_files import FILE_NAME, WFDB_RECORD, beside, overlaps, start_of, to_mv
+from recording.reader_files import WFDB_RECORD, beside, overlaps, start_of, to_mv
 from recording.reader_header import header_lines
 
 MAX_ANNOTATION_BYTES = 20e6     # two weeks of beats, each with a note, have 15 MB

@@ -1,7 +1,5 @@
 """Whole recordings against the clock: what is written, run in turn, and said of it."""
 
-import json
-
 import numpy as np
 import pytest
 import wfdb
