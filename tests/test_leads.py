@@ -18,7 +18,7 @@ from recording import leads
 
 
 def run(*argv):
-    detect.main([str(a) for a in (*argv, "--threads", 1)])
+    detect.main([str(a) for a in (*argv, "--threads", 2)])
 
 
 def test_files_of_leads_have_safe_names_of_their_own():

@@ -209,9 +209,9 @@ def contents(folder):
 
 def test_s3_and_cluster_give_the_bytes_of_one_process(archive, s3, dask_cluster, tmp_path, capsys):
     """Recordings from S3 to S3 by the workers; what is done is skipped from anywhere."""
-    detect.main([str(archive), "--out", str(tmp_path / "one"), "--threads", "1"])
+    detect.main([str(archive), "--out", str(tmp_path / "one"), "--threads", "2"])
     fs = upload(archive, f"{s3}/in")
-    command = [f"{s3}/in/*.hea", "--out", f"{s3}/out", "--threads", "1"]
+    command = [f"{s3}/in/*.hea", "--out", f"{s3}/out", "--threads", "2"]
     detect.main([*command, "--cluster", dask_cluster])
     fs.get(f"{s3}/out/", str(tmp_path / "got") + "/", recursive=True)
     expected = contents(tmp_path / "one")

@@ -36,7 +36,7 @@ def ecg(tmp_path_factory):
 
 def beats_of(*arguments):
     path, out = arguments
-    detect.main([str(path), "--out", str(out), "--threads", "1"])
+    detect.main([str(path), "--out", str(out), "--threads", "2"])
     return times_of(out)
 
 
@@ -95,7 +95,7 @@ def test_the_command_finds_the_beats(tmp_path, monkeypatch, capsys, ecg, command
 
     monkeypatch.chdir(tmp_path)
     checkpoint = ROOT / "checkpoints" / "patient.pt"
-    detect.main([*words, "--threads", "1", "--checkpoint", str(checkpoint)])
+    detect.main([*words, "--threads", "2", "--checkpoint", str(checkpoint)])
     found_s = times_of(tmp_path / "found")
     expected_s = expected_s[expected_s < found_s[-1] + 0.5]   # a part of a packet is not sent
     assert abs(len(found_s) - len(expected_s)) <= 0.01 * len(expected_s)
