@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.errors import UserError
 from pipeline.runtime import importing
 from recording.cluster import place_of
+from recording.output import load_picture
 from recording.pieces import load_libraries
 from recording.reader import Recording, load_reader, open_recording
 
@@ -32,6 +33,8 @@ AHEAD = 2     # questions put before the answer to the first is taken
 PATIENCE_S = 1   # with a process that is at something when nobody waits for it any more
 # forked it begins at once; on a Mac libraries of the system do not bear it
 METHOD = "fork" if sys.platform == "linux" else "spawn"
+LOST = ("the process that reads the recording was killed, out of memory perhaps. Run it again with "
+        "--threads 1: then there is none.")
 
 
 class ReadingAhead:
@@ -88,7 +91,9 @@ class ReadingAhead:
                 self.answers.clear()
 
     def ask(self, function, *args):
-        """Number of the question what function(desk, *args) gives there."""
+        """Number of the question what function(opened, *args) gives there; opened: a dict that
+        holds its "recording".
+        """
         number = next(self.numbers)
         self.open_questions += 1
         try:
@@ -111,10 +116,6 @@ class ReadingAhead:
         if not well:
             raise answer
         return answer
-
-
-LOST = ("the process that reads the recording was killed, out of memory perhaps. Run it again with "
-        "--threads 1: then there is none.")
 
 
 class RecordingThere(Recording):
@@ -166,7 +167,7 @@ def serve(connection, other_end, path):
             load_reader(path)
     threadpool_limits(1)
 
-    desk = {"recording": None}
+    opened = {"recording": None}
     for number in itertools.count():
         try:
             function, args = connection.recv()
@@ -174,13 +175,17 @@ def serve(connection, other_end, path):
             return
 
         try:
-            answer = number, True, function(desk, *args)
+            answer = number, True, function(opened, *args)
         except Exception as error:
             # where it was does not travel with it
             error.place = place_of(error)
             answer = number, False, sendable(error)
         with contextlib.suppress(BrokenPipeError):
             connection.send(answer)
+
+        # all is read that was asked for: what draws is loaded while the first process scores
+        if function is _work and not connection.poll():
+            load_picture()
 
 
 def sendable(error):
@@ -192,25 +197,25 @@ def sendable(error):
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _open(desk, path, fs_hz):
-    desk["recording"] = open_recording(path, fs_hz)
-    described = vars(desk["recording"])
+def _open(opened, path, fs_hz):
+    opened["recording"] = open_recording(path, fs_hz)
+    described = vars(opened["recording"])
     return {name: described[name] for name in described if not name.startswith("_")}
 
 
-def _close(desk):
-    if desk["recording"]:
-        desk["recording"].close()
-    desk["recording"] = None
+def _close(opened):
+    if opened["recording"]:
+        opened["recording"].close()
+    opened["recording"] = None
 
 
-def _read(desk, *args):
-    return desk["recording"].read(*args)
+def _read(opened, *args):
+    return opened["recording"].read(*args)
 
 
-def _work(desk, work, item, args):
-    return work(desk["recording"], item, *args)
+def _work(opened, work, item, args):
+    return work(opened["recording"], item, *args)
 
 
-def _do(desk, work, args):
+def _do(opened, work, args):
     return work(*args)

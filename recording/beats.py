@@ -7,6 +7,7 @@ ScoredBeats      both, with flags, groups and episodes (scored.py): what all fil
 Nothing here needs the network's library: a second process takes these over, too (ahead.py).
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
@@ -41,10 +42,6 @@ class DetectedBeats:
     def scored(self):
         """(n,) bool"""
         return self.readable & self.whole
-
-    def __getstate__(self):
-        # an open file and a network do not go to another process
-        return vars(self) | {"segments": None, "z": None, "errors": None}
 
 
 def window_index(time_s, n_windows):
@@ -93,10 +90,15 @@ class ScoredBeats:
     examples: list = field(default_factory=list)   # of most_abnormal
     mean_beats: tuple = ()                         # of review.mean_beats
 
-    def __getstate__(self):
-        # another process draws the picture: what that does not show would be 60 MB of a week
-        found = replace(Evidence(*[None] * len(fields(Evidence))), excess=self.excess)
-        return vars(self) | {"found": found, "review_group": None, "mean_beats": ()}
+    def for_picture(self):
+        """A copy that another process can draw: without network and open file, and without what the
+        picture does not show, 60 MB of a week.
+        """
+        beats = copy.copy(self.beats)
+        beats.segments = beats.z = beats.errors = None
+        found = Evidence(*[None] * len(fields(Evidence)))
+        found.excess = self.excess
+        return replace(self, beats=beats, found=found, review_group=None, mean_beats=())
 
     @property
     def excess(self):

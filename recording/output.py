@@ -184,7 +184,7 @@ def annotation_bytes(steps, symbol, aux, subtype):
 
 def write_all(stem, scored, later=functools.partial):
     """All files of one recording but the summary and the page; later: of the Recording."""
-    drawn = later(draw, Path(f"{stem}.{EXTENSION}.png"), scored)
+    drawn = later(draw, Path(f"{stem}.{EXTENSION}.png"), scored.for_picture())
     write_annotations(Path(f"{stem}.{EXTENSION}"), scored)
     write_csv(Path(f"{stem}.{EXTENSION}.csv"), scored)
     drawn()

@@ -5,7 +5,7 @@ how much is read at a time. A piece is resampled, filtered, its R peaks are foun
 cut out. No network: a second process does this ahead of it (ahead.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,8 +43,8 @@ class Piece:
         """
         kept = r_peaks.apart(self.time_s, refractory_s, last_s)
         rows = kept[self.readable & self.whole]
-        return Piece(self.time_s[kept], self.readable[kept], self.whole[kept], self.unreadable,
-                     self.without_qrs, self.oscillation, self.swing, self.segments[rows])
+        return replace(self, time_s=self.time_s[kept], readable=self.readable[kept],
+                       whole=self.whole[kept], segments=self.segments[rows])
 
 
 def load_libraries():

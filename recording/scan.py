@@ -18,14 +18,13 @@ from models import fused
 from pipeline.runtime import give_memory_back
 from recording import groups, kinds, p_wave, pieces
 from recording.beats import DetectedBeats, Evidence, joined
-from recording.output import load_picture
 from scoring import detector
 from scoring.features import BATCH, BeatFeatures, observe
 from scoring.rows import slices
 from scoring.scores import self_references
 
-BATCH_OF_ONE = 128    # segments that a thread encodes at a time; with BATCH a day takes 250 MB more
-LONG = 10_000         # segments of a recording
+THREAD_BATCH = 128    # segments that a thread encodes at a time; with BATCH a day takes 250 MB more
+LONG = 10_000         # segments: of a recording of more the memory goes back at once
 # of a pieces.Piece, in the order of DetectedBeats
 COLUMNS = ("time_s", "readable", "whole", "unreadable", "without_qrs", "oscillation", "swing")
 
@@ -95,8 +94,6 @@ def scan(recording, lead, model, signal, score_settings, device, given_s=None, s
             columns.append([getattr(piece, name) for name in COLUMNS])
             segments.append(piece.segments)
             encoder.encode_whole_batches()
-        # where another process will draw, it has nothing else to do from here on
-        recording.later(load_picture)
         z = encoder.latents()
 
     columns = [np.concatenate(values) for values in zip(*columns)]
@@ -137,7 +134,7 @@ class Encoder:
         self.pool.shutdown(cancel_futures=True)
         # what one thread sets is the number that later ones begin with
         torch.set_num_threads(self.threads)
-        # of a short recording the next one takes it up again
+        # after a short recording the next one takes it up again
         if self.begun > LONG:
             give_memory_back()
 
@@ -145,7 +142,7 @@ class Encoder:
         """Begin with what is there: whole batches, whatever the pieces held, since for each new
         size of a batch torch keeps buffers.
         """
-        self._begin(len(self.segments) // BATCH_OF_ONE * BATCH_OF_ONE)
+        self._begin(len(self.segments) // THREAD_BATCH * THREAD_BATCH)
 
         # what is done leaves the memory
         while self.batches and self.batches[0].done():
@@ -159,7 +156,7 @@ class Encoder:
         return self.z
 
     def _begin(self, stop):
-        for part in slices(stop - self.begun, BATCH_OF_ONE):
+        for part in slices(stop - self.begun, THREAD_BATCH):
             rows = slice(self.begun + part.start, min(self.begun + part.stop, stop))
             self.batches.append(self.pool.submit(self._encode, rows))
         self.begun = stop

@@ -27,8 +27,8 @@ from models import load_checkpoint
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
-from studies.stopwatch import (PRODUCT_GFLOP, matrix_product, prepare, time_command,
-                               time_once)
+from studies import report
+from studies.stopwatch import PRODUCT_GFLOP, matrix_product, prepare, time_command, time_once
 
 REPEATS = 5
 DAYS = 7            # the longest recording; once, it takes minutes
@@ -104,9 +104,9 @@ def earlier_version(commit):
             subprocess.run([*git, "remove", "--force", str(place)], capture_output=True)
 
 
-def encoder_gflop(beats):
+def encoder_gflop(database, beats):
     """Operations of the encoder for so many beats, as torch counts them, in 10^9."""
-    model, _ = load_checkpoint(settings.database().checkpoint_path("patient", config.SEED), "")
+    model, _ = load_checkpoint(database.checkpoint_path("patient", config.SEED), "")
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.encode(torch.zeros(1, 1, config.WINDOW_SIZE))
     return counter.get_total_flops() * beats / 1e9
@@ -135,7 +135,7 @@ def measure(database, threads, repeats, before):
         time_command(settings.ROOT, "detect.py", day, "--out", folder / "once")
         found, written = found_of(folder / "once")
         read = day.with_suffix(".dat").stat().st_size
-        gflop = encoder_gflop(found["scored"])
+        gflop = encoder_gflop(database, found["scored"])
 
         cases = {"a day": [day], "half an hour": [database.records_dir() /
                                                  f"{database.records[0]}.hea"],
@@ -205,7 +205,6 @@ def write(database, threads, repeats, before=None):
     """results/detect.json, and what it says printed."""
     path = database.out / "results" / "detect.json"
     write_json(path, measure(database, threads, repeats, before))
-    from studies import report
     print(report.render("detect.md", **report.detect_values(database)))
     print(f"wrote {path}")
 

@@ -164,8 +164,8 @@ def draw_library(ax, library, rows, colour, marker):
 # --- whole recordings -----------------------------------------------------------------------------
 
 def whole_recordings(timings):
-    """Figures of detect.json: {"rows": a dict a case, "product": ..., "million": ...}. Ratios are
-    medians over the turns.
+    """{name: figure} of detect.json for templates/detect.md and scaling.md; "rows": a dict a case
+    and version. Ratios are medians over the turns.
     """
     rows = {(row["case"], row["version"]): row for row in timings["rows"]}
     found = []

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import scored_beats
 from numpy.testing import assert_array_equal
 from PIL import Image
 
@@ -173,6 +175,17 @@ errors.run(main)
         time.sleep(0.1)
     else:
         pytest.fail("it is still there")
+
+
+def test_for_a_picture_beats_are_copied_without_what_it_does_not_show():
+    scored = scored_beats([100, 300, 500], [0, 5, np.nan], 1000)
+    scored.beats.segments = scored.beats.z = open   # an object that stays here
+    scored.beats.errors = lambda: None
+    there = pickle.loads(pickle.dumps(scored.for_picture()))
+    for name in ("samples", "excess", "flagged", "rr_before_s", "unreadable_s"):
+        assert_array_equal(getattr(there, name), getattr(scored, name))
+    assert there.found.kind is None and there.beats.segments is None
+    assert scored.found.kind is not None and scored.beats.segments is open
 
 
 def test_a_recording_may_take_too_long_there_too(path, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_versions_take_turns(small, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_detect, "time_command", command)
     monkeypatch.setattr(benchmark_detect, "on_cluster", lambda *_: {})
     monkeypatch.setattr(benchmark_detect, "STRIPS", 2)
-    monkeypatch.setattr(benchmark_detect, "encoder_gflop", lambda beats: beats)
+    monkeypatch.setattr(benchmark_detect, "encoder_gflop", lambda _, beats: beats)
     monkeypatch.setattr(benchmark_detect, "found_of",
                         lambda folder: ({"scored": 20, "duration_s": 3600}, 99))
     found = benchmark_detect.measure(small, 1, 2, None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from scipy.signal import firwin
 
 import models
 from conftest import Evil
@@ -151,6 +152,12 @@ def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         models.save_checkpoint(path, model, note="new")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("taps, cutoff, fs", [(63, 45 / 360, 1), (64, 40, 250), (1, 0.1, 1)])
+def test_the_lowpass_is_that_of_scipy(taps, cutoff, fs):
+    np.testing.assert_allclose(models.firwin(taps, cutoff, fs), firwin(taps, cutoff, fs=fs),
+                               rtol=0, atol=1e-15)
 
 
 def test_a_drawing_holds_nothing_above_the_lowpass():

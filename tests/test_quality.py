@@ -51,6 +51,21 @@ def noise(kind, n):
     return bandpass(np.cumsum(white), FS, (0.3, 120), 2)
 
 
+def test_a_windows_beats_are_summed_up_as_numpy_does():
+    rng = np.random.default_rng(0)
+    peaks = np.sort(rng.choice(40 * FS, 120, replace=False))
+    amplitude = rng.random(120)
+    correlation = np.where(rng.random(120) < 0.2, np.nan, rng.random(120))
+    starts = np.arange(0, 35 * FS, FS)
+    found = quality.match_by_window(peaks, correlation, amplitude, starts, 5 * FS)
+    for start, values in zip(starts, found.T):
+        here = (peaks >= start) & (peaks < start + 5 * FS)
+        known = correlation[here & ~np.isnan(correlation)]
+        assert len(known) >= quality.MIN_BEATS
+        assert tuple(values) == (np.quantile(known, 0.25, method="lower"),
+                                 np.median(amplitude[here]))
+
+
 # --- missing, flat, saturated ---------------------------------------------------------------------
 
 @pytest.mark.parametrize("gain", [1, 1e-6, -1e7])

@@ -58,6 +58,22 @@ def test_beats_the_detector_passed_over_are_found_between_its_own(simulated):
     assert len(r_peaks.search_back(filtered, peaks[:1], FS)) == 1
 
 
+def test_gaps_without_anything_steep_are_passed_over_and_no_others(simulated, monkeypatch):
+    signal, peaks = simulated
+    found = np.delete(peaks, np.arange(5, len(peaks) - 5, 3))   # beats that must be searched for
+    quickly = r_peaks.search_back(signal, found, FS)
+    monkeypatch.setattr(r_peaks, "ranges", lambda values, first, _: np.full(len(first), np.inf))
+    assert_array_equal(quickly, r_peaks.search_back(signal, found, FS))
+    assert len(quickly) > len(found) + 50
+
+
+def test_ranges_are_those_of_slices():
+    values = np.random.default_rng(0).normal(size=40)
+    first, last = np.array([0, -3, 5, 30, 39]), np.array([39, 4, 5, 60, 39])
+    known = [np.ptp(values[max(a, 0):b + 1]) for a, b in zip(first, last)]
+    assert_array_equal(r_peaks.ranges(values, first, last), known)
+
+
 def test_of_an_interpolated_beat_the_peak_is_found_not_its_higher_t_wave():
     """As in 805: a negative QRS complex, and 0.2 s later a T wave half as high again."""
     early = BEATS[[10, 25]] + 150

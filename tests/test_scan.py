@@ -1,5 +1,6 @@
 """From a recording to scored beats: R peaks, seams, readable stretches, the pipeline's scores."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,6 +45,26 @@ def scanned(signal, shipped, fs_hz=FS, **more):
 
 
 # --- beats ----------------------------------------------------------------------------------------
+
+def test_rows_of_a_spool_are_read_while_others_are_put_behind():
+    spool = scan.Spool(3)
+    spool.append(np.zeros((1, 3)))
+    wrong = []
+
+    def read():
+        while len(spool) < 3000:
+            rows = spool[max(0, len(spool) - 50):len(spool)]
+            wrong.append((rows != rows[:, :1]).any() or (np.diff(rows[:, 0]) != 1).any())
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for k in range(1, 3000):
+        spool.append(np.full((1, 3), k))
+    for reader in readers:
+        reader.join()
+    assert len(wrong) > 10 and not any(wrong)
+
 
 def test_every_simulated_beat_is_found_at_its_peak(simulated, shipped):
     signal, peaks = simulated
