@@ -90,6 +90,12 @@ def use_threads(n):
     keep_memory()
 
 
+def slices(n, size):
+    """Slices of `size` that cover n rows: the parts of a large array, one at a time or in threads.
+    """
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
 def in_threads(function, items):
     """Call function(item) of each item, as many at a time as `use_threads` has set for torch; for
     functions of large arrays, during which other threads run.

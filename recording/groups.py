@@ -8,8 +8,8 @@ frequent one. No number of groups is asked for, and the result is the same in ev
 import numpy as np
 import scipy
 
+from pipeline.runtime import slices
 from recording.kinds import FOREIGN, SLIGHT
-from scoring.rows import slices
 from scoring.scores import SEARCH, for_blocks
 
 # Recordings of DS1 and svdb have 12 and 10 groups (median) at 5, 11 and 8 at 5.5; at both 99.1 and

@@ -6,9 +6,8 @@ holds the beat before it. Figures: flagged beats of DS1 and of 23 records of svd
 
 import numpy as np
 
-from pipeline.runtime import in_threads
+from pipeline.runtime import in_threads, slices
 from scoring.features import BATCH
-from scoring.rows import slices
 
 QRS_S = (0.083, 0.1)      # before and after the R peak
 LAG_S = 0.011             # the R peak may be so far off

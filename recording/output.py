@@ -11,10 +11,9 @@ import numpy as np
 
 from pipeline.artefacts import whole_file
 from pipeline.errors import UserError
-from pipeline.runtime import importing
+from pipeline.runtime import importing, slices
 from recording import places
 from recording.episodes import NO_QRS, RHYTHMS
-from scoring.rows import slices
 
 EXTENSION = "ecgad"
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again

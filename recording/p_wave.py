@@ -7,9 +7,9 @@ premature beats, sinus arrhythmia, block.
 
 import numpy as np
 
+from pipeline.runtime import slices
 from recording.kinds import FOREIGN
 from scoring.features import BATCH
-from scoring.rows import slices
 
 BEFORE_R_S = (0.24, 0.08)   # where it is looked for: from, to, before the R peak
 BEATS = 61                  # about a minute, as for the rhythm

@@ -8,9 +8,9 @@ prematurity (Ward 1963), single beats among them. Each is accepted, rejected or 
 import numpy as np
 import scipy
 
+from pipeline.runtime import slices
 from recording.groups import described
 from scoring.features import BATCH
-from scoring.rows import slices
 
 # In 23 records of svdb and 22 of DS1 flagged beats make 5 and 6 review groups (median), 9 and 11 at
 # most; 93 and 95 % of the beats are of the most frequent class of theirs. Without a limit (average

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from models import fused
-from pipeline.runtime import give_memory_back
+from pipeline.runtime import give_memory_back, slices
 from recording import groups, kinds, p_wave, pieces
 from recording.beats import DetectedBeats, Evidence, joined
 from scoring import detector
 from scoring.features import BATCH, BeatFeatures, observe
-from scoring.rows import slices
 from scoring.scores import self_references
 
 THREAD_BATCH = 128    # segments that a thread encodes at a time; with BATCH a day takes 250 MB more

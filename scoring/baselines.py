@@ -21,8 +21,9 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.runtime import slices
 from preprocess import gaussian
-from scoring.rows import rows_by_record, slices
+from scoring.features import rows_by_record
 from scoring.scores import neighbours
 
 COMPONENTS = 32        # as many as the network has latent dimensions

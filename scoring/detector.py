@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from scoring.features import BeatFeatures
-from scoring.rows import rows_by_record
+from scoring.features import BeatFeatures, rows_by_record
 from scoring.scores import SCORES, density_scale, self_references
 
 # lines whose specificity and sensitivity are kept

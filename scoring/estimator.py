@@ -19,9 +19,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 import config
 from models import fused, load_checkpoint
 from pipeline import settings
+from pipeline.runtime import slices
 from preprocess import normalise
 from scoring.features import BATCH
-from scoring.rows import slices
 from scoring.scores import SEARCH, neighbours
 
 # The line of "auto": 98.5 % (mean over records) of the normal beats of DS1 after the first five

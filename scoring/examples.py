@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.decomposition import PCA
 
-from scoring.rows import rows_by_record
+from scoring.features import rows_by_record
 
 STRIP_S = 30
 EXAMPLE_SYMBOLS = "NLRAV/Ff"  # the most common of each kind; the median-score beat of each is drawn

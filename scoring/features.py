@@ -14,7 +14,7 @@ import scipy
 
 from models import reconstruct
 from preprocess import gaussian
-from scoring.rows import rows_by_record, slices
+from pipeline.runtime import slices
 
 BATCH = 512      # segments a forward pass: larger ones leave the cache and are slower on a CPU
 SAME_RR_S = 0.001    # the RR after a beat and the RR before the next one are one interval
@@ -103,6 +103,14 @@ def observe(model, x, settings, fs_hz, device):
         mse[part] = error.mean(axis=1)
         qrs_error[part] = error @ weights / weights.sum()
     return recon, z.numpy(), mse, qrs_error
+
+
+def rows_by_record(record):
+    """{name: row numbers, rising} of the records, by name."""
+    # stable: within a record the beats stay in time, which the causal scores count on
+    order = np.argsort(record, kind="stable")
+    names, starts = np.unique(record[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:])))
 
 
 # --- rhythm ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from scoring.rows import slices
+from pipeline.runtime import slices
 
 GRID = np.linspace(0, 1, 101)  # where the bands of the curves are stored
 DRAWN = 20                     # resamples at a time

@@ -24,8 +24,8 @@ from typing import Callable
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.runtime import in_threads
-from scoring.rows import rows_by_record, slices
+from pipeline.runtime import in_threads, slices
+from scoring.features import rows_by_record
 
 # beats whose neighbours are searched at a time: memory does not grow with the recording
 SEARCH = 20000

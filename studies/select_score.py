@@ -30,10 +30,10 @@ from evaluate import load_detector
 from pipeline import errors, runtime, settings
 from pipeline.artefacts import write_json
 from pipeline.corruption import Corruption
+from pipeline.runtime import slices
 from pipeline.tables import readable
 from scoring import detector, metrics
-from scoring.features import BeatFeatures
-from scoring.rows import rows_by_record, slices
+from scoring.features import BeatFeatures, rows_by_record
 from studies.other_settings import load_or_train, other_settings
 
 FOLDS = 3            # of the patients of DS1: seven or so in each
