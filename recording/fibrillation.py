@@ -31,7 +31,7 @@ SPECTRUM_S = 4.0
 BESIDE = -0.1             # margin of noise beside such a window that is one too: in the same 11
                           # records 91 % of fibrillation instead of 89, 7.0 % of it only unreadable
                           # instead of 9.5, 1.0 % of noise instead of 0.9
-NORMAL_KURTOSIS = 3.0     # scipy counts from that of a normal distribution; 1 is the least there is
+NORMAL_KURTOSIS = 3.0     # KURTOSIS counts from that of a normal distribution
 
 
 def oscillation(filtered, fs_hz):
@@ -52,10 +52,10 @@ def oscillation(filtered, fs_hz):
     for first in range(0, len(starts), BATCH_WINDOWS):
         part = sliding_window_view(filtered, window)[starts[first:first + BATCH_WINDOWS]]
         with np.errstate(invalid="ignore", divide="ignore"):
-            peaked = scipy.stats.kurtosis(part[:, 2 * lag:] - part[:, :-2 * lag], axis=1)
+            peaked = kurtosis(part[:, 2 * lag:] - part[:, :-2 * lag])
             share, frequency_hz = concentration(part, fs_hz)
             within = np.log(np.min([
-                (KURTOSIS + NORMAL_KURTOSIS) / (peaked + NORMAL_KURTOSIS),
+                (KURTOSIS + NORMAL_KURTOSIS) / peaked,
                 LEAKAGE / leakage(part), share / CONCENTRATION], axis=0))
         # NaN where the line is flat
         result.append([np.where(np.isnan(within), -np.inf, within), frequency_hz])
@@ -80,6 +80,14 @@ def score(margin, frequency_hz):
     frequency over SLOWEST_HZ where that is less.
     """
     return np.minimum(margin, 0.5 * np.log(np.maximum(frequency_hz, 1e-9) / SLOWEST_HZ))
+
+
+def kurtosis(values):
+    """(m,) of values (m, w): 3 of a normal distribution, 1 at the least. What scipy.stats gives, in
+    a tenth of the time.
+    """
+    squares = np.square(values - values.mean(axis=1, keepdims=True))
+    return np.square(squares).mean(axis=1) / np.square(squares.mean(axis=1))
 
 
 def concentration(windows, fs_hz):

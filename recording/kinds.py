@@ -30,6 +30,14 @@ def unit(shapes):
     return shapes / np.maximum(np.linalg.norm(shapes, axis=1, keepdims=True), 1e-6)
 
 
+def quantile(values, q):
+    """np.quantile of each row of values (m, r), in two thirds of the time: (m,)."""
+    place = q * (values.shape[1] - 1)
+    low, high = int(place), min(int(place) + 1, values.shape[1] - 1)
+    near = np.partition(values, (low, high), axis=1)
+    return near[:, low] + (near[:, high] - near[:, low]) * values.dtype.type(place - low)
+
+
 def qrs_distance(segments, reference, fs_hz):
     """(k,) 1 - correlation of each QRS complex with those of the regular beats most like it.
 
@@ -50,7 +58,7 @@ def qrs_distance(segments, reference, fs_hz):
         best = np.full(len(around), -1.0)
         for lag in range(2 * lags + 1):
             alike = unit(around[:, lag:lag + before + after]) @ known.T
-            best = np.maximum(best, np.quantile(alike, NEAREST, axis=1))
+            best = np.maximum(best, quantile(alike, NEAREST))
         result[part] = 1 - best
 
     in_threads(of, slices(len(segments), 4 * BATCH))

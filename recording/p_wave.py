@@ -7,7 +7,7 @@ premature beats, sinus arrhythmia, block.
 
 import numpy as np
 
-from pipeline.runtime import slices
+from pipeline.runtime import in_threads, slices
 from recording.kinds import FOREIGN
 from scoring.features import BATCH
 
@@ -28,12 +28,15 @@ def without_p(segments, distance, fs_hz):
     k = len(segments)
     half = BEATS // 2
     result = np.empty(k, bool)
-    for part in slices(k, 16 * BATCH):
+
+    def of(part):
         first = max(0, part.start - half)
         last = min(k, part.stop + half)
         own = distance[first:last] < FOREIGN
         share = same_share(before_r(segments[first:last], fs_hz), own)
         result[part] = share[part.start - first:][:min(part.stop, k) - part.start] < LEAST
+
+    in_threads(of, slices(k, 4 * BATCH))
     return result
 
 

@@ -18,7 +18,7 @@ from pipeline.runtime import best_device, device_of, importing, use_threads
 from recording import cluster, leads, output, pieces, places, reader
 from recording.output import EXTENSION
 
-OUTPUT = 13          # raise it with every change of what is found: earlier output is then stale
+OUTPUT = 14          # raise it with every change of what is found: earlier output is then stale
 ALL = "all"          # of --lead: one after the other
 LEADS = ".leads.json"   # which leads these are; written after all of their files
 # flags that decide what is found, arguments of score_recording

@@ -127,8 +127,11 @@ def noisy(raw, filtered, fs_hz, correlation, amplitude):
     NaN (too few beats) is never noise: where no beat is found, none can be called abnormal.
     """
     noise = correlation < CORRELATION_MIN
-    doubtful = (correlation < CORRELATION_FAIR) & (snr_db(filtered, fs_hz, amplitude) < SNR_MIN_DB)
-    return noise | doubtful & (baseline_quality(raw, fs_hz) < BASELINE_MIN)
+    # most windows need no closer look
+    fair = np.flatnonzero(~noise & (correlation < CORRELATION_FAIR))
+    doubtful = fair[snr_db(filtered[fair], fs_hz, amplitude[fair]) < SNR_MIN_DB]
+    noise[doubtful] = baseline_quality(raw[doubtful], fs_hz) < BASELINE_MIN
+    return noise
 
 
 def beat_quality(signal_mv, filtered_mv, fs_hz, beats):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 import wfdb
 from conftest import Leads
 from numpy.testing import assert_allclose, assert_array_equal
@@ -61,6 +62,11 @@ def test_a_slow_wide_rhythm_is_none_unless_its_complexes_differ():
     waves = [np.sin(2 * np.pi * hz * t) for hz in rates_hz]
     assert [found(wave).all() for wave in waves] == [False, False, False, True, True, True]
     assert all(found(wave, noisy=True).all() for wave in waves)
+
+
+def test_kurtosis_is_scipys_and_three_more():
+    values = np.random.default_rng(0).gamma(2, size=(5, 300))
+    assert_allclose(fibrillation.kurtosis(values), scipy.stats.kurtosis(values, axis=1) + 3)
 
 
 def test_the_score_is_the_least_sign():

@@ -17,6 +17,13 @@ def segments(*widths, n=720):
     return np.array([np.append(np.exp(-0.5 * (t / width) ** 2), [0, 1]) for width in widths])
 
 
+@pytest.mark.parametrize("r", [1, 2, 20, 60])
+def test_quantile_is_numpys(r):
+    values = np.random.default_rng(r).normal(size=(50, r)).astype(np.float32)
+    for q in (0.0, 0.5, 0.95, 1.0):
+        assert_allclose(kinds.quantile(values, q), np.quantile(values, q, axis=1), atol=1e-6)
+
+
 def test_qrs_distance_is_one_less_the_correlation_with_the_nearest_regular_beats():
     beats = segments(0.01, 0.01, 0.012, 0.04)
     found = kinds.qrs_distance(beats, np.array([0, 1]), FS)

@@ -115,8 +115,8 @@ def test_noise_is_a_bad_match_or_a_fair_one_with_two_other_signs(snr_db):
     assert_allclose(ratio, snr_db, atol=0.1)
     raw = np.array([wave, wave + 0.15 * np.sin(2 * np.pi * 0.4 * t)])
     assert_allclose(quality.baseline_quality(raw, FS), [1, 0.01 / (0.01 + 0.0225)], atol=0.01)
-    found = quality.noisy(np.repeat(raw, 4, axis=0), wave[None], FS,
-                          np.tile([0.85, 0.95, 0.98, np.nan], 2), amplitude)
+    found = quality.noisy(np.repeat(raw, 4, axis=0), np.tile(wave, (8, 1)), FS,
+                          np.tile([0.85, 0.95, 0.98, np.nan], 2), np.full(8, amplitude))
     assert_array_equal(found, [1, 0, 0, 0, 1, snr_db == 16, 0, 0])
 
 

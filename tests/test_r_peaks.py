@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import wfdb
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 import preprocess
 from pipeline import settings, simulated_ecg
@@ -72,6 +73,15 @@ def test_ranges_are_those_of_slices():
     first, last = np.array([0, -3, 5, 30, 39]), np.array([39, 4, 5, 60, 39])
     known = [np.ptp(values[max(a, 0):b + 1]) for a, b in zip(first, last)]
     assert_array_equal(r_peaks.ranges(values, first, last), known)
+
+
+@pytest.mark.parametrize("n", [1, 5, 40, 300])
+@pytest.mark.parametrize("reach", [1, 2, 6, 18])
+def test_range_around_is_that_of_filters(n, reach):
+    values = np.random.default_rng(n).normal(size=n)
+    width = 2 * reach + 1
+    known = maximum_filter1d(values, width) - minimum_filter1d(values, width)
+    assert_array_equal(r_peaks.range_around(values, reach), known)
 
 
 def test_of_an_interpolated_beat_the_peak_is_found_not_its_higher_t_wave():
@@ -160,6 +170,25 @@ def test_of_several_detections_the_one_with_most_beats_and_fewest_waves_is_taken
                      [BEATS + 120, BEATS, np.empty(0, int)]):
         assert_array_equal(r_peaks.most_steep(slope, attempts, FS), BEATS)
     assert len(r_peaks.most_steep(slope, [np.empty(0, int)] * 2, FS)) == 0
+
+
+@pytest.mark.parametrize("record", ["105", "119", "207", "232"])
+def test_a_start_that_settles_goes_on_as_one_without_warm_up(mitdb, record, monkeypatch):
+    signal = wfdb.rdrecord(str(mitdb / record), channels=[0]).p_signal[:, 0]
+    plain = r_peaks.detect_after(0, signal, FS)
+    for_less = [r_peaks.detect_from(warm_up_s, signal, plain, FS) for warm_up_s in (10, 20)]
+    for warm_up_s, found in zip((10, 20), for_less):
+        assert_array_equal(found, r_peaks.detect_after(warm_up_s, signal, FS))
+
+    # what does not settle is done whole: a start of other beats, and a signal that begins late
+    lengths = []
+    monkeypatch.setattr(r_peaks, "detect_after", lambda _, raw, fs_hz: lengths.append(len(raw))
+                        or plain[plain < len(raw)])
+    r_peaks.detect_from(10, signal, plain, FS)
+    r_peaks.detect_from(10, signal, plain + 1, FS)
+    late = np.where(np.arange(len(signal)) < 200 * FS, 0.0, signal)
+    r_peaks.detect_from(10, late, plain, FS)
+    assert lengths == [300 * FS, 300 * FS, len(signal), len(signal)]
 
 
 def test_beats_of_record_119_are_the_experts(mitdb):
