@@ -12,6 +12,8 @@ tachycardia     above 100 beats/min for half a minute
 atrial fibrillation, suspected: half a minute (ESC 2020) of intervals that are irregular at every
                 distance, where those of bigeminy and trigeminy return after two and three beats,
                 and no P wave
+half a minute   of a shorter recording nearly all that can be read, as of an ECG of ten seconds
+                (ESC 2020)
 """
 
 import numpy as np
@@ -27,6 +29,8 @@ STILL = 0.25              # of the usual swing of a second: in six asystoles of 
 SLOW_PER_MIN = 50
 FAST_PER_MIN = 100
 LASTING_S = 30.0
+NEARLY_ALL = 0.8          # of the longest stretch that can be read, where that is shorter; ...
+SHORTEST_S = 7.0          # ... at least so much: from beat to beat of ten seconds
 RATE_BEATS = 9            # a rate is of the median interval of so many beats
 IRREGULAR_BEATS = 61      # irregular by the median over so many beats, about a minute: ...
 IRREGULAR = 0.06          # ... of |log RR - log RR of 1, 2, 3 beats before|, the least of the
@@ -35,6 +39,9 @@ IRREGULAR = 0.06          # ... of |log RR - log RR of 1, 2, 3 beats before|, th
 MIDDLE = (37.5, 62.5)     # ... in the middle is apart by ...
 APART = 0.04              # ... so much of log RR: one beat in five of 821 is premature, the others
                           # come like a clock
+LEAST_INTERVALS = 8       # of a short recording all count, from so many on: of half a minute and of
+                          # ten seconds of 201 and 203 all 14 strips in fibrillation are found, of
+                          # DS1 and svdb 2 and 3 of 511 others (804 is left out)
 VENTRICULAR = ("V", "F")
 LASTING = ("bradycardia", "tachycardia")
 
@@ -50,6 +57,17 @@ def spells(mask):
     """(k, 2) first and last index, that one too, of the runs of True in mask (n,)."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
     return edges - [0, 1]
+
+
+def lasting(mask, time_s, joined):
+    """(first, last) of the runs of True in mask (n,), beats, that last half a minute, or nearly all
+    that can be read.
+    """
+    readable_s = max((time_s[last] - time_s[first] for first, last in
+                      pieces(0, len(time_s) - 1, joined)), default=0)
+    least_s = max(SHORTEST_S, min(LASTING_S, NEARLY_ALL * readable_s))
+    return [(first, last) for first, last in spells(mask)
+            if time_s[last] - time_s[first] >= least_s]
 
 
 def episodes(time_s, kind, joined, without_p=True):
@@ -69,9 +87,7 @@ def episodes(time_s, kind, joined, without_p=True):
             ("atrial fibrillation, suspected", irregular,
              "RR intervals are irregular at every distance, without P waves"),
             *rates(rr_s, joined)):
-        for first, last in spells(mask):
-            if time_s[last] - time_s[first] >= LASTING_S:
-                found.append((name, first, last, why))
+        found += [(name, first, last, why) for first, last in lasting(mask, time_s, joined)]
 
     # what comes in an irregular rhythm early is no run of its own
     rows = []
@@ -194,10 +210,10 @@ def in_atrial_fibrillation(time_s, kind, joined, without_p=True):
     """(n,) bool: beats where it is suspected; arguments as of `episodes`."""
     if len(time_s) < 2:
         return np.zeros(len(time_s), bool)
-    result = irregular_beats(np.diff(time_s), kind, joined) & without_p
-    for first, last in spells(result):
-        if time_s[last] - time_s[first] < LASTING_S:
-            result[first:last + 1] = False
+    irregular = irregular_beats(np.diff(time_s), kind, joined) & without_p
+    result = np.zeros(len(time_s), bool)
+    for first, last in lasting(irregular, time_s, joined):
+        result[first:last + 1] = True
     return result
 
 
@@ -208,7 +224,7 @@ def irregular_beats(rr_s, kind, joined):
     log_rr = np.log(rr_s)
     log_rr[~joined | foreign[:-1] | foreign[1:]] = np.nan
     known = np.flatnonzero(np.isfinite(log_rr))
-    if len(known) < IRREGULAR_BEATS:
+    if len(known) < LEAST_INTERVALS:
         return np.zeros(len(kind), bool)
 
     values = log_rr[known]
@@ -216,13 +232,19 @@ def irregular_beats(rr_s, kind, joined):
     for lag in (1, 2, 3):
         away = np.abs(values[lag:] - values[:-lag])
         away = np.append(np.full(lag, np.median(away)), away)
-        usual = scipy.ndimage.median_filter(away, IRREGULAR_BEATS, mode="nearest")
-        least = np.minimum(least, usual)
-
-    low, high = (scipy.ndimage.percentile_filter(values, share, IRREGULAR_BEATS, mode="nearest")
-                 for share in MIDDLE)
+        least = np.minimum(least, percentile_around(away, 50))
+    low, high = (percentile_around(values, share) for share in MIDDLE)
 
     # left-out intervals belong to what is around them, but not across an unreadable stretch
     nearest = np.clip(np.searchsorted(known, np.arange(len(rr_s))), 0, len(known) - 1)
     irregular = ((least > IRREGULAR) & (high - low > APART))[nearest] & joined
     return np.append(irregular, irregular[-1])
+
+
+def percentile_around(values, share):
+    """(n,) percentile of the IRREGULAR_BEATS around each of values (n,), of all where there are
+    fewer.
+    """
+    if len(values) < IRREGULAR_BEATS:
+        return np.full(len(values), np.percentile(values, share))
+    return scipy.ndimage.percentile_filter(values, share, IRREGULAR_BEATS, mode="nearest")

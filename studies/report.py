@@ -199,7 +199,7 @@ def results_document(database):
     optional = {name: saved(database, f"{study}.json", study)
                 if (folder / f"{study}.json").exists() else None
                 for name, study in (("worth", "network_worth"), ("recipes", "recipes"),
-                                    ("fibrillation", "fibrillation"))}
+                                    ("fibrillation", "fibrillation"), ("strips", "strips"))}
 
     selection = saved(database, "selection.json", "select_score")
     return render("results.md", **optional, paired_rows=paired_rows,

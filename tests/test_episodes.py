@@ -27,18 +27,23 @@ def test_a_steady_rhythm_has_no_episode():
     assert found([]) == [] and found([0.8], "NN") == []
 
 
+def runs(rr_s, kind, joined=None):
+    """Those of `found` that are runs: all of a few seconds is a tachycardia as well."""
+    return [row for row in found(rr_s, kind, joined) if row[0].endswith("run")]
+
+
 def test_runs_are_of_three_and_more_beats_and_named_by_their_majority():
     rr_s = np.full(19, 0.5)
-    assert found(rr_s, "NNVVNNVVVNNSSSNNSSVV"[:20]) == [
+    assert runs(rr_s, "NNVVNNVVVNNSSSNNSSVV"[:20]) == [
         ("ventricular run", 3, 4), ("supraventricular run", 5.5, 6.5),
         ("ventricular run", 8, 9.5)]
     # below 100 a minute a ventricular run is a slow one, a supraventricular one none
-    assert found(2 * rr_s, "NNVVNNVVVNNSSSNNSSVV"[:20]) == [
+    assert runs(2 * rr_s, "NNVVNNVVVNNSSSNNSSVV"[:20]) == [
         ("slow ventricular run", 6, 8), ("slow ventricular run", 16, 19)]
     # three with an unreadable stretch in it are none
     joined = np.ones(19, bool)
     joined[6] = False
-    assert found(rr_s, "NNVVNNVVVNNNNNNNNNNN", joined) == []
+    assert runs(rr_s, "NNVVNNVVVNNNNNNNNNNN", joined) == []
 
 
 def test_bigeminy_and_trigeminy_need_three_cycles():
@@ -86,6 +91,31 @@ def test_irregular_at_every_distance_is_told_from_other_irregular_rhythms(rhythm
     assert ("atrial fibrillation, suspected" in {row[0] for row in rows}) == expected
     if expected:
         assert sum(end_s - start_s for _, start_s, end_s in rows) > 0.9 * rr_s.sum()
+
+
+@pytest.mark.parametrize("seconds", [10, 30])
+def test_of_a_strip_nearly_all_is_as_good_as_half_a_minute(seconds):
+    irregular = 0.7 * np.exp(np.random.default_rng(2).normal(0, 0.2, 100))
+    for rr_s, expected in ((irregular, "atrial fibrillation, suspected"),
+                           (np.full(100, 0.5), "tachycardia"), (np.full(100, 1.3), "bradycardia")):
+        strip = rr_s[np.cumsum(rr_s) < seconds - 0.5]
+        assert [row[0] for row in found(strip)] == [expected]
+
+        # not half of it; nor so much of a long recording
+        steady = np.full(round(seconds / 2 / 0.8), 0.8)
+        assert found(np.append(steady, strip[:len(strip) // 2])) == []
+        assert found(np.append(np.full(100, 0.8), strip[:-len(strip) // 5])) == []
+
+        # but what is left of it where a part cannot be read, if that is not too short
+        joined = np.arange(len(strip)) >= len(strip) // 5
+        assert len(found(strip, joined=joined)) == 1 or seconds == 10
+    assert found(np.full(8, 0.5)) == [] and found(irregular[:7]) == []
+
+
+@pytest.mark.parametrize("rr_s", [[0.8], [0.5, 1.1], [0.8, 0.5, 1.1]])
+def test_a_strip_whose_intervals_return_is_no_fibrillation(rr_s):
+    for n in (9, 10, 30):
+        assert found(np.resize(rr_s, n) * np.exp(RNG.normal(0, 0.015, n))) == []
 
 
 def test_wfdb_is_told_where_a_rhythm_begins_and_ends():
