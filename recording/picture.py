@@ -17,9 +17,11 @@ LONG_IN = 4.5          # height of what is drawn over time ...
 SHORT_IN = 2.6
 EXAMPLES_IN = (0, 2.45, 3.9)   # ... and of so many rows of beats
 TICKS_S = (-0.5, 0, 0.5)
-LINES = {"signal": {"color": GREY, "linewidth": 0.8, "label": "signal"},
-         "recon": {"color": ABNORMAL, "linewidth": 1.1,
-                   "label": "the network's drawing of the beat, tapered as it sees it"}}
+KEY_LETTER_IN = 0.062  # of a text of 8 points
+LINES = {"signal": {"color": GREY, "linewidth": 0.8},
+         "recon": {"color": ABNORMAL, "linewidth": 1.1}}
+DRAWN = (("━ signal", GREY),
+         ("━ the network's drawing of the beat, tapered as it sees it", ABNORMAL))
 
 
 def clock(time_s):
@@ -69,16 +71,25 @@ def draw_over_time(figure, scored, height_in):
     if len(axes) > 1:
         draw_rates(axes[1], axes[2], scored, unit_s)
 
-    # one entry in the legend for all stretches
     for ax in axes:
-        label = "unreadable"
         for start, stop in scored.unreadable_s / unit_s:
-            ax.axvspan(start, stop, color=GREY, alpha=0.3, linewidth=0, label=label)
-            label = None
+            ax.axvspan(start, stop, color=GREY, alpha=0.3, linewidth=0)
+    key(figure, 1 - 0.43 / height_in, (("● not flagged", NORMAL), ("▲ flagged", ABNORMAL),
+                                       (f"- - line, at {scored.line:.2f}", "black"),
+                                       ("■ unreadable", GREY)))
 
-    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=2, frameon=False)
     axes[-1].set(xlabel=f"time in the recording ({unit})", xlim=(0, beats.duration_s / unit_s))
     axes[-1].xaxis.set_label_coords(0.5, -0.27 / axes[-1].get_position().height / height_in)
+
+
+def key(figure, y, entries):
+    """What the colours mean, [(text, colour)], from the right edge on: a legend takes ten times as
+    long, an eighth of the time of drawing a short recording.
+    """
+    x = 0.985
+    for text, color in reversed(entries):
+        figure.text(x, y, text, color=color, fontsize=8, ha="right")
+        x -= (len(text) + 3) * KEY_LETTER_IN / figure.bbox.width * DPI
 
 
 def draw_beats(ax, scored, unit_s):
@@ -86,12 +97,9 @@ def draw_beats(ax, scored, unit_s):
     time = scored.beats.time_s / unit_s
     flagged = scored.flagged
     usual = scored.beats.scored & ~flagged
-    ax.plot(time[usual], scored.excess[usual], ".", markersize=1.5, color=NORMAL,
-            label="not flagged", rasterized=True)
-    ax.plot(time[flagged], scored.excess[flagged], "^", markersize=3, color=ABNORMAL,
-            label="flagged")
-    ax.axhline(scored.line, color="black", linestyle="--", linewidth=1,
-               label=f"line, at {scored.line:.2f}")
+    ax.plot(time[usual], scored.excess[usual], ".", markersize=1.5, color=NORMAL, rasterized=True)
+    ax.plot(time[flagged], scored.excess[flagged], "^", markersize=3, color=ABNORMAL)
+    ax.axhline(scored.line, color="black", linestyle="--", linewidth=1)
 
     # the lowest thousandth may lie outside: it is of no interest
     low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
@@ -163,5 +171,5 @@ def draw_examples(figure, scored, n_rows):
         ax.set(xlim=(-BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5)), ylabel=f"signal ({scored.unit})")
 
     rows[-1].set_xlabel("time from the R peak (s)")
-    figure.legend(*rows[0].get_legend_handles_labels(), loc="lower center", ncols=2)
+    key(figure, 0.1 / height_in, DRAWN)
     figure.suptitle(f"The beats of highest excess, at least {APART_S} s apart", fontsize=9)
