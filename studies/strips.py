@@ -86,8 +86,8 @@ def row_of(length_s, part, found):
     """A row of the table, of [(rows, record)] of strips."""
     classes = figures_of(found)["classes"]
     records = pd.DataFrame([record for _, record in found])
-    inside = records.found[records.fibrillating == True]    # noqa: E712: None is neither
-    outside = records.found[records.fibrillating == False]  # noqa: E712
+    inside = records.found[records.fibrillating.isin([True])]     # None is neither
+    outside = records.found[records.fibrillating.isin([False])]
     return {"seconds": length_s, "part": part, "strips": len(found),
             "n": {name: classes[name]["n"] for name in "NSV"},
             "false_share": classes["N"]["gross"], "false_share_average": classes["N"]["average"],
