@@ -23,14 +23,15 @@ import sys
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import UserError
-from pipeline.runtime import importing
+from pipeline.runtime import give_memory_back, importing
 from recording.cluster import place_of
 from recording.output import load_picture
 from recording.pieces import load_libraries
 from recording.reader import Recording, load_reader, open_recording
 
 AHEAD = 2     # questions put before the answer to the first is taken
-PATIENCE_S = 1   # with a process that is at something when nobody waits for it any more
+PATIENCE_S = 1   # with a process that is at something when nobody waits for it any more, or that
+                 # asks for nothing more
 # forked it begins at once; on a Mac libraries of the system do not bear it
 METHOD = "fork" if sys.platform == "linux" else "spawn"
 LOST = ("the process that reads the recording was killed, out of memory perhaps. Run it again with "
@@ -183,9 +184,12 @@ def serve(connection, other_end, path):
         with contextlib.suppress(BrokenPipeError):
             connection.send(answer)
 
-        # all is read that was asked for: what draws is loaded while the first process scores
+        # all is read that was asked for: what draws is loaded while the first process scores, and
+        # what it needs for its scores is not held here
         if function is _work and not connection.poll():
             load_picture()
+            if not connection.poll(PATIENCE_S):
+                give_memory_back()
 
 
 def sendable(error):

@@ -34,18 +34,20 @@ LONGEST_SKIP = 2**31 - 1
 
 # --- table ----------------------------------------------------------------------------------------
 
-def beat_columns(scored):
-    """{column: (n,) values, or one for all} of the table, a row a beat in order of time."""
+def beat_columns(scored, rows=slice(None)):
+    """{column: (n,) values, or one for all} of the table, a row a beat in order of time; of some
+    rows, a slice, alone.
+    """
     beats = scored.beats
     # a beat at an end of the recording has no whole segment
-    state = np.where(beats.whole, "scored", "cut")
+    state = np.where(beats.whole[rows], "scored", "cut")
     return {
-        "time_s": beats.time_s, "sample": scored.samples, "lead": scored.lead,
-        "rr_before_s": scored.rr_before_s, "early": scored.found.early,
-        "qrs_distance": scored.found.distance, "score": scored.found.score,
-        "excess": scored.excess, "flag": scored.flagged, "kind": scored.kind,
-        "group": scored.found.group, "review_group": scored.review_group,
-        "state": np.where(beats.readable, state, "unreadable")}
+        "time_s": beats.time_s[rows], "sample": scored.samples[rows], "lead": scored.lead,
+        "rr_before_s": scored.rr_before_s[rows], "early": scored.found.early[rows],
+        "qrs_distance": scored.found.distance[rows], "score": scored.found.score[rows],
+        "excess": scored.excess[rows], "flag": scored.flagged[rows], "kind": scored.kind[rows],
+        "group": scored.found.group[rows], "review_group": scored.review_group[rows],
+        "state": np.where(beats.readable[rows], state, "unreadable")}
 
 
 def beat_table(scored):
@@ -56,15 +58,16 @@ def beat_table(scored):
 
 def write_csv(path, scored):
     """The beat_columns, flags as 0 and 1, as pandas would write them in three times the time."""
-    columns = beat_columns(scored)
-    lead = quoted(columns["lead"])
-    columns["lead"] = np.full(len(columns["time_s"]), LEAD)
-    row = ",".join(FORMATS[values.dtype.kind] for values in columns.values()) + "\n"
+    lead = quoted(scored.lead)
+    # a part at a time: the words of a week are 30 MB
+    parts = (beat_columns(scored, here) for here in slices(len(scored.beats.time_s), ROWS))
 
     with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        file.write(",".join(columns) + "\n")
-        for here in slices(len(columns["time_s"]), ROWS):
-            cells = zip(*(values[here].tolist() for values in columns.values()))
+        file.write(",".join(beat_columns(scored, slice(0))) + "\n")
+        for columns in parts:
+            columns["lead"] = np.full(len(columns["time_s"]), LEAD)
+            row = ",".join(FORMATS[values.dtype.kind] for values in columns.values()) + "\n"
+            cells = zip(*(values.tolist() for values in columns.values()))
             text = "".join(map(row.__mod__, cells))
             # what is not known is empty; the lead's name is put in last: it may be "nan"
             file.write(text.replace(",nan", ",").replace(LEAD, lead))
@@ -80,20 +83,21 @@ def quoted(text):
 # --- annotations ----------------------------------------------------------------------------------
 
 def annotations_of(scored):
-    """(sample, symbol, aux, subtype), each (m,), of every scored beat, change of signal quality and
-    episode that WFDB has a rhythm for, in order of time.
+    """(sample, symbol, aux as bytes, subtype), each (m,), of every scored beat, change of signal
+    quality and episode that WFDB has a rhythm for, in order of time.
     """
     rows = np.flatnonzero(scored.beats.scored)
-    # a part at a time: as objects of Python the numbers of a week are 60 MB
-    parts = [np.array(list(map("{:.2f}".format, scored.excess[rows[part]])))
+    # a part at a time: as objects of Python the numbers of a week are 60 MB, as text, not bytes, 18
+    parts = [np.array(list(map("{:.2f}".format, scored.excess[rows[part]])), "S")
              for part in slices(len(rows), ROWS)]
-    excess = np.concatenate(parts) if parts else np.empty(0, "<U1")
-    beats = (scored.samples[rows], scored.kind[rows], excess, np.zeros(len(rows), int))
+    excess = np.concatenate(parts) if parts else np.empty(0, "S1")
+    beats = (scored.samples[rows], scored.kind[rows], excess, np.zeros(len(rows), np.int8))
 
     found = [beats]
     for others in (quality_of(scored), rhythms_of(scored)):
         if others:
-            found.append(tuple(zip(*others)))
+            sample, symbol, aux, subtype = zip(*others)
+            found.append((sample, symbol, np.char.encode(aux), np.array(subtype, np.int8)))
     columns = [np.concatenate(values) for values in zip(*found)]
     # of the same sample the beat comes first
     order = np.argsort(columns[0], kind="stable")
@@ -161,13 +165,12 @@ def annotation_bytes(steps, symbol, aux, subtype):
     names, index = np.unique(symbol, return_inverse=True)
     code = np.array([CODES[name] for name in names], int)[index]
     cells.append((steps + (code << 10), np.ones(len(steps), bool)))
-    cells.append(((subtype & 0xFF) + (SUBTYPE << 10), subtype != 0))
+    cells.append(((subtype.astype(int) & 0xFF) + (SUBTYPE << 10), subtype != 0))
 
     # text, padded to whole words
-    text = np.char.encode(aux, "utf-8")
-    length = np.char.str_len(text)
+    length = np.char.str_len(aux)
     cells.append((length + (AUX << 10), length > 0))
-    letters = text.astype(f"S{2 * -(-text.dtype.itemsize // 2)}").view("<u2").reshape(len(text), -1)
+    letters = aux.astype(f"S{2 * -(-aux.dtype.itemsize // 2)}").view("<u2").reshape(len(aux), -1)
     cells.append((letters, 2 * np.arange(letters.shape[1]) < length[:, None]))
 
     words = []

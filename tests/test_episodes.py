@@ -123,7 +123,7 @@ def test_wfdb_is_told_where_a_rhythm_begins_and_ends():
     scored.episodes = [{"kind": "bigeminy", "start_s": 3.0, "end_s": 9.0},
                        {"kind": "pause", "start_s": 4.0, "end_s": 6.5}]   # has no symbol
     rows = list(zip(*output.annotations_of(scored)))
-    assert [row[:3] for row in rows if row[1] == "+"] == [(300, "+", "(B"), (900, "+", "(N")]
+    assert [row[:3] for row in rows if row[1] == "+"] == [(300, "+", b"(B"), (900, "+", b"(N")]
     assert [row[0] for row in rows] == sorted(row[0] for row in rows) and len(rows) == 21
 
 

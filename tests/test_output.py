@@ -46,8 +46,8 @@ def test_annotations_are_those_of_wfdb_to_the_byte(n, fs_hz, gap_s, tmp_path, mo
     sample, symbol, aux, subtype = output.annotations_of(scored)
     assert (np.diff(sample) >= 0).all() and set("~+") < set(symbol)
     assert np.diff(sample).max() > output.LONGEST_STEP
-    wfdb.wrann("theirs", "ecgad", sample, list(symbol), aux_note=list(aux), subtype=subtype,
-               fs=fs_hz, write_dir=str(tmp_path))
+    wfdb.wrann("theirs", "ecgad", sample, list(symbol), aux_note=list(np.char.decode(aux)),
+               subtype=subtype.astype(int), fs=fs_hz, write_dir=str(tmp_path))
     assert (tmp_path / "ours.ecgad").read_bytes() == (tmp_path / "theirs.ecgad").read_bytes()
 
 
