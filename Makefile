@@ -78,7 +78,7 @@ check: $(TESTS_INSTALLED)
 
 # everything; what watches the clock or kills processes by itself, afterwards
 test: $(TESTS_INSTALLED)
-	$(PYTEST) -n 2 --dist loadfile -m "not alone" tests
+	$(PYTEST) -n 3 --dist loadfile -m "not alone" tests
 	$(PYTEST) -m alone tests
 
 # spoilt files for SECONDS, each reader in turn; those that end badly are kept in runs/fuzz
