@@ -108,7 +108,8 @@ def test_of_a_strip_nearly_all_is_as_good_as_half_a_minute(seconds):
 
         # but what is left of it where a part cannot be read, if that is not too short
         joined = np.arange(len(strip)) >= len(strip) // 5
-        assert len(found(strip, joined=joined)) == 1 or seconds == 10
+        left_s = strip[joined][:-1].sum()     # slow and fast are told up to the last beat but one
+        assert len(found(strip, joined=joined)) == (left_s >= 7)
     assert found(np.full(8, 0.5)) == [] and found(irregular[:7]) == []
 
 

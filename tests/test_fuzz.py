@@ -32,7 +32,7 @@ MAX_BYTES = 10**9
 
 common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 # without shrinking: a failing signal is one of few words already, and each run takes a second
-settings.register_profile("ci", max_examples=8, derandomize=True, database=None,
+settings.register_profile("ci", max_examples=9, derandomize=True, database=None,
                           phases=[Phase.explicit, Phase.generate], **common)
 settings.register_profile("long", max_examples=1200, **common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

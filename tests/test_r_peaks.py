@@ -172,7 +172,7 @@ def test_of_several_detections_the_one_with_most_beats_and_fewest_waves_is_taken
     assert len(r_peaks.most_steep(slope, [np.empty(0, int)] * 2, FS)) == 0
 
 
-@pytest.mark.parametrize("record", ["105", "207"])
+@pytest.mark.parametrize("record", ["105", "119", "207", "232"])
 def test_a_start_that_settles_goes_on_as_one_without_warm_up(mitdb, record, monkeypatch):
     signal = wfdb.rdrecord(str(mitdb / record), channels=[0]).p_signal[:, 0]
     plain = r_peaks.detect_after(0, signal, FS)
