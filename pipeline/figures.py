@@ -48,16 +48,16 @@ def save(path, draw, quickly=False):
     """Write the Figure that `draw()` returns as a PNG; a file of the same pixels is left as it is.
 
     A picture is under version control: drawing it again changes no byte where no pixel changes.
-    quickly: in half the time and twice the bytes, for pictures by the thousand.
+    quickly: in half the time and to the nearest of fewer shades, for pictures by the thousand.
     """
     with _DRAWING, matplotlib.rc_context(STYLE | (QUICK if quickly else {})):
         canvas = FigureCanvasAgg(draw())
         canvas.draw()
 
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    if not quickly:
-        # the median cut would turn the colour of a rare class grey
-        image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    # the median cut would turn the colour of a rare class grey
+    method, kmeans = (Image.Quantize.FASTOCTREE, 0) if quickly else (Image.Quantize.MAXCOVERAGE, 1)
+    image = image.quantize(256, method, kmeans, dither=Image.Dither.NONE)
     if np.array_equal(pixels(path), np.asarray(image.convert("RGB"))):
         return
 

@@ -7,11 +7,12 @@ read.
 import argparse
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import config
 from pipeline import settings
@@ -100,7 +101,8 @@ def in_threads(function, items):
     """Call function(item) of each item, as many at a time as `use_threads` has set for torch; for
     functions of large arrays, during which other threads run.
 
-    Each has the product of two matrices to itself: what one thread does is the same in any number.
+    Each has the products of numpy and torch to itself: what one thread does is the same in any
+    number, and none waits for another at each layer of a network.
     """
     import torch
 
@@ -110,10 +112,21 @@ def in_threads(function, items):
             function(item)
         return
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
-        # an error comes out where its result is taken
-        for _ in pool.map(function, items):
-            pass
+    try:
+        with pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            # an error comes out where its result is taken
+            for _ in pool.map(function, items):
+                pass
+    finally:
+        # what one thread sets is the number that later ones begin with
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def pools():
+    """The pools of threads of the libraries that are loaded; to look for them takes 5 ms."""
+    return ThreadpoolController()
 
 
 def keep_memory():

@@ -10,7 +10,8 @@ import scipy
 
 from pipeline.runtime import slices
 from recording.kinds import FOREIGN, SLIGHT
-from scoring.scores import SEARCH, for_blocks
+from scoring.distances import for_blocks
+from scoring.scores import SEARCH
 
 # Recordings of DS1 and svdb have 12 and 10 groups (median) at 5, 11 and 8 at 5.5; at both 99.1 and
 # 97.7 % of the beats are of their group's most frequent class. From 7 on the premature beats of 821

@@ -166,10 +166,11 @@ def draw_examples(figure, scored, n_rows):
             ax.text(at, 1.04, f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
                     f"excess {example['excess']:.1f}", fontsize=8.5, ha="center",
                     transform=ax.get_xaxis_transform())
-        ax.set_xticks(np.add.outer(centre_s, TICKS_S).ravel(), [*map(str, TICKS_S)] * len(examples))
-        ax.xaxis.set_label_coords(0.5, -0.24)
+        # under one beat, for all: each label takes as long to draw as the beat
+        ax.set_xticks(TICKS_S if ax is rows[-1] else ())
         ax.set(xlim=(-BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5)), ylabel=f"signal ({scored.unit})")
 
     rows[-1].set_xlabel("time from the R peak (s)")
+    rows[-1].xaxis.set_label_coords(0.5 / IN_A_ROW, -0.24)
     key(figure, 0.1 / height_in, DRAWN)
     figure.suptitle(f"The beats of highest excess, at least {APART_S} s apart", fontsize=9)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from models import fused
+from models import THREAD_BATCH, fused
 from pipeline.runtime import give_memory_back, slices
 from recording import groups, kinds, p_wave, pieces
 from recording.beats import DetectedBeats, Evidence, joined
@@ -22,7 +22,6 @@ from scoring import detector
 from scoring.features import BATCH, BeatFeatures, observe
 from scoring.scores import self_references
 
-THREAD_BATCH = 128    # segments that a thread encodes at a time; with BATCH a day takes 250 MB more
 LONG = 10_000         # segments: of a recording of more the memory goes back at once
 # of a pieces.Piece, in the order of DetectedBeats
 COLUMNS = ("time_s", "readable", "whole", "unreadable", "without_qrs", "oscillation", "swing")

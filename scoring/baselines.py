@@ -23,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.runtime import slices
 from preprocess import gaussian
+from scoring.distances import neighbours
 from scoring.features import rows_by_record
-from scoring.scores import neighbours
 
 COMPONENTS = 32        # as many as the network has latent dimensions
 NEIGHBOURS = 3

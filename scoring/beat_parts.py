@@ -14,7 +14,8 @@ Without this, 71 % of the flagged paced beats were said to be led by a timing fa
 
 import numpy as np
 
-from scoring.scores import neighbours, self_references
+from scoring.distances import neighbours
+from scoring.scores import self_references
 
 # s from the R peak: 0.25 holds a PR interval of up to 0.2 s with its wave, 0.1 half a wide QRS,
 # 0.45 the end of T at ordinary heart rates

@@ -21,8 +21,9 @@ from models import fused, load_checkpoint
 from pipeline import settings
 from pipeline.runtime import slices
 from preprocess import normalise
+from scoring.distances import neighbours
 from scoring.features import BATCH
-from scoring.scores import SEARCH, neighbours
+from scoring.scores import SEARCH
 
 # The line of "auto": 98.5 % (mean over records) of the normal beats of DS1 after the first five
 # minutes are nearer to those before: studies.segment_detector. On 23 records of svdb it flags 1.7 %

@@ -24,13 +24,12 @@ from typing import Callable
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.runtime import in_threads, slices
+from pipeline.runtime import slices
+from scoring.distances import for_blocks, kth_smallest, neighbours
 from scoring.features import rows_by_record
 
 # beats whose neighbours are searched at a time: memory does not grow with the recording
 SEARCH = 20000
-BLOCK = 128         # of them in one matrix of distances, which stays in the cache: 1 MB
-GROUPS = 3          # of `kth_smallest`, times as many as the values it is about
 TINY = 1e-9         # a distance of 0 (a copy of a reference) must keep a logarithm
 LEAST_SELF = 5      # beats of its own that a record must have before it is its own reference
 # own reference beats kept, evenly in time: a day's search stays linear in its length
@@ -38,16 +37,6 @@ SELF_LIMIT = 2000
 
 
 # --- distances ------------------------------------------------------------------------------------
-
-def neighbours(references, queries, k):
-    """(distances (n, k), indices (n, k)) of the k nearest references, Euclidean."""
-    # here: it takes a second to load, and the default score of a recording does without
-    from sklearn.neighbors import NearestNeighbors
-
-    # brute force: in 34 dimensions a tree visits nearly every reference all the same
-    search = NearestNeighbors(n_neighbors=min(k, len(references)), algorithm="brute")
-    return search.fit(references).kneighbors(queries)
-
 
 def density_scale(references, k):
     """(r,) log of each reference's mean distance to its k nearest fellows."""
@@ -113,41 +102,6 @@ def distance_to_share(known, queries, share):
 
     for_blocks(of, known, queries)
     return result
-
-
-def kth_smallest(values, k):
-    """(m,) of each row of values (m, r) the one that k are smaller than; half the time of a
-    partition of all.
-    """
-    m, r = values.shape
-    groups = min(GROUPS * (k + 1), r)
-    size = r // groups
-
-    # k + 1 groups of a row have a smallest value up to a limit: what is above it is not asked for
-    of_groups = values[:, :size * groups].reshape(m, size, groups).min(axis=1)
-    limit = np.partition(of_groups, k, axis=1)[:, k]
-    row, column = np.divmod(np.flatnonzero(values <= limit[:, None]), r)
-
-    # what is left of each row, from its first column on
-    place = np.arange(len(row)) - np.searchsorted(row, np.arange(m))[row]
-    left = np.full((m, place.max(initial=k) + 1), np.inf, values.dtype)
-    left[row, place] = values[row, column]
-    return np.partition(left, k, axis=1)[:, k]
-
-
-def for_blocks(function, known, queries):
-    """Call function(part, away) of each BLOCK of queries (m, d): its slice, and its squared
-    distances (BLOCK, r) to known (r, d), each less the square of the query's length.
-    """
-    squares = (known ** 2).sum(axis=1)
-
-    def call(part):
-        # as one matrix product: |q|^2 - 2 q r + |r|^2
-        away = (-2 * queries[part]) @ known.T
-        away += squares
-        function(part, away)
-
-    in_threads(call, slices(len(queries), BLOCK))
 
 
 # --- scores ---------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from studies.stopwatch import PRODUCT_GFLOP, matrix_product, time_command, time_
 REPEATS = 9
 PEER_REPEATS = 3      # of other detectors, some of which take a minute
 STEPS = 20            # training steps a timing
+LOOK_S = 1            # between two looks at the memory of a command that takes minutes
 SEGMENTS = 4096       # a timing of inference
 BATCHES = (64, 128, 256, 512, 1024)
 ROOMS = ("pipeline", "scoring", "recording", "scaling")
@@ -290,7 +291,8 @@ def time_commands(database):
         (folder / "data" / records.name).symlink_to(records)
 
         # in the order of the pipeline: each finds what the one before it wrote
-        return [time_command(folder, *command.split()) for command in tqdm(commands, disable=None)]
+        return [time_command(folder, *command.split(), look_s=LOOK_S)
+                for command in tqdm(commands, disable=None)]
 
 
 # --- the script -----------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ writes  results/detect.json       seconds and memory of every turn
 
 The day is the database's records one after another. Beside it stands what its beats cost the
 encoder at the least: the same number of operations as products of two large matrices. With --before
-an earlier version takes turns with this one. Memory is the most that all processes had together.
+an earlier version takes turns with this one. Memory is the most that all processes had together, in
+a run of its own: to look at it takes time.
 python -m studies.benchmark runs this, too. Run nothing beside it.
 Next: python -m studies.report --write
 """
@@ -35,6 +36,7 @@ DAYS = 7            # the longest recording; once, it takes minutes
 STRIPS = 200
 STRIP_S = 30
 HALF_HOURS = 12     # records that a cluster is given
+LOOK_S = 0.05       # between two looks at the memory
 FORMAT = "212"      # of the records: two samples in three bytes
 
 
@@ -118,10 +120,10 @@ def found_of(folder):
     return json.loads((folder / "day.ecgad.json").read_text()), written
 
 
-def detect(folder, out, *arguments):
+def detect(folder, out, *arguments, look_s=None):
     """time_command of detect.py into a new folder."""
     with tempfile.TemporaryDirectory(dir=out) as fresh:
-        return time_command(folder, "detect.py", *arguments, "--out", fresh)
+        return time_command(folder, "detect.py", *arguments, "--out", fresh, look_s=look_s)
 
 
 def measure(database, threads, repeats, before):
@@ -151,7 +153,11 @@ def measure(database, threads, repeats, before):
                 for (case, version), timings in rows.items():
                     timings.append(detect(versions[version], folder, *cases[case]))
 
+        cases[f"{DAYS} days"] = [days]
         rows[f"{DAYS} days", "now"] = [detect(settings.ROOT, folder, days)]
+        # in runs of their own, whose time does not count
+        memory = {(case, version): detect(versions[version], folder, *cases[case],
+                                          look_s=LOOK_S)["peak_mb"] for case, version in rows}
         rows |= on_cluster(database, folder, threads)
     return {"threads": threads, "hours": found["duration_s"] / 3600, "beats": found["scored"],
             "bytes_read": read, "bytes_written": written,
@@ -160,7 +166,7 @@ def measure(database, threads, repeats, before):
             "before": before,
             "rows": [{"case": case, "version": version,
                       "seconds": [timing["seconds"] for timing in timings],
-                      "peak_mb": [timing["peak_mb"] for timing in timings]}
+                      "peak_mb": memory.get((case, version))}
                      for (case, version), timings in rows.items()]}
 
 

@@ -22,8 +22,8 @@ from pipeline import errors, runtime
 from pipeline.artefacts import without_nan, write_json
 from pipeline.tables import readable
 from preprocess import gaussian
+from scoring.distances import neighbours
 from scoring.estimator import SegmentDetector
-from scoring.scores import neighbours
 from studies import in_noise
 
 LEAST_LEARNED = 20       # normal beats that a detector must have to learn from

@@ -13,12 +13,12 @@ TIMINGS = {
     "gflop": 1600.0, "products_s": [10, 12, 8], "strips": 200, "days": 7, "cluster_hours": 6.0,
     "before": "abc",
     "rows": [
-        {"case": "a day", "version": "now", "seconds": [20, 18, 16], "peak_mb": [600, 650, 640]},
-        {"case": "a day", "version": "before", "seconds": [40, 45, 24], "peak_mb": [900] * 3},
-        {"case": "200 strips", "version": "now", "seconds": [20, 10, 40], "peak_mb": [700] * 3},
-        {"case": "7 days", "version": "now", "seconds": [126], "peak_mb": [715]},
-        {"case": "cluster of 1", "version": "now", "seconds": [60], "peak_mb": [300]},
-        {"case": "cluster of 2", "version": "now", "seconds": [40], "peak_mb": [300]}]}
+        {"case": "a day", "version": "now", "seconds": [20, 18, 16], "peak_mb": 650},
+        {"case": "a day", "version": "before", "seconds": [40, 45, 24], "peak_mb": 900},
+        {"case": "200 strips", "version": "now", "seconds": [20, 10, 40], "peak_mb": 700},
+        {"case": "7 days", "version": "now", "seconds": [126], "peak_mb": 715},
+        {"case": "cluster of 1", "version": "now", "seconds": [60], "peak_mb": None},
+        {"case": "cluster of 2", "version": "now", "seconds": [40], "peak_mb": None}]}
 
 
 def test_ratios_are_medians_over_the_turns():
@@ -42,6 +42,7 @@ def test_what_was_measured_is_printed():
     text = report.render("detect.md", detect=TIMINGS,
                          whole=benchmark_report.whole_recordings(TIMINGS))
     assert "| a day | now | 3 | 18.0 | 650 | 2.00 |" in text
+    assert "| cluster of 2 | now | 1 | 40.0 |  |  |" in text
     assert "takes 2.00 times that" in text and "10.0 a second" in text
 
 
@@ -62,12 +63,12 @@ def test_recordings_are_the_records_bytes(small, tmp_path, monkeypatch):
 
 
 def test_versions_take_turns(small, tmp_path, monkeypatch):
-    done = []
+    done, watched = [], []
 
-    def command(folder, script, *words):
-        words = [str(word) for word in words]
-        done.append((words[0].rpartition("/")[2], "before" if "before" in str(folder) else "now"))
-        return {"seconds": 1.0, "peak_mb": 100}
+    def command(folder, script, *words, look_s=None):
+        case = str(words[0]).rpartition("/")[2]
+        (watched if look_s else done).append(case)
+        return {"seconds": 9.0 if look_s else 1.0, "peak_mb": 100 if look_s else 0}
 
     monkeypatch.setattr(benchmark_detect, "time_command", command)
     monkeypatch.setattr(benchmark_detect, "on_cluster", lambda *_: {})
@@ -77,9 +78,10 @@ def test_versions_take_turns(small, tmp_path, monkeypatch):
                         lambda folder: ({"scored": 20, "duration_s": 3600}, 99))
     found = benchmark_detect.measure(small, 1, 2, None)
     cases = ["day.hea", "s01.hea", "strip000.hea"]
-    assert done == [(case, "now") for case in ["day.hea", *cases, *cases, "days.hea"]]
+    assert done == ["day.hea", *cases, *cases, "days.hea"] and watched == [*cases, "days.hea"]
     assert len(found["products_s"]) == 2 and found["bytes_written"] == 99
-    assert [len(row["seconds"]) for row in found["rows"]] == [2, 2, 2, 1]
+    assert [row["seconds"] for row in found["rows"]] == [[1.0] * 2] * 3 + [[1.0]]
+    assert [row["peak_mb"] for row in found["rows"]] == [100] * 4
 
 
 def test_a_commit_that_is_not_there_is_refused():

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 import config
 from pipeline.errors import UserError
-from scoring import detector, fit, scores
+from scoring import detector, distances, fit, scores
 from scoring.features import BeatFeatures
 
 SETTINGS = {"KNN_NEIGHBOURS": 3, "DENSITY_POWER": 0.5, "SELF_IRREGULARITY": 0.1,
@@ -23,16 +23,6 @@ def test_density_is_the_mean_distance_to_fellows_and_copies_stay_finite():
     expected = np.log(np.sort(cdist(known, known))[:, 1:6].mean(axis=1))
     assert_allclose(scores.density_scale(known, 5), expected, rtol=1e-4, atol=1e-5)
     assert -30 < scores.relative_distance(np.zeros((1, 1)), [[0]], expected, 0)[0] < -10
-
-
-@pytest.mark.parametrize("r", [4, 11, 200, 503])
-def test_kth_smallest_is_that_of_a_sorted_row(r):
-    rng = np.random.default_rng(r)
-    values = rng.normal(size=(20, r)).astype(np.float32)
-    many_alike = rng.integers(0, 3, (20, r)).astype(np.float32)
-    for rows in (values, many_alike):
-        for k in {0, 3, r // 20, r // 5, r - 1}:
-            assert_array_equal(scores.kth_smallest(rows, k), np.sort(rows)[:, k])
 
 
 def test_a_rare_shape_among_the_reference_stays_far():
@@ -58,7 +48,7 @@ def beats(request, monkeypatch):
     References of a and b only; c has no beat in the first minutes.
     """
     monkeypatch.setattr(scores, "SEARCH", 50)  # several parts of the search
-    monkeypatch.setattr(scores, "BLOCK", 16)
+    monkeypatch.setattr(distances, "BLOCK", 16)
     rng = np.random.default_rng(8)
     found = BeatFeatures(rng.normal(size=(180, 4)).astype(np.float32), None, None, RECORD)
     for prefix in ("", "past_"):
