@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -32,10 +33,14 @@ def test_a_function_runs_on_as_many_threads_as_are_set(two_threads):
 
     def call(item):
         together.wait()    # neither goes on without the other
-        seen.append((item, tuple(blas_threads())))
+        seen.append((item, *blas_threads(), torch.get_num_threads()))
 
     runtime.in_threads(call, range(4))
-    assert sorted(seen) == [(item, (1,)) for item in range(4)] and blas_threads() == {2}
+    assert sorted(seen) == [(item, 1, 1) for item in range(4)]
+    assert blas_threads() == {2}
+    # a thread that begins later has as many as before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
 
 
 @pytest.mark.parametrize("items", [[0], [0, 1, 2]])
