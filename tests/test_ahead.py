@@ -138,6 +138,7 @@ def test_a_killed_process_is_told_of_and_started_anew(path, second):
         assert len(there.read(0, 0, 9)) == 9
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how, status", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_it_ends_with_the_first_process(path, tmp_path, how, status):
     """Whatever ends that; after Ctrl-C, which both are sent, without a word of its own."""
