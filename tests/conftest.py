@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,10 @@ from pipeline import settings, simulated_ecg
 from pipeline.errors import UserError
 from recording.beats import Evidence, ScoredBeats
 from recording.reader import Recording, open_recording
+
+# what a shell without a terminal starts in the background ignores Ctrl-C, and so would all that the
+# tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = {"records": "s01 s02 s07 s08 s10 s11", "train": "s01 s02", "validation": "s07 s08",
          "test": "s10 s11"}
