@@ -184,9 +184,13 @@ def reconstruct(model, x, batch_size, device):
         recon[part] = model.decode(latent).squeeze(1).cpu()
         z[part] = latent.cpu()
 
-    # each thread of a CPU has its own arrays: of larger batches the system gets them back each time
-    on_cpu = torch.device(device).type == "cpu"
-    in_threads(draw, slices(len(x), min(batch_size, THREAD_BATCH) if on_cpu else batch_size))
+    if torch.device(device).type == "cpu":
+        # each thread has its own arrays: of larger batches the system gets them back each time
+        in_threads(draw, slices(len(x), min(batch_size, THREAD_BATCH)))
+    else:
+        # a GPU does one batch at a time: those of many threads would only fill its memory
+        for part in slices(len(x), batch_size):
+            draw(part)
     return recon, z
 
 

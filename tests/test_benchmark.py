@@ -85,6 +85,13 @@ def test_memory_of_a_command_is_that_of_all_its_processes(tmp_path):
     assert 155 < found["peak_mb"] < 260 and found["seconds"] > 0.7
 
 
+def test_nobody_looks_at_the_memory_of_what_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopwatch, "resident_mb", lambda pid: pytest.fail("looked"))
+    (tmp_path / "nap.py").write_text("import time; time.sleep(0.2)")
+    found = stopwatch.time_command(tmp_path, "nap.py")
+    assert found["command"] == "nap.py" and found["seconds"] > 0.2 and found["peak_mb"] == 0
+
+
 def test_a_command_that_fails_is_named_with_its_error():
     with pytest.raises(UserError, match=r"(?s)dataset.py --source x: exit status 2.*--download"):
         stopwatch.time_command(settings.ROOT, "dataset.py", "--source", "x")

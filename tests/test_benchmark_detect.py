@@ -67,7 +67,8 @@ def test_versions_take_turns(small, tmp_path, monkeypatch):
 
     def command(folder, script, *words, look_s=None):
         case = str(words[0]).rpartition("/")[2]
-        (watched if look_s else done).append(case)
+        version = "before" if "before" in str(folder) else "now"
+        (watched if look_s else done).append((case, version))
         return {"seconds": 9.0 if look_s else 1.0, "peak_mb": 100 if look_s else 0}
 
     monkeypatch.setattr(benchmark_detect, "time_command", command)
@@ -78,7 +79,8 @@ def test_versions_take_turns(small, tmp_path, monkeypatch):
                         lambda folder: ({"scored": 20, "duration_s": 3600}, 99))
     found = benchmark_detect.measure(small, 1, 2, None)
     cases = ["day.hea", "s01.hea", "strip000.hea"]
-    assert done == ["day.hea", *cases, *cases, "days.hea"] and watched == [*cases, "days.hea"]
+    assert done == [(case, "now") for case in ["day.hea", *cases, *cases, "days.hea"]]
+    assert watched == [(case, "now") for case in [*cases, "days.hea"]]
     assert len(found["products_s"]) == 2 and found["bytes_written"] == 99
     assert [row["seconds"] for row in found["rows"]] == [[1.0] * 2] * 3 + [[1.0]]
     assert [row["peak_mb"] for row in found["rows"]] == [100] * 4
