@@ -120,6 +120,8 @@ def parse_args(argv=None):
     if args.alarms_per_hour is not None and not args.alarms_per_hour >= 0:
         parser.error("--alarms-per-hour is a number from 0")
 
+    # what loads the libraries: a notebook, a test or a worker of a cluster does other things, too
+    args.own_process = __name__ == "__main__" and not args.cluster
     # a job's share of the cores; a worker of a cluster runs a task a thread
     args.threads = args.threads or (1 if args.cluster else max(1, cores() // args.jobs))
     if args.cluster:

@@ -58,7 +58,7 @@ def baseline_sigma_s():
 
 def baseline_origin(segments):
     """What the baselines' scores depend on: no checkpoint among it."""
-    from scoring import baselines   # scikit-learn's detectors, for --baselines alone
+    from scoring import baselines   # for --baselines alone
     return {
         "segments_id": segments.meta["id"], "sigma_s": baseline_sigma_s(),
         "specificity": config.TARGET_SPECIFICITY, "settings": settings.plain(baselines.SETTINGS)

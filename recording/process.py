@@ -14,7 +14,8 @@ import config
 from pipeline import settings
 from pipeline.artefacts import write_json
 from pipeline.errors import UserError
-from pipeline.runtime import best_device, device_of, importing, use_threads
+from pipeline.runtime import (best_device, device_of, importing, leave_out_tracing,
+                              use_threads)
 from recording import cluster, leads, output, pieces, places, reader
 from recording.output import EXTENSION
 
@@ -38,6 +39,8 @@ def checkpoint_of(args):
 
 def load(args):
     """(model, stored) of the checkpoint; not loaded again while its file is the same."""
+    if args.own_process:
+        leave_out_tracing()
     with importing():
         from recording.api import load_detector
     described = settings.database(args.database, args.run)
@@ -128,8 +131,8 @@ def process_leads(args, place, opened):
         if opened is reader.open_recording:
             pieces.load_libraries()
             output.load_picture()
-    use_threads(args.threads)
     model, stored = load(args)
+    use_threads(args.threads)
     stem = output_stem(place, args.out)
     files = places.files_of(place, args.beats)
     origin = origin_of(files, args, stored)

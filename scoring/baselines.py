@@ -5,21 +5,15 @@ work on its leading principal components. They come from scikit-learn; higher is
 None is given a label but "normal" of the training part; those named `record` use the other beats
 of the same record, without labels in the patient protocol.
 
-A baseline of one's own is a row in BASELINES, below: docs/extending.md.
+A baseline of one's own is a row in BASELINES, below: docs/extending.md. scikit-learn is imported
+where something is fitted: it takes a second to load, and to read earlier results does without.
 """
 
 from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
-from scipy.ndimage import median_filter
-from sklearn.decomposition import PCA
-from sklearn.ensemble import IsolationForest
-from sklearn.kernel_approximation import Nystroem
-from sklearn.linear_model import SGDOneClassSVM
-from sklearn.neighbors import LocalOutlierFactor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+import scipy
 
 from pipeline.runtime import slices
 from preprocess import gaussian
@@ -43,6 +37,8 @@ class Features:
     """
 
     def __init__(self, segments, train, sigma_samples):
+        from sklearn.decomposition import PCA
+
         width = segments.x.shape[1]
         t = np.arange(width) - width // 2
         near = np.abs(t) <= 3 * sigma_samples  # beyond, the window is below 1.2 %
@@ -117,7 +113,7 @@ def rr(segments, features, train, rows):
         own = np.where(np.isfinite(own) & (own > 0), own, np.nanmedian(own))
 
         # the sign is kept: a late beat is not abnormal
-        score[here] = np.log(median_filter(own, LOCAL_BEATS, mode="nearest") / own)
+        score[here] = np.log(scipy.ndimage.median_filter(own, LOCAL_BEATS, mode="nearest") / own)
     return score[rows]
 
 
@@ -135,8 +131,25 @@ class Baseline:
     detector: Callable | None = None
 
 
+def make_forest():
+    """Liu, Ting & Zhou 2008."""
+    from sklearn.ensemble import IsolationForest
+    return IsolationForest(n_estimators=200, random_state=0)
+
+
+def make_lof():
+    """Breunig et al. 2000, novelty form."""
+    from sklearn.neighbors import LocalOutlierFactor
+    return LocalOutlierFactor(n_neighbors=20, novelty=True)
+
+
 def make_svm():
     """Schoelkopf et al. 2001 in its scalable form: Nystroem features and a linear machine."""
+    from sklearn.kernel_approximation import Nystroem
+    from sklearn.linear_model import SGDOneClassSVM
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     nystroem = Nystroem(gamma=1 / COMPONENTS, n_components=300, random_state=0)
     return make_pipeline(StandardScaler(), nystroem, SGDOneClassSVM(nu=0.05, random_state=0))
 
@@ -146,13 +159,9 @@ BASELINES = {
     "pca_error": Baseline("PCA reconstruction error", pca_error),
     "knn": Baseline("kNN on principal components", knn),
     "knn_record": Baseline("kNN on principal components, own record", knn_record),
-    # Liu, Ting & Zhou 2008
-    "isolation_forest": Baseline(
-        "isolation forest", detector=lambda: IsolationForest(n_estimators=200, random_state=0)),
+    "isolation_forest": Baseline("isolation forest", detector=make_forest),
     "one_class_svm": Baseline("one-class SVM (Nystroem, SGD)", detector=make_svm),
-    # Breunig et al. 2000, novelty form
-    "lof": Baseline(
-        "local outlier factor", detector=lambda: LocalOutlierFactor(n_neighbors=20, novelty=True)),
+    "lof": Baseline("local outlier factor", detector=make_lof),
     "rr": Baseline("RR rule alone", rr)}
 
 

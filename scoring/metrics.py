@@ -54,13 +54,18 @@ class Ranking:
         rises[-1] = True
         bends = ends[rises | np.append(rises[1:], False)]
 
+        # first the point at which nothing is flagged
         numbers = np.unique(group)
-        self.tp = np.array([np.cumsum(y & (group == k))[bends] for k in numbers], float)
-        self.fp = np.array([np.cumsum(~y & (group == k))[bends] for k in numbers], float)
+        self.tp = np.zeros((len(numbers), 1 + len(bends)))
+        self.fp = np.zeros_like(self.tp)
+        for k, number in enumerate(numbers):
+            self.tp[k, 1:] = np.cumsum(y & (group == number))[bends]
+            self.fp[k, 1:] = np.cumsum(~y & (group == number))[bends]
 
     def counts(self, times=None):
         """Cumulated (true positives, false positives), each (..., k), at each score where a curve
-        bends, falling; times (..., groups): how often each counts, once where it is None.
+        bends, falling, from 0 on; times (..., groups): how often each counts, once where it is
+        None.
         """
         times = np.ones(len(self.tp)) if times is None else np.asarray(times, float)
         return times @ self.tp, times @ self.fp
@@ -68,8 +73,8 @@ class Ranking:
 
 def auroc(tp, fp):
     """(...) area under the ROC curve from Ranking.counts; NaN where one class is missing."""
-    # trapezoids; the first one begins at 0
-    area = (np.diff(fp) * (tp[..., 1:] + tp[..., :-1])).sum(axis=-1) + fp[..., 0] * tp[..., 0]
+    # trapezoids
+    area = (np.diff(fp) * (tp[..., 1:] + tp[..., :-1])).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return area / 2 / (tp[..., -1] * fp[..., -1])
 
@@ -81,19 +86,19 @@ def auprc(tp, fp):
     total = np.where((tp[..., -1] > 0) & (fp[..., -1] > 0), tp[..., -1], np.nan)
 
     # a resampled set of records may lack the beats of the highest scores: nothing is flagged there
-    precision = np.divide(tp, flagged, out=np.ones_like(tp), where=flagged > 0)
-    return (np.diff(tp, prepend=0) * precision).sum(axis=-1) / total
+    precision = tp / np.maximum(flagged, 1)
+    return (np.diff(tp) * precision[..., 1:]).sum(axis=-1) / total
 
 
 def roc_at(tp, fp):
     """Sensitivity at the false-positive rates of GRID."""
-    return np.interp(GRID, np.append(0, fp) / fp[-1], np.append(0, tp) / tp[-1])
+    return np.interp(GRID * fp[-1], fp, tp) / tp[-1]
 
 
 def precision_at(tp, fp):
     """Precision at the recalls of GRID."""
-    precision = tp / np.maximum(tp + fp, 1e-12)
-    return np.interp(GRID, tp / tp[-1], precision)
+    tp, fp = tp[1:], fp[1:]
+    return np.interp(GRID * tp[-1], tp, tp / np.maximum(tp + fp, 1))
 
 
 def by_record(scores, y, record):
