@@ -8,7 +8,8 @@ writes  beside each recording, or in --out:
                                  + rhythm
         NAME.ecgad.csv           a row a beat: time, sample, RR, score, excess, flag, kind,
                                  group, review group
-        NAME.ecgad.png           the recording at a glance, and its most abnormal beats
+        NAME.ecgad.png           the recording at a glance, or the signal of a short one, and
+                                 the most abnormal beats
         NAME.ecgad.html          with --html: a page to review what is flagged
         NAME.ecgad.json          summary, groups, episodes; written last: it says that the
                                  others are there

@@ -58,7 +58,8 @@ def save(path, draw, quickly=False):
     # the median cut would turn the colour of a rare class grey
     method, kmeans = (Image.Quantize.FASTOCTREE, 0) if quickly else (Image.Quantize.MAXCOVERAGE, 1)
     image = image.quantize(256, method, kmeans, dither=Image.Dither.NONE)
-    if np.array_equal(pixels(path), np.asarray(image.convert("RGB"))):
+    before = pixels(path)
+    if before is not None and np.array_equal(before, np.asarray(image.convert("RGB"))):
         return
 
     with whole_file(path) as part:

@@ -1,7 +1,6 @@
 """What detect.py writes of one recording: annotations, table, picture; all from its ScoredBeats."""
 
 import csv
-import functools
 import io
 import itertools
 import json
@@ -19,6 +18,7 @@ EXTENSION = "ecgad"
 NOISE_SYMBOL = "~"     # WFDB: change of signal quality; subtype -1 unreadable, 0 readable again
 RHYTHM_SYMBOL = "+"    # WFDB: change of rhythm
 ROWS = 10000           # of beats, written at a time
+SHORT_S = 120          # a recording whose signal can be seen in its picture
 LEAD = "\1"            # stands for the name of the lead until it is put in
 FORMATS = {"f": "%.5f", "i": "%d", "b": "%d", "U": "%s"}   # by the kind of numpy's dtype
 
@@ -184,19 +184,24 @@ def annotation_bytes(steps, symbol, aux, subtype):
 
 # --- all of it ------------------------------------------------------------------------------------
 
-def write_all(stem, scored, later=functools.partial):
-    """All files of one recording but the summary and the page; later: of the Recording."""
-    drawn = later(draw, Path(f"{stem}.{EXTENSION}.png"), scored.for_picture())
+def write_all(stem, scored, recording):
+    """All files of one recording but the summary and the page; recording: open."""
+    # of a short one the signal can be seen
+    signal = None
+    if scored.beats.duration_s <= SHORT_S:
+        signal = recording.read(scored.lead_index, 0, recording.n_samples)
+
+    drawn = recording.later(draw, Path(f"{stem}.{EXTENSION}.png"), scored.for_picture(), signal)
     write_annotations(Path(f"{stem}.{EXTENSION}"), scored)
     write_csv(Path(f"{stem}.{EXTENSION}.csv"), scored)
     drawn()
 
 
-def draw(path, scored):
-    """The picture, into a file."""
+def draw(path, scored, signal):
+    """The picture, into a file; signal (n,) of a short recording, else None."""
     from pipeline.figures import save
     from recording.picture import draw_overview
-    save(path, lambda: draw_overview(scored), quickly=True)
+    save(path, lambda: draw_overview(scored, signal), quickly=True)
 
 
 def load_picture():

@@ -1,22 +1,33 @@
-"""The picture that detect.py writes: the whole recording, and its most abnormal beats."""
+"""The picture that detect.py writes: the whole recording, and its most abnormal beats.
+
+Places are in inches from the upper edge, by hand: to have them found doubles the time of drawing.
+Most of that time goes into ticks and axes: each of them is there for a reason.
+"""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.figures import ABNORMAL, DPI, GREY, NORMAL
-from recording.rhythm import USUAL_RR_S
 from recording.beats import APART_S
+from recording.rhythm import USUAL_RR_S
 
 BINS = 180             # stretches of the time axis: 10 s of half an hour ...
 BIN_S = 5              # ... and this at least: some beats
 UNITS = (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 0))   # of what is longer than the last, s
 IN_A_ROW = 4           # of the beats of highest excess ...
 BESIDE_S = 2.3         # ... so far from R peak to R peak: each is 2 s long
-SHORT_S = 120          # a recording whose rate over time says nothing
-LONG_IN = 4.5          # height of what is drawn over time ...
-SHORT_IN = 2.6
-EXAMPLES_IN = (0, 2.45, 3.9)   # ... and of so many rows of beats
+WIDTH_IN = 9
+LEFT, RIGHT = 0.085, 0.985
+TITLE_IN = 0.5         # title and key
+LONG_IN = (1.72, 0.86, 0.86)   # excess, flagged share, heart rate
+SHORT_IN = (1.2, 1.2)          # excess, signal
+GAP_IN = 0.15
+BETWEEN_IN = 0.97      # from the time axis to the beats below
+ROW_IN = (0, 1.23, 1.13)       # of so many rows of beats, with ROWS_IN between them
+ROWS_IN = 0.41
+BOTTOM_IN = (0.45, 0.7, 0.7)   # below the lowest axes
 TICKS_S = (-0.5, 0, 0.5)
+TICKS = 5              # at most, of an excess or a signal
 KEY_LETTER_IN = 0.062  # of a text of 8 points
 LINES = {"signal": {"color": GREY, "linewidth": 0.8},
          "recon": {"color": ABNORMAL, "linewidth": 1.1}}
@@ -30,21 +41,23 @@ def clock(time_s):
     return f"{tenths // 36000:02d}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
 
 
-def draw_overview(scored):
-    """Figure of the whole recording: excess, and of more than SHORT_S flagged share and heart rate;
-    below, the most abnormal beats.
+def draw_overview(scored, signal=None):
+    """Figure of the whole recording: excess over time, and flagged share and heart rate, or of a
+    short recording its signal (n,); below, the most abnormal beats.
     """
     rows = -(-len(scored.examples) // IN_A_ROW)   # none where no beat could be scored
-    short = scored.beats.duration_s <= SHORT_S
-    heights_in = [SHORT_IN if short else LONG_IN, *[EXAMPLES_IN[rows]] * bool(rows)]
+    heights_in = LONG_IN if signal is None else SHORT_IN
+    beats_at_in = TITLE_IN + sum(heights_in) + GAP_IN * (len(heights_in) - 1)
+    total_in = beats_at_in + BOTTOM_IN[rows]
+    if rows:
+        beats_at_in += BETWEEN_IN
+        total_in = beats_at_in + rows * ROW_IN[rows] + (rows - 1) * ROWS_IN + BOTTOM_IN[rows]
 
-    # margins and places of labels by hand: to find them doubles the time of drawing
-    figure = Figure(figsize=(9, sum(heights_in)), dpi=DPI)
-    over_time, *below = figure.subfigures(len(heights_in), 1, squeeze=False,
-                                          height_ratios=heights_in)[:, 0]
-    draw_over_time(over_time, scored, heights_in[0])
-    for part in below:
-        draw_examples(part, scored, rows)
+    figure = Figure(figsize=(WIDTH_IN, total_in), dpi=DPI)
+    draw_over_time(stacked(figure, TITLE_IN, heights_in, GAP_IN, "sharex"), scored, signal)
+    if rows:
+        draw_examples(stacked(figure, beats_at_in, [ROW_IN[rows]] * rows, ROWS_IN, "sharey"),
+                      scored, beats_at_in)
 
     for ax in figure.axes:
         ax.yaxis.set_label_coords(-0.055, 0.5)
@@ -52,44 +65,66 @@ def draw_overview(scored):
     return figure
 
 
-def draw_over_time(figure, scored, height_in):
-    """Excess, and where there is room flagged share and heart rate."""
+def stacked(figure, top_in, heights_in, gap_in, shared):
+    """[Axes] one under the other, from so far below the upper edge on; shared: "sharex", "sharey".
+    """
+    whole_in = figure.get_figheight()
+    axes = []
+    for height_in in heights_in:
+        box = (LEFT, 1 - (top_in + height_in) / whole_in, RIGHT - LEFT, height_in / whole_in)
+        axes.append(figure.add_axes(box, **{shared: axes[0]} if axes else {}))
+        top_in += height_in + gap_in
+    return axes
+
+
+def title(figure, text, top_in):
+    """Text in the middle, its upper edge so far below that of the figure."""
+    figure.text(0.5, 1 - top_in / figure.get_figheight(), text, fontsize=9, ha="center", va="top")
+
+
+def key(figure, top_in, entries):
+    """What the colours mean, [(text, colour)], from the right edge on: a legend takes ten times as
+    long, an eighth of the time of drawing a short recording.
+    """
+    x = RIGHT
+    y = 1 - top_in / figure.get_figheight()
+    for text, color in reversed(entries):
+        figure.text(x, y, text, color=color, fontsize=8, ha="right")
+        x -= (len(text) + 3) * KEY_LETTER_IN / WIDTH_IN
+
+
+# --- over time ------------------------------------------------------------------------------------
+
+def draw_over_time(axes, scored, signal):
+    """Excess, and what there is room for: flagged share and heart rate, or the signal (n,)."""
+    figure = axes[0].figure
     beats = scored.beats
-    figure.suptitle(f"{scored.name}  ·  lead {scored.lead}  ·  "
-                    f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} flagged  ·  "
-                    f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", fontsize=9,
-                    y=1 - 0.08 / height_in)
-    ratios = (1,) if height_in == SHORT_IN else (2, 1, 1)
-    axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={
-        "left": 0.085, "right": 0.985, "bottom": 0.45 / height_in, "top": 1 - 0.5 / height_in,
-        "hspace": 0.16, "height_ratios": ratios})[:, 0]
+    title(figure, f"{scored.name}  ·  lead {scored.lead}  ·  "
+                  f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} flagged  ·  "
+                  f"{100 * (beats.unreadable > 0).mean():.1f} % unreadable", 0.08)
+    key(figure, 0.43, (("● not flagged", NORMAL), ("▲ flagged", ABNORMAL),
+                       (f"- - line, at {scored.line:.2f}", "black"), ("■ unreadable", GREY)))
 
     # a day in hours, half an hour in minutes
     unit, unit_s = next((unit, unit_s) for unit, unit_s, longer_s in UNITS
                         if beats.duration_s > longer_s)
     draw_beats(axes[0], scored, unit_s)
-    if len(axes) > 1:
+    if signal is None:
         draw_rates(axes[1], axes[2], scored, unit_s)
+    else:
+        draw_signal(axes[1], scored, signal, unit_s)
 
     for ax in axes:
+        ax.xaxis.set_visible(ax is axes[-1])
         for start, stop in scored.unreadable_s / unit_s:
             ax.axvspan(start, stop, color=GREY, alpha=0.3, linewidth=0)
-    key(figure, 1 - 0.43 / height_in, (("● not flagged", NORMAL), ("▲ flagged", ABNORMAL),
-                                       (f"- - line, at {scored.line:.2f}", "black"),
-                                       ("■ unreadable", GREY)))
-
     axes[-1].set(xlabel=f"time in the recording ({unit})", xlim=(0, beats.duration_s / unit_s))
-    axes[-1].xaxis.set_label_coords(0.5, -0.27 / axes[-1].get_position().height / height_in)
+    axes[-1].xaxis.set_label_coords(0.5, -0.27 / height_in(axes[-1]))
 
 
-def key(figure, y, entries):
-    """What the colours mean, [(text, colour)], from the right edge on: a legend takes ten times as
-    long, an eighth of the time of drawing a short recording.
-    """
-    x = 0.985
-    for text, color in reversed(entries):
-        figure.text(x, y, text, color=color, fontsize=8, ha="right")
-        x -= (len(text) + 3) * KEY_LETTER_IN / figure.bbox.width * DPI
+def height_in(ax):
+    """Height of axes in inches."""
+    return ax.get_position().height * ax.figure.get_figheight()
 
 
 def draw_beats(ax, scored, unit_s):
@@ -105,6 +140,7 @@ def draw_beats(ax, scored, unit_s):
     low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
     ax.set(ylabel="excess over\nregular beats",
            ylim=(min(low, 0) - 0.5, max(high, scored.line) * 1.08))
+    ax.locator_params(axis="y", nbins=TICKS)
 
 
 def draw_rates(flag_ax, rate_ax, scored, unit_s):
@@ -143,17 +179,29 @@ def rates(scored, edges):
             "flagged": mean(scored.beats.scored, 100 * scored.flagged)}
 
 
-def draw_examples(figure, scored, n_rows):
+def draw_signal(ax, scored, signal, unit_s):
+    """The lead as it is in the file, and where it is flagged."""
+    time_s = np.arange(len(signal)) / scored.fs_hz
+    ax.plot(time_s / unit_s, signal, **LINES["signal"])
+    ax.set(ylabel=f"signal ({scored.unit})")
+    ax.locator_params(axis="y", nbins=TICKS)
+
+    # at the upper edge, above each beat
+    flagged_s = scored.beats.time_s[scored.flagged]
+    ax.plot(flagged_s / unit_s, np.ones(len(flagged_s)), "v", markersize=3, color=ABNORMAL,
+            clip_on=False, transform=ax.get_xaxis_transform())
+
+
+# --- the most abnormal beats ----------------------------------------------------------------------
+
+def draw_examples(axes, scored, top_in):
     """The most abnormal beats, each as it is and as the network draws it, on one scale.
 
     Four stand side by side in the axes of a row: axes of its own for each take three times as long,
     most of the time of a short recording.
     """
-    height_in = EXAMPLES_IN[n_rows]
-    rows = figure.subplots(n_rows, 1, sharey=True, squeeze=False, gridspec_kw={
-        "left": 0.085, "right": 0.985, "bottom": 0.7 / height_in, "top": 1 - 0.52 / height_in,
-        "hspace": 0.36})[:, 0]
-    for k, ax in enumerate(rows):
+    figure = axes[0].figure
+    for k, ax in enumerate(axes):
         examples = scored.examples[k * IN_A_ROW:][:IN_A_ROW]
         centre_s = BESIDE_S * np.arange(len(examples))
         for name, style in LINES.items():
@@ -167,10 +215,12 @@ def draw_examples(figure, scored, n_rows):
                     f"excess {example['excess']:.1f}", fontsize=8.5, ha="center",
                     transform=ax.get_xaxis_transform())
         # under one beat, for all: each label takes as long to draw as the beat
-        ax.set_xticks(TICKS_S if ax is rows[-1] else ())
+        ax.set_xticks(TICKS_S)
+        ax.xaxis.set_visible(ax is axes[-1])
+        ax.locator_params(axis="y", nbins=TICKS)
         ax.set(xlim=(-BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5)), ylabel=f"signal ({scored.unit})")
 
-    rows[-1].set_xlabel("time from the R peak (s)")
-    rows[-1].xaxis.set_label_coords(0.5 / IN_A_ROW, -0.24)
-    key(figure, 0.1 / height_in, DRAWN)
-    figure.suptitle(f"The beats of highest excess, at least {APART_S} s apart", fontsize=9)
+    axes[-1].set_xlabel("time from the R peak (s)")
+    axes[-1].xaxis.set_label_coords(0.5 / IN_A_ROW, -0.3 / height_in(axes[-1]))
+    key(figure, figure.get_figheight() - 0.1, DRAWN)
+    title(figure, f"The beats of highest excess, at least {APART_S} s apart", top_in - 0.44)

@@ -193,7 +193,7 @@ def write_lead(args, recording, stem, model, stored, origin):
         for old in (summary_path, page_path):
             old.unlink(missing_ok=True)
 
-        output.write_all(here, scored, recording.later)
+        output.write_all(here, scored, recording)
         if args.html:
             from recording import page  # here: bokeh takes a second to load, and only pages need it
             page.write_page(page_path, scored, found, recording)

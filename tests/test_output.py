@@ -60,3 +60,21 @@ def test_the_table_is_that_of_pandas_to_the_byte(n, lead, tmp_path, monkeypatch)
     table = output.beat_table(scored)
     table.astype({"flag": int}).to_csv(tmp_path / "theirs.csv", index=False, float_format="%.5f")
     assert (tmp_path / "ours.csv").read_bytes() == (tmp_path / "theirs.csv").read_bytes()
+
+
+@pytest.mark.parametrize("duration_s, seen", [(120, True), (121, False)])
+def test_the_picture_of_a_short_recording_has_its_signal(duration_s, seen, tmp_path):
+    scored = scored_beats(50)
+    scored.beats.duration_s = duration_s
+    scored.lead_index = 1
+    scored.for_picture = lambda: "copy"
+    asked = []
+
+    def later(work, path, copied, signal):
+        asked.append((path.name, copied, signal))
+        return lambda: None
+
+    recording = SimpleNamespace(n_samples=9, read=lambda *which: list(which), later=later)
+    output.write_all(tmp_path / "r", scored, recording)
+    assert asked == [("r.ecgad.png", "copy", [1, 0, 9] if seen else None)]
+    assert {path.name for path in tmp_path.iterdir()} == {"r.ecgad", "r.ecgad.csv"}

@@ -40,19 +40,24 @@ def noise_picture():
     return noise_stress.noise_figure(result["rows"], len(result["records"]), False)
 
 
-def overview():
-    """What detect.py draws: 30 minutes, with stretches that cannot be read and eight examples."""
+def overview(duration_s, examples, signal=None):
+    """What detect.py draws of a recording with a stretch that cannot be read."""
     rng = np.random.default_rng(0)
-    time_s = np.arange(0.5, 1800, 0.8)
-    beats = SimpleNamespace(time_s=time_s, duration_s=1800, readable=np.ones(len(time_s), bool),
-                            scored=np.ones(len(time_s), bool), unreadable=np.zeros(9))
+    time_s = np.arange(0.5, duration_s, 0.8)
+    known = np.ones(len(time_s), bool)
+    beats = SimpleNamespace(time_s=time_s, duration_s=duration_s, readable=known, scored=known,
+                            unreadable=np.zeros(9))
     example = {"offset_s": np.linspace(-1, 1, 720), "signal": rng.normal(size=720),
                "recon": np.zeros(720), "time_s": 1799.0, "kind": "V", "excess": 12.3}
     excess = rng.normal(0, 1, len(time_s))
     return picture.draw_overview(SimpleNamespace(
         name="119", lead="MLII", unit="mV", beats=beats, excess=excess, flagged=excess > 1.65,
-        line=1.65, rr_before_s=np.full(len(time_s), 0.8), unreadable_s=np.array([[60, 90.0]]),
-        examples=[example] * EXAMPLES))
+        line=1.65, fs_hz=100, rr_before_s=np.full(len(time_s), 0.8),
+        unreadable_s=np.array([[10, 20.0]]), examples=[example] * examples), signal)
+
+
+def strip():
+    return overview(30, 3, np.random.default_rng(1).normal(size=3000).cumsum() / 20)
 
 
 def scaling_picture():
@@ -67,7 +72,7 @@ OTHERS = {
     "scaling.png": scaling_picture,
     "network_worth.png": lambda: network_worth.worth_figure(stored("network_worth.json")),
     "ablation.png": lambda: ablation.ablation_figure(stored("ablation.json")),
-    "detect": overview}
+    "detect": lambda: overview(1800, EXAMPLES), "detect strip": strip}
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,13 @@ def test_texts_are_apart_and_inside_and_large_enough_and_legends_short(name, ren
         assert along < 1 or across < 3, f"{one!r} overlaps {other!r}"
     for legend in figure.findobj(Legend):
         assert len(legend.get_texts()) <= MOST_LEGEND
+
+
+def test_of_a_short_recording_the_signal_is_drawn_and_where_it_is_flagged(axes):
+    excess, signal, _ = axes("detect strip")
+    shown, flagged = signal.lines
+    assert len(shown.get_xydata()) == 3000 and shown.get_xydata()[-1, 0] == 29.99
+    assert flagged.get_xdata().tolist() == excess.lines[1].get_xdata().tolist() != []
 
 
 @pytest.mark.parametrize("name", visualize.FIGURES)
