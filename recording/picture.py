@@ -1,11 +1,12 @@
 """The picture that detect.py writes: the whole recording, and its most abnormal beats.
 
 Places are in inches from the upper edge, by hand: to have them found doubles the time of drawing.
-Most of that time goes into ticks and axes: each of them is there for a reason.
 """
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.markers import TICKDOWN, TICKLEFT
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures import ABNORMAL, DPI, GREY, NORMAL
 from recording.beats import APART_S
@@ -27,7 +28,10 @@ ROW_IN = (0, 1.23, 1.13)       # of so many rows of beats, with ROWS_IN between 
 ROWS_IN = 0.41
 BOTTOM_IN = (0.45, 0.7, 0.7)   # below the lowest axes
 TICKS_S = (-0.5, 0, 0.5)
-TICKS = 5              # at most, of an excess or a signal
+Y_TICKS = 5            # at most ...
+X_TICKS = 7
+TICK = {"linestyle": "none", "markersize": 3.5, "markeredgewidth": 0.8, "color": "black",
+        "clip_on": False}
 KEY_LETTER_IN = 0.062  # of a text of 8 points
 LINES = {"signal": {"color": GREY, "linewidth": 0.8},
          "recon": {"color": ABNORMAL, "linewidth": 1.1}}
@@ -59,9 +63,6 @@ def draw_overview(scored, signal=None):
         draw_examples(stacked(figure, beats_at_in, [ROW_IN[rows]] * rows, ROWS_IN, "sharey"),
                       scored, beats_at_in)
 
-    for ax in figure.axes:
-        ax.yaxis.set_label_coords(-0.055, 0.5)
-        ax.set_title("", y=1)
     return figure
 
 
@@ -75,6 +76,48 @@ def stacked(figure, top_in, heights_in, gap_in, shared):
         axes.append(figure.add_axes(box, **{shared: axes[0]} if axes else {}))
         top_in += height_in + gap_in
     return axes
+
+
+def label(ax, ylabel, xlabel=None, x_ticks=None, x=0.5):
+    """Edges, ticks, numbers and labels of axes that have their limits, below only with an xlabel,
+    which is put at x. Matplotlib's own ticks, of five objects each, take a seventh of the time of a
+    picture.
+    """
+    ax.set_axis_off()
+    low, high = ax.get_ylim()
+    ticks = ticks_between(low, high, Y_TICKS)
+    place = ax.get_yaxis_transform()
+    ax.plot(np.zeros(len(ticks)), ticks, marker=TICKLEFT, transform=place, **TICK)
+    for tick in ticks:
+        ax.text(-0.01, tick, number(tick), ha="right", va="center", transform=place)
+    ax.text(-0.055, 0.5, ylabel, rotation=90, ha="right", va="center", multialignment="center",
+            transform=ax.transAxes)
+
+    # the left and the lower edge
+    ax.plot([0, 0, 1], [1, 0, 0], color="black", linewidth=0.8, clip_on=False,
+            transform=ax.transAxes)
+    if xlabel is None:
+        return
+
+    if x_ticks is None:
+        x_ticks = ticks_between(*ax.get_xlim(), X_TICKS)
+    point = 1 / 72 / height_in(ax)
+    place = ax.get_xaxis_transform()
+    ax.plot(x_ticks, np.zeros(len(x_ticks)), marker=TICKDOWN, transform=place, **TICK)
+    for tick in x_ticks:
+        ax.text(tick, -7 * point, number(tick), ha="center", va="top", transform=place)
+    ax.text(x, -20 * point, xlabel, ha="center", va="top", transform=ax.transAxes)
+
+
+def ticks_between(low, high, most):
+    """Round numbers from low to high."""
+    ticks = MaxNLocator(most, steps=(1, 2, 2.5, 5, 10)).tick_values(low, high)
+    return ticks[(ticks >= low) & (ticks <= high)]
+
+
+def number(value):
+    """A tick's text; of 0 none is negative."""
+    return f"{value + 0.0:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def title(figure, text, top_in):
@@ -111,15 +154,18 @@ def draw_over_time(axes, scored, signal):
     draw_beats(axes[0], scored, unit_s)
     if signal is None:
         draw_rates(axes[1], axes[2], scored, unit_s)
+        below = "flagged\n(% of beats)", "heart rate\n(beats/min)"
     else:
         draw_signal(axes[1], scored, signal, unit_s)
+        below = (f"signal ({scored.unit})",)
+    ylabels = "excess over\nregular beats", *below
 
     for ax in axes:
-        ax.xaxis.set_visible(ax is axes[-1])
         for start, stop in scored.unreadable_s / unit_s:
             ax.axvspan(start, stop, color=GREY, alpha=0.3, linewidth=0)
-    axes[-1].set(xlabel=f"time in the recording ({unit})", xlim=(0, beats.duration_s / unit_s))
-    axes[-1].xaxis.set_label_coords(0.5, -0.27 / height_in(axes[-1]))
+    axes[-1].set_xlim(0, beats.duration_s / unit_s)
+    for ax, ylabel in zip(axes, ylabels):
+        label(ax, ylabel, f"time in the recording ({unit})" if ax is axes[-1] else None)
 
 
 def height_in(ax):
@@ -138,9 +184,7 @@ def draw_beats(ax, scored, unit_s):
 
     # the lowest thousandth may lie outside: it is of no interest
     low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
-    ax.set(ylabel="excess over\nregular beats",
-           ylim=(min(low, 0) - 0.5, max(high, scored.line) * 1.08))
-    ax.locator_params(axis="y", nbins=TICKS)
+    ax.set_ylim(min(low, 0) - 0.5, max(high, scored.line) * 1.08)
 
 
 def draw_rates(flag_ax, rate_ax, scored, unit_s):
@@ -149,13 +193,12 @@ def draw_rates(flag_ax, rate_ax, scored, unit_s):
     edges = np.linspace(0, scored.beats.duration_s, bins + 1)
     rows = rates(scored, edges)
     flag_ax.stairs(np.nan_to_num(rows["flagged"]), edges / unit_s, fill=True, color=ABNORMAL)
-    flag_ax.set(ylabel="flagged\n(% of beats)", ylim=(0, 100))
+    flag_ax.set_ylim(0, 100)
 
     # a stretch between two without a beat has no line through it
     alone = "." if np.isnan(rows["rate"]).any() else ""
     rate_ax.plot((edges[:-1] + edges[1:]) / 2 / unit_s, rows["rate"], color="black", linewidth=0.8,
                  marker=alone, markersize=2)
-    rate_ax.set(ylabel="heart rate\n(beats/min)")
 
 
 def rates(scored, edges):
@@ -183,8 +226,6 @@ def draw_signal(ax, scored, signal, unit_s):
     """The lead as it is in the file, and where it is flagged."""
     time_s = np.arange(len(signal)) / scored.fs_hz
     ax.plot(time_s / unit_s, signal, **LINES["signal"])
-    ax.set(ylabel=f"signal ({scored.unit})")
-    ax.locator_params(axis="y", nbins=TICKS)
 
     # at the upper edge, above each beat
     flagged_s = scored.beats.time_s[scored.flagged]
@@ -214,13 +255,11 @@ def draw_examples(axes, scored, top_in):
             ax.text(at, 1.04, f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
                     f"excess {example['excess']:.1f}", fontsize=8.5, ha="center",
                     transform=ax.get_xaxis_transform())
-        # under one beat, for all: each label takes as long to draw as the beat
-        ax.set_xticks(TICKS_S)
-        ax.xaxis.set_visible(ax is axes[-1])
-        ax.locator_params(axis="y", nbins=TICKS)
-        ax.set(xlim=(-BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5)), ylabel=f"signal ({scored.unit})")
+        ax.set_xlim(-BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5))
 
-    axes[-1].set_xlabel("time from the R peak (s)")
-    axes[-1].xaxis.set_label_coords(0.5 / IN_A_ROW, -0.3 / height_in(axes[-1]))
+    for ax in axes:
+        # under one beat, for all
+        label(ax, f"signal ({scored.unit})", "time from the R peak (s)" if ax is axes[-1] else None,
+              TICKS_S, 0.5 / IN_A_ROW)
     key(figure, figure.get_figheight() - 0.1, DRAWN)
     title(figure, f"The beats of highest excess, at least {APART_S} s apart", top_in - 0.44)

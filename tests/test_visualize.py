@@ -167,7 +167,7 @@ def test_texts_are_apart_and_inside_and_large_enough_and_legends_short(name, ren
 
 def test_of_a_short_recording_the_signal_is_drawn_and_where_it_is_flagged(axes):
     excess, signal, _ = axes("detect strip")
-    shown, flagged = signal.lines
+    shown, flagged, *_ = signal.lines
     assert len(shown.get_xydata()) == 3000 and shown.get_xydata()[-1, 0] == 29.99
     assert flagged.get_xdata().tolist() == excess.lines[1].get_xdata().tolist() != []
 
