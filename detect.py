@@ -151,14 +151,16 @@ def recordings_of(args):
 
 
 def tell(args, done, total, folder):
-    """(rows of the summary, what failed) of [(place, summaries, error)], each told as it comes."""
+    """(rows of the summary, {error: [place]}) of [(place, summaries, error)], each told as it
+    comes.
+    """
     rows = []
-    failed = []
+    failed = {}   # {error: [place]}
     for place, summaries, error in tqdm(done, total=total, desc="recordings",
                                         disable=None if total > 1 else True):
         label = summary.label_of(output_stem(place, args.out), folder)
         if error:
-            failed.append(error if error.startswith(str(place)) else f"{place}: {error}")
+            failed.setdefault(error, []).append(place)
             rows.append(summary.failed_row(label, error))
             tqdm.write(narrow(f"{place}: FAILED"))
             continue
@@ -171,6 +173,16 @@ def tell(args, done, total, folder):
             name = "NAME.LEAD" if args.lead == ALL else places.name_of(one["stem"])
             tqdm.write(narrow(f"  wrote {places.beside(one['stem'], name)}.{EXTENSION}.*"))
     return rows, failed
+
+
+def of_which(failed, error):
+    """The error with the places that it is of, where it does not begin with its own; one that many
+    share, a damaged checkpoint for example, is said once.
+    """
+    if error.startswith(str(failed[0])):
+        return error
+    others = f" and {len(failed) - 1} others" if len(failed) > 1 else ""
+    return f"{failed[0]}{others}: {error}"
 
 
 def sum_up(folder, rows):
@@ -226,13 +238,14 @@ def detect(args, second):
     if skipped:
         print(reader.sentence(skipped))
     # one folder for all: said once, of those that have their files there
-    if args.out and len(failed) < len(found):
+    n_failed = sum(map(len, failed.values()))
+    if args.out and n_failed < len(found):
         print(narrow(f"wrote NAME.{EXTENSION}.* into {args.out}"))
 
     # what failed, and last what to open next
-    troubles = [narrow(f"  {line}") for line in failed]
+    troubles = [narrow(f"  {of_which(failed[error], error)}") for error in failed]
     if failed:
-        troubles.insert(0, f"{len(failed)} of {len(found)} recordings failed:")
+        troubles.insert(0, f"{n_failed} of {len(found)} recordings failed:")
     to_open = []
     if several:
         page, trouble = sum_up(folder, rows)

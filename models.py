@@ -8,6 +8,7 @@ import copy
 import hashlib
 import inspect
 import io
+import itertools
 import pickle
 import tokenize
 import zipfile
@@ -154,20 +155,26 @@ def n_parameters(model):
 # --- inference ------------------------------------------------------------------------------------
 
 def fused(model):
-    """A copy for inference whose convolutions hold the batch norms: the same to float rounding; the
-    model itself where it is one.
+    """A copy for inference whose convolutions hold the batch norms and the ReLUs behind them: the
+    same to float rounding; the model itself where it is one.
     """
     if not any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
         return model
     result = copy.deepcopy(model).eval()
 
     for layers in [m for m in result.modules() if isinstance(m, nn.Sequential)]:
-        for k, layer in enumerate(layers):
-            if isinstance(layer, nn.BatchNorm1d):
-                before = layers[k - 1]
-                layers[k - 1] = fuse_conv_bn_eval(before, layer,
-                                                  isinstance(before, nn.ConvTranspose1d))
-                layers[k] = nn.Identity()
+        for k, (before, layer) in enumerate(itertools.pairwise(layers), 1):
+            if not isinstance(layer, nn.BatchNorm1d):
+                continue
+            layers[k - 1] = fuse_conv_bn_eval(before, layer,
+                                              isinstance(before, nn.ConvTranspose1d))
+            layers[k] = nn.Identity()
+
+            # and the ReLU behind it
+            behind = layers[k + 1] if k + 1 < len(layers) else None
+            if isinstance(behind, nn.ReLU) and hasattr(before, "then_relu"):
+                layers[k - 1].then_relu = True
+                layers[k + 1] = nn.Identity()
     return result
 
 

@@ -62,7 +62,6 @@ def draw_overview(scored, signal=None):
     if rows:
         draw_examples(stacked(figure, beats_at_in, [ROW_IN[rows]] * rows, ROWS_IN, "sharey"),
                       scored, beats_at_in)
-
     return figure
 
 

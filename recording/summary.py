@@ -176,7 +176,7 @@ def table_of(rows):
     for name in ("runs", "longest_run_beats", "couplets", "beats_scored", "flagged"):
         table[name] = table[name].astype("Int64")
     for name in ("because", "detail", "recording", "lead", "warnings", "error", "file"):
-        table[name] = table[name].fillna("").map(no_formula)
+        table[name] = table[name].astype(object).fillna("").map(no_formula)
     table.insert(0, "look_first", range(1, len(rows) + 1))
     return table
 

@@ -234,6 +234,17 @@ def test_what_is_done_is_skipped_and_a_changed_flag_or_lost_file_is_not(folder, 
     assert not done_before("--excess", 2)
 
 
+def test_a_damaged_checkpoint_is_one_error_of_several_recordings(folder, tmp_path):
+    checkpoint = tmp_path / "damaged.pt"
+    checkpoint.write_bytes(b"no network")
+    with pytest.raises(UserError) as failed:
+        detect.main([str(folder), "--jobs", "2", "--checkpoint", str(checkpoint),
+                     "--out", str(tmp_path / "out")])
+    said = str(failed.value)
+    assert said.startswith("3 of 3 recordings failed:\n") and said.count("damaged.pt") == 1
+    assert " and 2 others:" in said
+
+
 def test_failed_write_leaves_no_summary_of_before(folder, monkeypatch):
     monkeypatch.setattr(detect.output, "write_csv", lambda *a: 1 / 0)
     with pytest.raises(UserError, match="s02.hea: ZeroDivisionError"):

@@ -144,6 +144,23 @@ def test_inference_with_fused_batch_norms_gives_the_same_numbers(model):
         torch.testing.assert_close(recon, model.decode(expected)[:, 0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_relu_within_its_convolution_gives_the_same_to_the_bit(model):
+    x = torch.randn(9, 1, 720)
+    fused = models.fused(model.eval())
+    layers = [layer for layer in fused.modules() if hasattr(layer, "then_relu")]
+    assert [layer.then_relu for layer in layers] == [True] * 7 + [False]
+    assert not [layer for layer in fused.modules() if isinstance(layer, nn.ReLU)]
+
+    with torch.profiler.profile() as seen, torch.inference_mode():
+        z = fused.encode(x)
+        drawn = fused.decode(z)
+    assert not [event for event in seen.events() if "relu" in event.name]
+
+    # with a gradient to come the two are one after the other
+    assert torch.equal(fused.encode(x), z)
+    assert torch.equal(fused.decode(z.clone()), drawn)
+
+
 def test_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
     models.save_checkpoint(path, model)
