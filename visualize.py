@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.ticker import LogLocator
-from sklearn.metrics import precision_recall_curve, roc_curve
 from tqdm import tqdm
 
 import config
@@ -26,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.figures import (ABNORMAL, BEST, CLASSES, CURVES, DASHED, GREY, NORMAL, new_figure,
                               save)
 from scoring.example_figures import parts_of_the_beat, reconstructions, strip
+from scoring.metrics import precision_recall_curve, roc_curve
 
 NEEDED = {
     "metrics.json": "database simulated protocol seed default_score n published scores parts"
@@ -198,7 +198,7 @@ def draw_curves(ax, run, metric, curve, grid, band, point):
         else:
             style = dict(zip(("color", "linestyle"), next(styles)))
         if entry[metric]["value"] is not None:
-            ax.plot(*curve(run.scores["label"], run.scores[name]), **style,
+            ax.plot(*curve(run.scores[name], run.scores["label"]), **style,
                     label=f"{entry['title']}: {estimate(entry[metric])}")
 
     default = run.metrics["default_score"]
@@ -228,7 +228,7 @@ def roc(ax, run):
         ax.plot(x, y, "+", color="black", markersize=16, zorder=6, linestyle="none",
                 label=f"published: {published['auroc']:.4f}, at its threshold ({x:.3f}, {y:.3f})")
 
-    draw_curves(ax, run, "auroc", lambda y, score: roc_curve(y, score)[:2], "roc_fpr", "roc_tpr",
+    draw_curves(ax, run, "auroc", roc_curve, "roc_fpr", "roc_tpr",
                 (1 - np.float64(run.entry["specificity"]["value"]),
                  run.entry["sensitivity"]["value"]))
     ax.set(xlabel="1 - specificity (fraction of normal beats flagged)",
@@ -240,7 +240,7 @@ def precision_recall(ax, run):
     prevalence = run.metrics["n"]["abnormal"] / run.metrics["n"]["test"]
     ax.axhline(prevalence, **DASHED, label=f"prevalence: {prevalence:.3f}")
 
-    draw_curves(ax, run, "auprc", lambda y, score: precision_recall_curve(y, score)[1::-1],
+    draw_curves(ax, run, "auprc", precision_recall_curve,
                 "pr_recall", "pr_precision",
                 (run.entry["sensitivity"]["value"], run.entry["ppv"]["value"]))
     ax.set(xlabel="sensitivity (fraction of abnormal beats flagged)",

@@ -90,6 +90,19 @@ def auprc(tp, fp):
     return (np.diff(tp) * precision[..., 1:]).sum(axis=-1) / total
 
 
+def roc_curve(scores, y):
+    """(false-positive rate (k,), sensitivity (k,)) where the ROC curve bends."""
+    tp, fp = Ranking(scores, y).counts()
+    return fp / fp[-1], tp / tp[-1]
+
+
+def precision_recall_curve(scores, y):
+    """(recall (k,), precision (k,)) where their curve bends, from the highest score on."""
+    tp, fp = Ranking(scores, y).counts()
+    precision = np.append(1, tp[1:] / (tp[1:] + fp[1:]))
+    return tp / tp[-1], precision
+
+
 def roc_at(tp, fp):
     """Sensitivity at the false-positive rates of GRID."""
     return np.interp(GRID * fp[-1], fp, tp) / tp[-1]

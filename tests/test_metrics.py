@@ -43,6 +43,25 @@ def test_areas_and_curves_equal_scikit_learn_with_ties_and_weights(beats):
     assert len(counts[0]) < len(np.unique(scores))
 
 
+def test_curves_to_draw_are_those_of_scikit_learn_with_fewer_points(beats):
+    scores, y, _ = beats
+    fpr, tpr, _ = reference.roc_curve(y, scores, drop_intermediate=False)
+    x, sensitivity = metrics.roc_curve(scores, y)
+    assert (x[0], sensitivity[0], x[-1], sensitivity[-1]) == (0, 0, 1, 1)
+    assert_allclose(np.trapezoid(sensitivity, x), np.trapezoid(tpr, fpr), atol=1e-12)
+    theirs = list(zip(fpr.round(9), tpr.round(9)))
+    assert set(zip(x.round(9), sensitivity.round(9))) <= set(theirs)
+
+    precision, recall, _ = reference.precision_recall_curve(y, scores)
+    x, height = metrics.precision_recall_curve(scores, y)
+    assert set(zip(x.round(9), height.round(9))) <= set(zip(recall.round(9), precision.round(9)))
+    # each recall that they have, from its best to its worst precision
+    for value in np.unique(recall):
+        ends = precision[np.isclose(recall, value)]
+        ours = height[np.isclose(x, value)]
+        assert (ours.min(), ours.max()) == approx((ends.min(), ends.max()))
+
+
 def test_rates_of_the_published_confusion_matrix():
     """TN 12,983 FP 611 FN 276 TP 2,537 are the published counts, and give four of its figures."""
     got = metrics.rates(12983, 611, 276, 2537)
