@@ -121,7 +121,7 @@ def parse_args(argv=None):
     if args.alarms_per_hour is not None and not args.alarms_per_hour >= 0:
         parser.error("--alarms-per-hour is a number from 0")
 
-    # what loads the libraries: a notebook, a test or a worker of a cluster does other things, too
+    # whether nothing else runs in it, as in a notebook, a test or a worker of a cluster
     args.own_process = __name__ == "__main__" and not args.cluster
     # a job's share of the cores; a worker of a cluster runs a task a thread
     args.threads = args.threads or (1 if args.cluster else max(1, cores() // args.jobs))
@@ -175,14 +175,15 @@ def tell(args, done, total, folder):
     return rows, failed
 
 
-def of_which(failed, error):
-    """The error with the places that it is of, where it does not begin with its own; one that many
-    share, a damaged checkpoint for example, is said once.
+def with_recordings(error, recordings):
+    """The error after the recordings (places) that it is of, unless it begins with its own; one
+    that many share, a damaged checkpoint for example, is said once.
     """
-    if error.startswith(str(failed[0])):
+    first = str(recordings[0])
+    if error.startswith(first):
         return error
-    others = f" and {len(failed) - 1} others" if len(failed) > 1 else ""
-    return f"{failed[0]}{others}: {error}"
+    others = f" and {len(recordings) - 1} others" if len(recordings) > 1 else ""
+    return f"{first}{others}: {error}"
 
 
 def sum_up(folder, rows):
@@ -243,7 +244,7 @@ def detect(args, second):
         print(narrow(f"wrote NAME.{EXTENSION}.* into {args.out}"))
 
     # what failed, and last what to open next
-    troubles = [narrow(f"  {of_which(failed[error], error)}") for error in failed]
+    troubles = [narrow(f"  {with_recordings(*one)}") for one in failed.items()]
     if failed:
         troubles.insert(0, f"{n_failed} of {len(found)} recordings failed:")
     to_open = []

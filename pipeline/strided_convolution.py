@@ -20,7 +20,7 @@ from torch import nn
 class StridedConv1d(nn.Conv1d):
     """Stride 2 and odd kernel: (n, c, l) -> (n, o, l / 2), or the same of images (n, c, 1, l)."""
 
-    then_relu = False   # what follows it is in it: models.fused
+    then_relu = False   # set by models.fused: the ReLU behind it is done here
 
     def forward(self, h):
         weight = self.weight.unsqueeze(2)
@@ -32,7 +32,7 @@ class StridedConv1d(nn.Conv1d):
 class StridedConvTranspose1d(nn.ConvTranspose1d):
     """Kernel 4, stride 2, padding 1: (n, c, l) -> (n, o, 2 l), or the same of images."""
 
-    then_relu = False
+    then_relu = False   # as above
 
     def forward(self, h):
         weight = self.weight.unsqueeze(2)
@@ -75,11 +75,12 @@ def like(h, image):
 
 
 def _convolve(h, weight, bias, pad, transposed, then_relu):
-    # on a GPU there is nothing to win, nor in what is exported
-    fast = h.device.type == "cpu" and not torch.compiler.is_compiling()
-    if fast and torch.is_grad_enabled():
+    # on a GPU there is nothing to win, and what is exported keeps to common operators
+    if h.device.type != "cpu" or torch.compiler.is_compiling():
+        out = _forward(h, weight, bias, pad, transposed)
+    elif torch.is_grad_enabled():
         out = _Convolution.apply(h, weight, bias, pad, transposed)
-    elif fast and then_relu and h.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    elif then_relu and h.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return _convolve_relu(h, weight, bias, pad, transposed)
     else:
         out = _forward(h, weight, bias, pad, transposed)
