@@ -3,13 +3,15 @@
 Places are in inches from the upper edge, by hand: to have them found doubles the time of drawing.
 """
 
+import functools
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.markers import TICKDOWN, TICKLEFT
-from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures import ABNORMAL, DPI, GREY, NORMAL
 from recording.beats import APART_S
+from recording.panel import RIGHT, Panel
 from recording.rhythm import USUAL_RR_S
 
 BINS = 180             # stretches of the time axis: 10 s of half an hour ...
@@ -18,7 +20,6 @@ UNITS = (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 0))   # of what is longer
 IN_A_ROW = 4           # of the beats of highest excess ...
 BESIDE_S = 2.3         # ... so far from R peak to R peak: each is 2 s long
 WIDTH_IN = 9
-LEFT, RIGHT = 0.085, 0.985
 TITLE_IN = 0.5         # title and key
 LONG_IN = (1.72, 0.86, 0.86)   # excess, flagged share, heart rate
 SHORT_IN = (1.2, 1.2)          # excess, signal
@@ -28,10 +29,7 @@ ROW_IN = (0, 1.23, 1.13)       # of so many rows of beats, with ROWS_IN between 
 ROWS_IN = 0.41
 BOTTOM_IN = (0.45, 0.7, 0.7)   # below the lowest axes
 TICKS_S = (-0.5, 0, 0.5)
-Y_TICKS = 5            # at most ...
-X_TICKS = 7
-TICK = {"linestyle": "none", "markersize": 3.5, "markeredgewidth": 0.8, "color": "black",
-        "clip_on": False}
+MARGIN = 0.05          # of a scale, beyond the lowest and the highest value
 KEY_LETTER_IN = 0.062  # of a text of 8 points
 LINES = {"signal": {"color": GREY, "linewidth": 0.8},
          "recon": {"color": ABNORMAL, "linewidth": 1.1}}
@@ -51,72 +49,32 @@ def draw_overview(scored, signal=None):
     """
     rows = -(-len(scored.examples) // IN_A_ROW)   # none where no beat could be scored
     heights_in = LONG_IN if signal is None else SHORT_IN
-    beats_at_in = TITLE_IN + sum(heights_in) + GAP_IN * (len(heights_in) - 1)
-    total_in = beats_at_in + BOTTOM_IN[rows]
+    total_in = TITLE_IN + sum(heights_in) + GAP_IN * (len(heights_in) - 1) + BOTTOM_IN[rows]
     if rows:
-        beats_at_in += BETWEEN_IN
-        total_in = beats_at_in + rows * ROW_IN[rows] + (rows - 1) * ROWS_IN + BOTTOM_IN[rows]
+        beats_at_in = total_in - BOTTOM_IN[rows] + BETWEEN_IN
+        total_in += BETWEEN_IN + rows * ROW_IN[rows] + (rows - 1) * ROWS_IN
 
     figure = Figure(figsize=(WIDTH_IN, total_in), dpi=DPI)
-    draw_over_time(stacked(figure, TITLE_IN, heights_in, GAP_IN, "sharex"), scored, signal)
+    draw_over_time(figure, heights_in, scored, signal)
     if rows:
-        draw_examples(stacked(figure, beats_at_in, [ROW_IN[rows]] * rows, ROWS_IN, "sharey"),
-                      scored, beats_at_in)
+        draw_examples(figure, beats_at_in, ROW_IN[rows], scored)
     return figure
 
 
-def stacked(figure, top_in, heights_in, gap_in, shared):
-    """[Axes] one under the other, from so far below the upper edge on; shared: "sharex", "sharey".
+def stacked(figure, top_in, heights_in, gap_in, x, ys):
+    """[Panel] one under the other, from so far below the upper edge on; x and each of ys: (low,
+    high).
     """
-    whole_in = figure.get_figheight()
-    axes = []
-    for height_in in heights_in:
-        box = (LEFT, 1 - (top_in + height_in) / whole_in, RIGHT - LEFT, height_in / whole_in)
-        axes.append(figure.add_axes(box, **{shared: axes[0]} if axes else {}))
-        top_in += height_in + gap_in
-    return axes
+    tops_in = top_in + np.cumsum([0, *np.add(heights_in[:-1], gap_in)])
+    return [Panel(figure, *place, x, y) for *place, y in zip(tops_in, heights_in, ys, strict=True)]
 
 
-def label(ax, ylabel, xlabel=None, x_ticks=None, x=0.5):
-    """Edges, ticks, numbers and labels of axes that have their limits, below only with an xlabel,
-    which is put at x. Matplotlib's own ticks, of five objects each, take a seventh of the time of a
-    picture.
-    """
-    ax.set_axis_off()
-    low, high = ax.get_ylim()
-    ticks = ticks_between(low, high, Y_TICKS)
-    place = ax.get_yaxis_transform()
-    ax.plot(np.zeros(len(ticks)), ticks, marker=TICKLEFT, transform=place, **TICK)
-    for tick in ticks:
-        ax.text(-0.01, tick, number(tick), ha="right", va="center", transform=place)
-    ax.text(-0.055, 0.5, ylabel, rotation=90, ha="right", va="center", multialignment="center",
-            transform=ax.transAxes)
-
-    # the left and the lower edge
-    ax.plot([0, 0, 1], [1, 0, 0], color="black", linewidth=0.8, clip_on=False,
-            transform=ax.transAxes)
-    if xlabel is None:
-        return
-
-    if x_ticks is None:
-        x_ticks = ticks_between(*ax.get_xlim(), X_TICKS)
-    point = 1 / 72 / height_in(ax)
-    place = ax.get_xaxis_transform()
-    ax.plot(x_ticks, np.zeros(len(x_ticks)), marker=TICKDOWN, transform=place, **TICK)
-    for tick in x_ticks:
-        ax.text(tick, -7 * point, number(tick), ha="center", va="top", transform=place)
-    ax.text(x, -20 * point, xlabel, ha="center", va="top", transform=ax.transAxes)
-
-
-def ticks_between(low, high, most):
-    """Round numbers from low to high."""
-    ticks = MaxNLocator(most, steps=(1, 2, 2.5, 5, 10)).tick_values(low, high)
-    return ticks[(ticks >= low) & (ticks <= high)]
-
-
-def number(value):
-    """A tick's text; of 0 none is negative."""
-    return f"{value + 0.0:g}".replace("-", "\N{MINUS SIGN}")
+def scale_of(values):
+    """(low, high) with room for all values; NaN are not known."""
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0, 1)
+    margin = MARGIN * (high - low or abs(high) or 1)
+    return low - margin, high + margin
 
 
 def title(figure, text, top_in):
@@ -137,9 +95,8 @@ def key(figure, top_in, entries):
 
 # --- over time ------------------------------------------------------------------------------------
 
-def draw_over_time(axes, scored, signal):
+def draw_over_time(figure, heights_in, scored, signal):
     """Excess, and what there is room for: flagged share and heart rate, or the signal (n,)."""
-    figure = axes[0].figure
     beats = scored.beats
     title(figure, f"{scored.name}  ·  lead {scored.lead}  ·  "
                   f"{beats.scored.sum():,} beats scored, {scored.flagged.sum():,} flagged  ·  "
@@ -150,54 +107,52 @@ def draw_over_time(axes, scored, signal):
     # a day in hours, half an hour in minutes
     unit, unit_s = next((unit, unit_s) for unit, unit_s, longer_s in UNITS
                         if beats.duration_s > longer_s)
-    draw_beats(axes[0], scored, unit_s)
+    over = functools.partial(stacked, figure, TITLE_IN, heights_in, GAP_IN,
+                             (0, beats.duration_s / unit_s))
     if signal is None:
-        draw_rates(axes[1], axes[2], scored, unit_s)
+        bins = min(BINS, max(1, int(beats.duration_s / BIN_S)))
+        edges_s = np.linspace(0, beats.duration_s, bins + 1)
+        rows = rates(scored, edges_s)
+        panels = over((excess_scale(scored), (0, 100), scale_of(rows["rate"])))
+        draw_rates(panels[1], panels[2], rows, edges_s / unit_s)
         below = "flagged\n(% of beats)", "heart rate\n(beats/min)"
     else:
-        draw_signal(axes[1], scored, signal, unit_s)
+        panels = over((excess_scale(scored), scale_of(signal)))
+        draw_signal(panels[1], scored, signal, unit_s)
         below = (f"signal ({scored.unit})",)
-    ylabels = "excess over\nregular beats", *below
+    draw_excess(panels[0], scored, unit_s)
 
-    for ax in axes:
+    for panel, ylabel in zip(panels, ("excess over\nregular beats", *below)):
         for start, stop in scored.unreadable_s / unit_s:
-            ax.axvspan(start, stop, color=GREY, alpha=0.3, linewidth=0)
-    axes[-1].set_xlim(0, beats.duration_s / unit_s)
-    for ax, ylabel in zip(axes, ylabels):
-        label(ax, ylabel, f"time in the recording ({unit})" if ax is axes[-1] else None)
+            panel.span(start, stop, color=GREY, alpha=0.3, linewidth=0)
+        panel.label(ylabel)
+    panels[-1].label_x(f"time in the recording ({unit})")
 
 
-def height_in(ax):
-    """Height of axes in inches."""
-    return ax.get_position().height * ax.figure.get_figheight()
+def excess_scale(scored):
+    """(low, high) of the excess; the lowest thousandth may lie outside: it is of no interest."""
+    low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
+    return min(low, 0) - 0.5, max(high, scored.line) * 1.08
 
 
-def draw_beats(ax, scored, unit_s):
+def draw_excess(panel, scored, unit_s):
     """Excess of each beat over time, and the line."""
     time = scored.beats.time_s / unit_s
     flagged = scored.flagged
     usual = scored.beats.scored & ~flagged
-    ax.plot(time[usual], scored.excess[usual], ".", markersize=1.5, color=NORMAL, rasterized=True)
-    ax.plot(time[flagged], scored.excess[flagged], "^", markersize=3, color=ABNORMAL)
-    ax.axhline(scored.line, color="black", linestyle="--", linewidth=1)
-
-    # the lowest thousandth may lie outside: it is of no interest
-    low, high = np.nanquantile(scored.excess, [0.001, 1]) if scored.beats.scored.any() else (0, 1)
-    ax.set_ylim(min(low, 0) - 0.5, max(high, scored.line) * 1.08)
+    panel.line(time[usual], scored.excess[usual], ".", markersize=1.5, color=NORMAL)
+    panel.line(time[flagged], scored.excess[flagged], "^", markersize=3, color=ABNORMAL)
+    panel.across(scored.line, color="black", linestyle="--", linewidth=1)
 
 
-def draw_rates(flag_ax, rate_ax, scored, unit_s):
-    """Flagged share and heart rate of each of BINS stretches, fewer in a short recording."""
-    bins = min(BINS, max(1, int(scored.beats.duration_s / BIN_S)))
-    edges = np.linspace(0, scored.beats.duration_s, bins + 1)
-    rows = rates(scored, edges)
-    flag_ax.stairs(np.nan_to_num(rows["flagged"]), edges / unit_s, fill=True, color=ABNORMAL)
-    flag_ax.set_ylim(0, 100)
+def draw_rates(flag_panel, rate_panel, rows, edges):
+    """Flagged share and heart rate of each stretch."""
+    flag_panel.steps(np.nan_to_num(rows["flagged"]), edges, ABNORMAL)
 
     # a stretch between two without a beat has no line through it
     alone = "." if np.isnan(rows["rate"]).any() else ""
-    rate_ax.plot((edges[:-1] + edges[1:]) / 2 / unit_s, rows["rate"], color="black", linewidth=0.8,
-                 marker=alone, markersize=2)
+    rate_panel.line((edges[:-1] + edges[1:]) / 2, rows["rate"], alone, color="black",
+                    linestyle="-", linewidth=0.8, markersize=2)
 
 
 def rates(scored, edges):
@@ -221,44 +176,34 @@ def rates(scored, edges):
             "flagged": mean(scored.beats.scored, 100 * scored.flagged)}
 
 
-def draw_signal(ax, scored, signal, unit_s):
+def draw_signal(panel, scored, signal, unit_s):
     """The lead as it is in the file, and where it is flagged."""
-    time_s = np.arange(len(signal)) / scored.fs_hz
-    ax.plot(time_s / unit_s, signal, **LINES["signal"])
-
-    # at the upper edge, above each beat
-    flagged_s = scored.beats.time_s[scored.flagged]
-    ax.plot(flagged_s / unit_s, np.ones(len(flagged_s)), "v", markersize=3, color=ABNORMAL,
-            clip_on=False, transform=ax.get_xaxis_transform())
+    panel.line(np.arange(len(signal)) / scored.fs_hz / unit_s, signal, **LINES["signal"])
+    # above each beat
+    panel.along_top(scored.beats.time_s[scored.flagged] / unit_s, marker="v", markersize=3,
+                    color=ABNORMAL)
 
 
 # --- the most abnormal beats ----------------------------------------------------------------------
 
-def draw_examples(axes, scored, top_in):
-    """The most abnormal beats, each as it is and as the network draws it, on one scale.
-
-    Four stand side by side in the axes of a row: axes of its own for each take three times as long,
-    most of the time of a short recording.
-    """
-    figure = axes[0].figure
-    for k, ax in enumerate(axes):
-        examples = scored.examples[k * IN_A_ROW:][:IN_A_ROW]
-        centre_s = BESIDE_S * np.arange(len(examples))
-        for name, style in LINES.items():
-            time_s = [[*at + example["offset_s"], np.nan]
-                      for at, example in zip(centre_s, examples)]
-            values = [[*example[name], np.nan] for example in examples]
-            ax.plot(np.ravel(time_s), np.ravel(values), **style)
-
-        for example, at in zip(examples, centre_s):
-            ax.text(at, 1.04, f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
-                    f"excess {example['excess']:.1f}", fontsize=8.5, ha="center",
-                    transform=ax.get_xaxis_transform())
-        ax.set_xlim(-BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5))
-
-    for ax in axes:
-        # under one beat, for all
-        label(ax, f"signal ({scored.unit})", "time from the R peak (s)" if ax is axes[-1] else None,
-              TICKS_S, 0.5 / IN_A_ROW)
-    key(figure, figure.get_figheight() - 0.1, DRAWN)
+def draw_examples(figure, top_in, height_in, scored):
+    """The most abnormal beats, each as it is and as the network draws it, in rows on one scale."""
     title(figure, f"The beats of highest excess, at least {APART_S} s apart", top_in - 0.44)
+    key(figure, figure.get_figheight() - 0.1, DRAWN)
+
+    examples = scored.examples
+    rows = [examples[first:first + IN_A_ROW] for first in range(0, len(examples), IN_A_ROW)]
+    y = scale_of(np.concatenate([example[name] for example in examples for name in LINES]))
+    x = -BESIDE_S / 2, BESIDE_S * (IN_A_ROW - 0.5)
+    panels = stacked(figure, top_in, [height_in] * len(rows), ROWS_IN, x, [y] * len(rows))
+
+    for panel, row in zip(panels, rows):
+        for at, example in zip(itertools.count(0, BESIDE_S), row):
+            for name, style in LINES.items():
+                panel.line(at + example["offset_s"], example[name], **style)
+            panel.text(panel.x_px(at), panel.top + 0.04 * (panel.top - panel.bottom),
+                       f"{clock(example['time_s'])[:-2]}, {example['kind']}, "
+                       f"excess {example['excess']:.1f}", fontsize=8.5, ha="center")
+        panel.label(f"signal ({scored.unit})")
+    # under one beat, for all
+    panels[-1].label_x("time from the R peak (s)", TICKS_S, 0)

@@ -3,7 +3,6 @@
 import functools
 import shutil
 from itertools import combinations
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from numpy.testing import assert_array_equal
+from overviews import overview, strip
 from PIL import Image
 from pytest import approx
 
@@ -19,7 +19,6 @@ import config
 import visualize
 from pipeline import artefacts, figures, settings
 from pipeline.errors import UserError
-from recording import picture
 from recording.beats import EXAMPLES
 from scoring import beat_parts
 from studies import ablation, benchmark_report, network_worth, noise_stress
@@ -38,26 +37,6 @@ def stored(name):
 def noise_picture():
     result = stored("noise_stress.json")
     return noise_stress.noise_figure(result["rows"], len(result["records"]), False)
-
-
-def overview(duration_s, examples, signal=None):
-    """What detect.py draws of a recording with a stretch that cannot be read."""
-    rng = np.random.default_rng(0)
-    time_s = np.arange(0.5, duration_s, 0.8)
-    known = np.ones(len(time_s), bool)
-    beats = SimpleNamespace(time_s=time_s, duration_s=duration_s, readable=known, scored=known,
-                            unreadable=np.zeros(9))
-    example = {"offset_s": np.linspace(-1, 1, 720), "signal": rng.normal(size=720),
-               "recon": np.zeros(720), "time_s": 1799.0, "kind": "V", "excess": 12.3}
-    excess = rng.normal(0, 1, len(time_s))
-    return picture.draw_overview(SimpleNamespace(
-        name="119", lead="MLII", unit="mV", beats=beats, excess=excess, flagged=excess > 1.65,
-        line=1.65, fs_hz=100, rr_before_s=np.full(len(time_s), 0.8),
-        unreadable_s=np.array([[10, 20.0]]), examples=[example] * examples), signal)
-
-
-def strip():
-    return overview(30, 3, np.random.default_rng(1).normal(size=3000).cumsum() / 20)
 
 
 def scaling_picture():
@@ -163,13 +142,6 @@ def test_texts_are_apart_and_inside_and_large_enough_and_legends_short(name, ren
         assert along < 1 or across < 3, f"{one!r} overlaps {other!r}"
     for legend in figure.findobj(Legend):
         assert len(legend.get_texts()) <= MOST_LEGEND
-
-
-def test_of_a_short_recording_the_signal_is_drawn_and_where_it_is_flagged(axes):
-    excess, signal, _ = axes("detect strip")
-    shown, flagged, *_ = signal.lines
-    assert len(shown.get_xydata()) == 3000 and shown.get_xydata()[-1, 0] == 29.99
-    assert flagged.get_xdata().tolist() == excess.lines[1].get_xdata().tolist() != []
 
 
 @pytest.mark.parametrize("name", visualize.FIGURES)
