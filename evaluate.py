@@ -28,20 +28,24 @@ HARD_RECORD = "232"
 # --- figures of one score -------------------------------------------------------------------------
 
 def figures_of(scores, rows, threshold):
-    """All about one score of the test beats: (metrics.json's entry, bands for scores.npz)."""
+    """All about one score of the test beats: (metrics.json's entry, bands for scores.npz, {figure:
+    its values in resampled records}).
+    """
     y = rows["y"]
     flagged = scores >= threshold
 
-    figures, bands = metrics.with_intervals(scores, y, rows["record"], threshold,
-                                            config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
+    own = metrics.by_record(scores, y, rows["record"])
+    drawn, bands = metrics.resampled(scores, y, rows["record"], own, threshold,
+                                     config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
 
-    entry = {"threshold": threshold, **figures,
+    entry = {"threshold": threshold,
+             **{name: metrics.interval(values) for name, values in drawn.items()},
              "confusion": metrics.confusion(y, flagged),
              "by_class": metrics.by_class(scores, y, rows["aami"], abnormal_classes(), flagged),
              "by_symbol": metrics.by_symbol(scores, rows["symbol"], flagged),
-             "by_record": metrics.by_record(scores, y, rows["record"]),
-             "without_232": metrics.without_record(HARD_RECORD, scores, rows)}
-    return entry, bands
+             "by_record": own,
+             "without_232": metrics.without_record(HARD_RECORD, scores, rows, own)}
+    return entry, bands, drawn
 
 
 def abnormal_classes():
@@ -102,16 +106,15 @@ def add_baselines(result, table, thresholds, scores, segments):
     """Put the baselines' figures into the results, and the default score's difference to each."""
     from scoring import baselines
     rows = {name: table[name] for name in ("record", "symbol", "aami")} | {"y": table["label"]}
-    default = table[f"score_{config.DEFAULT_SCORE}"]
+    _, _, default = figures_of(table[f"score_{config.DEFAULT_SCORE}"], rows, np.inf)
     result["baseline_origin"] = baseline_origin(segments)
     result["baselines"] = {}
 
     for name, values in scores.items():
-        entry, _ = figures_of(values, rows, thresholds[name])
+        entry, _, drawn = figures_of(values, rows, thresholds[name])
         # paired: both on the same resampled records, so what makes a draw easy cancels out
-        entry["default_minus_it"] = metrics.paired_difference(
-            default, values, rows["y"], rows["record"],
-            config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
+        entry["default_minus_it"] = {area: metrics.interval(default[area] - drawn[area])
+                                     for area in ("auroc", "auprc")}
         result["baselines"][name] = {"title": baselines.BASELINES[name].title, **entry}
         table[f"baseline_{name}"] = values
 
@@ -136,7 +139,7 @@ def evaluate(segments, model, stored, protocol, device):
 
     entries = {}
     for name in config.SCORES[protocol]:
-        entry, bands = figures_of(scores[name], rows, stored["thresholds"][name])
+        entry, bands, _ = figures_of(scores[name], rows, stored["thresholds"][name])
         entries[name] = {"title": SCORES[name].title, **entry}
         for band, curve in bands.items():
             table[f"{band}_{name}"] = curve

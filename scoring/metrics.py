@@ -127,28 +127,30 @@ def by_record(scores, y, record):
     return result
 
 
-def areas(scores, y, record):
-    """{"auroc", "auroc_record_mean", "auprc"}; NaN where beats or records are too few for one."""
+def areas(scores, y, own):
+    """{"auroc", "auroc_record_mean", "auprc"}; NaN where beats or records are too few for one; own:
+    `by_record` of them.
+    """
     counts = Ranking(scores, y).counts()
-    rows = by_record(scores, y, record).values()
-    own = [row["auroc"] for row in rows if row["auroc"] is not None]
-    return {"auroc": auroc(*counts), "auroc_record_mean": float(np.mean(own)) if own else np.nan,
-            "auprc": auprc(*counts)}
+    known = [row["auroc"] for row in own.values() if row["auroc"] is not None]
+    mean = float(np.mean(known)) if known else np.nan
+    return {"auroc": auroc(*counts), "auroc_record_mean": mean, "auprc": auprc(*counts)}
 
 
-def with_intervals(scores, y, record, threshold, resamples, seed):
-    """All figures of one score with intervals.
+def resampled(scores, y, record, own, threshold, resamples, seed):
+    """All figures of one score, of all records and of resampled ones.
 
-    scores, y, record (n,) -> ({name: {"value", "low", "high"}}, {band name: (101,) array}) for
-    auroc, auprc, auroc_record_mean and the rates at the threshold; bands of both curves.
+    scores, y, record (n,), own: `by_record` of them -> ({name: (1 + resamples,)}, {band name:
+    (101,)}) for auroc, auprc, auroc_record_mean and the rates at the threshold; bands of both
+    curves. Two scores of the same beats have the same resamples: their difference is paired, and
+    what makes a draw easy cancels out.
     """
     names, codes = np.unique(record, return_inverse=True)
     ranking = Ranking(scores, y, codes)
     # a confusion matrix a record: (records, 4), as in `confusion`
     cells = 4 * codes + 2 * y + (scores >= threshold)
     counts = np.bincount(cells, minlength=4 * len(names)).reshape(-1, 4)
-    rows = by_record(scores, y, record).values()
-    own = np.array([row["auroc"] for row in rows], float)  # None becomes NaN
+    of_record = np.array([row["auroc"] for row in own.values()], float)  # None becomes NaN
 
     curves = []
 
@@ -160,60 +162,45 @@ def with_intervals(scores, y, record, threshold, resamples, seed):
                 curves.append((roc_at(own_tp, own_fp), precision_at(own_tp, own_fp)))
 
         # records without an area of their own do not count in the mean over records
-        weight = np.where(np.isnan(own), 0, times)
+        weight = np.where(np.isnan(of_record), 0, times)
         with np.errstate(invalid="ignore"):
-            mean = weight @ np.nan_to_num(own) / weight.sum(axis=1)
+            mean = weight @ np.nan_to_num(of_record) / weight.sum(axis=1)
 
         # the threshold stays: only how often each record's beats count is drawn again
         return {"auroc": auroc(tp, fp), "auprc": auprc(tp, fp), "auroc_record_mean": mean,
                 **rates(*(times @ counts).T)}
 
-    intervals = bootstrap(figures, len(names), resamples, seed)
+    drawn = bootstrap(figures, len(names), resamples, seed)
     curves = curves[1:]  # the first one is that of all records
     if not curves:  # one class only: no curve, no band
         curves = np.full((1, 2, len(GRID)), np.nan)
 
     low, high = np.percentile(curves, (2.5, 97.5), axis=0)
-    return intervals, {"roc_tpr_low": low[0], "roc_tpr_high": high[0],
-                       "pr_precision_low": low[1], "pr_precision_high": high[1]}
-
-
-def paired_difference(scores, other, y, record, resamples, seed):
-    """{"auroc", "auprc"} of `scores` minus those of `other`, each {"value", "low", "high"}.
-
-    Both are taken on the same resampled records, so what makes a draw easy cancels out.
-    """
-    names, codes = np.unique(record, return_inverse=True)
-    ranking = Ranking(scores, y, codes)
-    ranking_of_other = Ranking(other, y, codes)
-
-    def difference(times):
-        a = ranking.counts(times)
-        b = ranking_of_other.counts(times)
-        return {"auroc": auroc(*a) - auroc(*b), "auprc": auprc(*a) - auprc(*b)}
-
-    return bootstrap(difference, len(names), resamples, seed)
+    return drawn, {"roc_tpr_low": low[0], "roc_tpr_high": high[0],
+                   "pr_precision_low": low[1], "pr_precision_high": high[1]}
 
 
 def bootstrap(figures, n, resamples, seed):
-    """{name: {"value", "low", "high"}}: of all n records, and the 95 % interval of resampled ones.
+    """{name: (1 + resamples,)}: of all n records, then of resampled ones.
 
     figures: how often each record counts in each of m resamples (m, n) -> {name: (m,)}.
     """
     # all draws at once from one seed: the same resamples for every score that is compared
-    point = figures(np.ones((1, n)))
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     # some at a time: what lies in the cache is not fetched again
-    drawn = [figures(draws[part]) for part in slices(resamples, DRAWN)]
+    parts = [figures(np.ones((1, n))), *(figures(draws[part]) for part in slices(resamples, DRAWN))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    result = {}
-    for name, (value,) in point.items():
-        values = np.concatenate([figure[name] for figure in drawn])
-        # resamples without a beat of one class have no area: the interval is that of the others
-        known = np.isfinite(values).any()
-        low, high = np.nanpercentile(values, (2.5, 97.5)) if known else (np.nan, np.nan)
-        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
-    return result
+
+def interval(values):
+    """{"value", "low", "high"}: of all records, and the 95 % interval of resampled ones; values
+    from `resampled`.
+    """
+    value, *drawn = values
+    # resamples without a beat of one class have no area: the interval is that of the others
+    known = np.isfinite(drawn).any()
+    low, high = np.nanpercentile(drawn, (2.5, 97.5)) if known else (np.nan, np.nan)
+    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def by_class(scores, y, aami, classes, flagged):
@@ -240,11 +227,14 @@ def by_symbol(scores, symbol, flagged):
     return result
 
 
-def without_record(name, scores, rows):
-    """{"auroc", "auprc", "auroc_record_mean"} of all other records; None where it is not there."""
+def without_record(name, scores, rows, own):
+    """{"auroc", "auprc", "auroc_record_mean"} of all other records; None where it is not there;
+    own: `by_record` of all.
+    """
     kept = rows["record"] != name
     if kept.all() or not kept.any():
         return None
 
     # one record can carry a pooled area: 232 holds 1,382 of the 1,837 S beats of DS2
-    return areas(scores[kept], rows["y"][kept], rows["record"][kept])
+    others = {record: row for record, row in own.items() if record != name}
+    return areas(scores[kept], rows["y"][kept], others)

@@ -166,10 +166,11 @@ def ablate(database, protocol, segments, device):
 
     def add(part, title, name, scores, labels):
         # areas need no threshold, and a variant has none of its own
-        figures, _ = metrics.with_intervals(scores, labels, record, np.inf,
-                                            config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
-        table[part].append({"title": title, "score": name,
-                            **{key: figures[key] for key in FIGURES}})
+        own = metrics.by_record(scores, labels, record)
+        drawn, _ = metrics.resampled(scores, labels, record, own, np.inf,
+                                     config.BOOTSTRAP_RESAMPLES, config.BOOTSTRAP_SEED)
+        figures = {key: metrics.interval(drawn[key]) for key in FIGURES}
+        table[part].append({"title": title, "score": name, **figures})
         print(f"{protocol}: ROC-AUC {percent(figures['auroc']['value'])}  {title}", flush=True)
 
     for title, kind, name, changed in LADDER[protocol]:

@@ -196,7 +196,8 @@ def merit(table, weights):
     Where no record has enough beats of both classes, the pooled figure stands for their mean.
     """
     scores = combination(table, weights)
-    figures = metrics.areas(scores, table.y.to_numpy(), table.record.to_numpy())
+    y = table.y.to_numpy()
+    figures = metrics.areas(scores, y, metrics.by_record(scores, y, table.record.to_numpy()))
 
     # a mean with NaN in it could not be ranked
     if np.isnan(figures["auroc_record_mean"]):

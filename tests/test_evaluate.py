@@ -93,13 +93,15 @@ def test_figures_without_a_record_equal_scikit_learn():
     record, y = np.repeat(["1", "2", "232"], 40), np.arange(120) % 2
     scores = np.random.default_rng(0).normal(size=120)
     kept = record != "232"
-    own = [roc_auc_score(y[record == name], scores[record == name]) for name in "12"]
-    got = metrics.without_record("232", scores, {"record": record, "y": y})
+    areas = [roc_auc_score(y[record == name], scores[record == name]) for name in "12"]
+    own = metrics.by_record(scores, y, record)
+    got = metrics.without_record("232", scores, {"record": record, "y": y}, own)
     assert got == pytest.approx({"auroc": roc_auc_score(y[kept], scores[kept]),
                                  "auprc": average_precision_score(y[kept], scores[kept]),
-                                 "auroc_record_mean": np.mean(own)})
-    assert metrics.without_record("100", scores, {"record": record, "y": y}) is None
-    assert metrics.without_record("232", scores[:3], {"record": record[-3:], "y": y[:3]}) is None
+                                 "auroc_record_mean": np.mean(areas)})
+    assert metrics.without_record("100", scores, {"record": record, "y": y}, own) is None
+    alone = {"record": record[-3:], "y": y[:3]}
+    assert metrics.without_record("232", scores[:3], alone, own) is None
 
 
 def test_patient_protocol_has_its_own_scores(small, segments):

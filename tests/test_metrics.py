@@ -88,9 +88,15 @@ def test_record_areas_need_five_beats_of_each_class(beats):
     assert own["101"]["auroc"] == approx(reference.roc_auc_score(y[rows], scores[rows]))
 
 
+def with_intervals(scores, y, record, threshold, resamples, seed):
+    own = metrics.by_record(scores, y, record)
+    drawn, bands = metrics.resampled(scores, y, record, own, threshold, resamples, seed)
+    return {name: metrics.interval(values) for name, values in drawn.items()}, bands
+
+
 def test_intervals_equal_a_plain_bootstrap_over_records(beats):
     scores, y, record = beats
-    got, bands = metrics.with_intervals(scores, y, record, 0.8, 200, seed=3)
+    got, bands = with_intervals(scores, y, record, 0.8, 200, seed=3)
     drawn = resample(record, 200, 3)
     for key, figure, shown in (("auroc", reference.roc_auc_score, scores),
                                ("ppv", reference.precision_score, scores >= 0.8)):
@@ -105,7 +111,9 @@ def test_intervals_equal_a_plain_bootstrap_over_records(beats):
 def test_paired_difference_is_of_the_same_resampled_records(beats):
     scores, y, record = beats
     other = np.random.default_rng(2).permutation(scores)
-    got = metrics.paired_difference(scores, other, y, record, 100, 5)["auroc"]
+    one, two = (metrics.resampled(values, y, record, metrics.by_record(values, y, record), 0.5, 100,
+                                  5)[0]["auroc"] for values in (scores, other))
+    got = metrics.interval(one - two)
     area = reference.roc_auc_score
     differences = [area(y[rows], scores[rows]) - area(y[rows], other[rows])
                    for rows in resample(record, 100, 5)]
@@ -115,6 +123,6 @@ def test_paired_difference_is_of_the_same_resampled_records(beats):
 @pytest.mark.parametrize("label, specificity", [(0, 0.75), (1, np.nan)])
 def test_one_class_gives_no_areas_and_no_bands(label, specificity):
     y = np.full(4, label)
-    got, bands = metrics.with_intervals(np.arange(4), y, y, 3, 100, 0)
+    got, bands = with_intervals(np.arange(4), y, y, 3, 100, seed=0)
     assert np.isnan([got["auroc"]["value"], got["auprc"]["value"], *bands["roc_tpr_low"]]).all()
     assert got["specificity"]["value"] == approx(specificity, nan_ok=True)
