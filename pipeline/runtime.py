@@ -138,8 +138,8 @@ def keep_memory():
 
     A batch's arrays of 6 to 24 MB are freed and asked for again at every step, and the system then
     hands over and clears each of their pages anew: 20,000 page faults a training step, a tenth to a
-    third of its time. Arrays above KEPT_BLOCK still go back at once. Only glibc has these settings;
-    elsewhere nothing changes.
+    third of its time, and a fifth of that of reading a recording. Arrays above KEPT_BLOCK still go
+    back at once. Only glibc has these settings; elsewhere nothing changes.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)

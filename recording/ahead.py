@@ -23,7 +23,7 @@ import sys
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import UserError
-from pipeline.runtime import give_memory_back, importing
+from pipeline.runtime import give_memory_back, importing, keep_memory
 from recording.cluster import place_of
 from recording.output import load_picture
 from recording.pieces import load_libraries
@@ -167,6 +167,7 @@ def serve(connection, other_end, path):
         if path is not None:
             load_reader(path)
     threadpool_limits(1)
+    keep_memory()
 
     opened = {"recording": None}
     for number in itertools.count():

@@ -128,9 +128,11 @@ def still(swing, unreadable, window_s, known):
     rows = []
     for first, last in spells(swing < STILL * usual):
         length_s = last + 1 - first
+        if length_s < ASYSTOLE_S:
+            continue
         twice = any(row["kind"] == "asystole" and row["start_s"] < last + 1
                     and row["end_s"] > first for row in known)
-        if length_s >= ASYSTOLE_S and not twice:
+        if not twice:
             rows.append({"kind": "asystole", "start_s": float(first), "end_s": float(last + 1),
                          "beats": None, "rate_per_min": None,
                          "why": f"{length_s} s with less than {100 * STILL:.0f} % of the usual "

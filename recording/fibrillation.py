@@ -107,14 +107,16 @@ def leakage(windows):
     """(m,) share of windows (m, w) that is left when each is added to itself half a period later; 0
     of a sine.
     """
-    size = np.abs(windows[:, 1:]).sum(axis=1)
-    change = np.abs(np.diff(windows, axis=1)).sum(axis=1)
+    sizes = np.abs(windows)
+    size = sizes[:, 1:].sum(axis=1)
+    change = np.diff(windows, axis=1)
+    change = np.abs(change, out=change).sum(axis=1)
     result = np.full(len(windows), np.nan)
 
     for row, values in enumerate(windows):
         if change[row] > 0:
             # the half period of a sine of this size and steepness, in samples
             half = max(1, round(np.pi * size[row] / change[row]))
-            now, then = values[half:], values[:-half]
-            result[row] = np.abs(now + then).sum() / (np.abs(now) + np.abs(then)).sum()
+            left = np.abs(values[half:] + values[:-half])
+            result[row] = left.sum() / (sizes[row, half:] + sizes[row, :-half]).sum()
     return result

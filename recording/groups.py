@@ -11,6 +11,7 @@ import scipy
 from pipeline.runtime import slices
 from recording.kinds import FOREIGN, SLIGHT
 from scoring.distances import for_blocks
+from scoring.features import rows_by_record
 from scoring.scores import SEARCH
 
 # Recordings of DS1 and svdb have 12 and 10 groups (median) at 5, 11 and 8 at 5.5; at both 99.1 and
@@ -83,9 +84,9 @@ def nearest_label(queries, known, label):
 def of_group(values, group):
     """(n,) median of each beat's group; a beat's own value where it stands alone (0)."""
     result = np.array(values, float)
-    for number in np.unique(group[group > 0]):
-        here = group == number
-        result[here] = np.median(values[here])
+    for number, here in rows_by_record(group).items():
+        if number > 0:
+            result[here] = np.median(values[here])
     return result
 
 
@@ -98,23 +99,23 @@ def rows(found, kind, flagged, time_s):
     found: beats.Evidence; kind, flagged, time_s (n,) as in ScoredBeats. Figures are medians.
     """
     result = []
-    for number in np.unique(found.group[found.group > 0]).tolist():
-        here = found.group == number
-        result.append({"group": number, "flagged": int(flagged[here].sum())}
-                      | described(here, found, kind, time_s))
+    for number, here in rows_by_record(found.group).items():
+        if number > 0:
+            result.append({"group": number, "flagged": int(flagged[here].sum())}
+                          | described(here, found, kind, time_s))
     return result
 
 
 def described(here, found, kind, time_s):
-    """{"kind", "beats", "excess", "early", "qrs_distance", "first_s", "why"} of the beats here (n,)
-    bool: their most frequent kind, medians, the time of the first, and words.
+    """{"kind", "beats", "excess", "early", "qrs_distance", "first_s", "why"} of the beats `here`,
+    rising row numbers: their most frequent kind, medians, the time of the first, and words.
     """
     letters, counts = np.unique(kind[here], return_counts=True)
     early = float(np.median(found.early[here]))
     distance = float(np.median(found.distance[here]))
-    return {"kind": str(letters[counts.argmax()]), "beats": int(here.sum()),
+    return {"kind": str(letters[counts.argmax()]), "beats": len(here),
             "excess": float(np.median(found.excess[here])), "early": early,
-            "qrs_distance": distance, "first_s": float(time_s[here][0]),
+            "qrs_distance": distance, "first_s": float(time_s[here[0]]),
             "why": in_words(early, distance)}
 
 

@@ -97,10 +97,12 @@ def flat_or_saturated(raw, fs_hz):
     m, w = raw.shape
 
     # runs of one value, of all windows one after another; NaN differs from NaN and is never flat
-    changes = np.diff(raw.ravel(), prepend=np.nan) != 0
+    values = raw.ravel()
+    changes = np.ones(m * w, bool)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
     changes[::w] = True
     starts = np.flatnonzero(changes)
-    values = raw.ravel()[starts]
+    values = values[starts]
     lengths = np.diff(starts, append=m * w)
     rows = starts // w
     first_of_row = np.searchsorted(rows, np.arange(m))

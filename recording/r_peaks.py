@@ -70,8 +70,9 @@ def detect(raw, fs_hz):
     the detections that are best as a whole are taken.
     """
     # sleepecg 0.6.0 leaves out a flat beginning, and fails on a rest that is shorter than a beat
-    swings = np.flatnonzero(np.diff(raw))
-    if len(raw) < 2 * fs_hz or not len(swings) or len(raw) - swings[0] < SHORTEST_S * fs_hz:
+    swings = raw[1:] != raw[:-1]
+    if len(raw) < 2 * fs_hz or not swings.any() or (
+            len(raw) - swings.argmax() < SHORTEST_S * fs_hz):
         return np.empty(0, int)
 
     plain = detect_after(0, raw, fs_hz)

@@ -76,7 +76,7 @@ def rows(number, found, kind, time_s):
 
     number (n,) as of review_groups, 0 where not flagged; found: beats.Evidence; kind, time_s (n,).
     """
-    return [{"review_group": one} | described(number == one, found, kind, time_s)
+    return [{"review_group": one} | described(np.flatnonzero(number == one), found, kind, time_s)
             for one in range(1, number.max(initial=0) + 1)]
 
 
